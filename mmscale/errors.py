@@ -1,0 +1,22 @@
+"""The one exception that means "you can fix this": its text is shown as it is, with exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in a user's file, key or command line, told in one sentence that names the remedy."""
+
+
+class BadRow(Exception):
+    """One row of a data file that can't be read; counted and kept out until too many share its fate."""
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UserError:
+    """The error for a name that is not in a registry, naming the nearest valid one."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"
+    return UserError(f"unknown {kind} '{name}': {hint}")

@@ -1,0 +1,123 @@
+"""Reading text safely and writing files whole or not at all (temporary file, fsync, rename)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from mmscale.errors import UserError
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    reason = error.strerror or str(error)
+    return UserError(f"cannot write {path}: {reason}; free space or choose another output_dir, then run again")
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary neighbour of `path`; on success it is fsynced and renamed over `path`.
+
+    Raises UserError when the disk is full or the folder cannot be written; `path` then is as before.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic_write(path) as handle:
+        json.dump(value, handle, indent=2, ensure_ascii=False)
+        handle.write("\n")
+
+
+def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make directory `path` whole: `fill` writes into a temporary neighbour, which then takes its place.
+
+    A reader sees the old directory or the new one. Should the process die between the two renames,
+    `recover_directory` puts the old one back.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    previous = path.with_name(f".{path.name}.previous")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+        _sync_directory(temporary)
+        shutil.rmtree(previous, ignore_errors=True)
+        if path.exists():
+            os.rename(path, previous)
+        os.rename(temporary, path)
+        _sync_directory(path.parent)
+        shutil.rmtree(previous, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _cannot_write(path, error) from error
+
+
+def recover_directory(path: Path) -> None:
+    """Undo a `write_directory` that died between its two renames."""
+    previous = path.with_name(f".{path.name}.previous")
+    if not path.exists() and previous.exists():
+        os.rename(previous, path)
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def existing_file(path: Path, what: str) -> Path:
+    """`path` itself, or a UserError that says which file is looked for."""
+    if not path.is_file():
+        raise UserError(f"{what} not found: {path} is not a file; check the path in the configuration")
+    return path
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    r"""(line number from 1, text without its newline) for each line of a UTF-8 file, a BOM removed.
+
+    Only `\n` and `\r\n` end a line: U+2028 and friends occur inside published questions.
+    Raises UserError naming file and line when a line is not UTF-8.
+    """
+    with open(existing_file(path, "data file"), "rb") as handle:
+        for number, raw in enumerate(handle, start=1):
+            try:
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}:{number} is not UTF-8 (byte {error.start + 1} of the line): convert the file, "
+                    f"for example with iconv -f ISO-8859-1 -t UTF-8"
+                ) from error
+            yield number, text.rstrip("\n").removesuffix("\r")

@@ -1,0 +1,64 @@
+"""The languages of the benchmarks: code, English name, script, and the code each encoder family expects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmscale.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class Language:
+    code: str
+    """ISO 639-1 code (Haitian, Quechua, … likewise)."""
+    name: str
+    """English name, as the prompts of question alignment spell it."""
+    script: str
+    """Unicode script name as in `unicodedata.name`, of most of its letters."""
+    nllb: str
+    """FLORES-200 code that NLLB tokenizers know."""
+
+
+_TABLE = """
+ar Arabic ARABIC arb_Arab
+bg Bulgarian CYRILLIC bul_Cyrl
+bn Bengali BENGALI ben_Beng
+de German LATIN deu_Latn
+el Greek GREEK ell_Grek
+en English LATIN eng_Latn
+es Spanish LATIN spa_Latn
+et Estonian LATIN est_Latn
+fr French LATIN fra_Latn
+hi Hindi DEVANAGARI hin_Deva
+ht Haitian LATIN hat_Latn
+id Indonesian LATIN ind_Latn
+it Italian LATIN ita_Latn
+ja Japanese CJK jpn_Jpan
+nl Dutch LATIN nld_Latn
+pl Polish LATIN pol_Latn
+pt Portuguese LATIN por_Latn
+qu Quechua LATIN quy_Latn
+ru Russian CYRILLIC rus_Cyrl
+sw Swahili LATIN swh_Latn
+ta Tamil TAMIL tam_Taml
+te Telugu TELUGU tel_Telu
+th Thai THAI tha_Thai
+tr Turkish LATIN tur_Latn
+ur Urdu ARABIC urd_Arab
+vi Vietnamese LATIN vie_Latn
+zh Chinese CJK zho_Hans
+"""
+
+LANGUAGES: dict[str, Language] = {
+    fields[0]: Language(*fields) for fields in (line.split() for line in _TABLE.strip().splitlines())
+}
+
+MGSM_LANGUAGES: tuple[str, ...] = ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")
+"""Order of the columns in the MGSM tables (Shi et al. 2022)."""
+
+
+def language(code: str) -> Language:
+    """The language of an ISO code; UserError naming the nearest code when there is none."""
+    if code not in LANGUAGES:
+        raise unknown_name("language code", code, LANGUAGES)
+    return LANGUAGES[code]

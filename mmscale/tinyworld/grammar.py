@@ -1,0 +1,144 @@
+"""Word problems that are exact translations of each other in eleven languages, by construction.
+
+A problem is a story of two or three steps about one person and one kind of thing. `lexicon/*.yaml`
+says it in each language; nothing here knows a language. Arithmetic stays in 0..99, so that a model of
+under a million parameters can reason with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+NUMBER_OF_NAMES = 8
+NUMBER_OF_THINGS = 8
+GAIN_VERBS = ("buys", "finds", "brings")
+LOSS_VERBS = ("sells", "loses", "takes")
+STARTS = ("has", "boxes", "double")
+TEST_SHARE = 0.1
+"""Share of all problems that only the test split may draw."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """A problem without words: `start` in STARTS with its two numbers, then (verb, amount) steps."""
+
+    name: int
+    thing: int
+    start: str
+    first: int
+    second: int
+    steps: tuple[tuple[str, int], ...]
+
+    def equations(self) -> list[tuple[int, str, int, int]]:
+        """(left, operator, right, result) of every step of the chain of thought."""
+        total, rows = self.first, []
+        if self.start == "boxes":
+            rows.append((self.first, "*", self.second, total := self.first * self.second))
+        elif self.start == "double":
+            rows.append((self.first, "*", 2, total := self.first * 2))
+        for verb, amount in self.steps:
+            sign = "+" if verb in GAIN_VERBS else "-"
+            result = total + amount if sign == "+" else total - amount
+            rows.append((total, sign, amount, result))
+            total = result
+        return rows
+
+    @property
+    def answer(self) -> int:
+        return self.equations()[-1][3]
+
+    def is_held_out(self) -> bool:
+        """Whether this story belongs to the test split: a pure function of its content."""
+        digest = hashlib.sha256(repr(self).encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64 < TEST_SHARE
+
+
+def draw_story(generator: random.Random) -> Story:
+    """One story with two or three steps and all intermediate results in 1..99."""
+    while True:
+        start = generator.choice(STARTS)
+        first, second = {
+            "has": lambda: (generator.randint(10, 60), 0),
+            "boxes": lambda: (generator.randint(2, 9), generator.randint(2, 9)),
+            "double": lambda: (generator.randint(5, 40), 2),
+        }[start]()
+        count = generator.choice((2, 3)) - (start != "has")
+        steps = tuple(
+            (generator.choice(GAIN_VERBS + LOSS_VERBS), generator.randint(2, 9)) for _ in range(count)
+        )
+        story = Story(generator.randrange(NUMBER_OF_NAMES), generator.randrange(NUMBER_OF_THINGS),
+                      start, first, second, steps)
+        if all(1 <= row[3] <= 99 for row in story.equations()):
+            return story
+
+
+def stories(count: int, seed: int, split: str) -> Iterator[Story]:
+    """`count` different stories of a split; train and test share none, whatever the seeds."""
+    generator, seen = random.Random(f"tinyworld-{split}-{seed}"), set()
+    while len(seen) < count:
+        story = draw_story(generator)
+        if story.is_held_out() == (split == "test") and story not in seen:
+            seen.add(story)
+            yield story
+
+
+@functools.lru_cache(maxsize=None)
+def lexicon(language: str) -> dict[str, Any]:
+    """The words of one language."""
+    with open(Path(__file__).parent / "lexicon" / f"{language}.yaml", encoding="utf-8") as handle:
+        return yaml.safe_load(handle)
+
+
+def counted(words: dict[str, Any], thing: int, amount: int) -> str:
+    """`amount` things as the language counts them: one form, or [one, few, many] (CLDR rules of Russian)."""
+    forms = words["things"][thing]
+    if isinstance(forms, str):
+        return words.get("counted", "{n} {thing}").format(n=amount, thing=forms, unit=words.get("units", [""] * 8)[thing])
+    if amount % 10 == 1 and amount % 100 != 11:
+        form = forms[0]
+    elif amount % 10 in (2, 3, 4) and amount % 100 not in (12, 13, 14):
+        form = forms[1]
+    else:
+        form = forms[2]
+    return f"{amount} {form}"
+
+
+def plural(words: dict[str, Any], thing: int) -> str:
+    forms = words["things"][thing]
+    return forms if isinstance(forms, str) else forms[2]
+
+
+def question(story: Story, language: str) -> str:
+    """The problem in a language, one sentence a step and the question last."""
+    words = lexicon(language)
+    name = words["names"][story.name]
+    joined = words.get("sentence_join", " ")
+    start = words["starts"][story.start].format(
+        name=name, first=story.first, second=story.second, thing=plural(words, story.thing),
+        counted=counted(words, story.thing, story.first), counted_second=counted(words, story.thing, story.second),
+    )
+    parts = [start]
+    for verb, amount in story.steps:
+        parts.append(words["steps"][verb].format(name=name, counted=counted(words, story.thing, amount)))
+    parts.append(words["ask"].format(name=name, thing=plural(words, story.thing)))
+    return joined.join(parts)
+
+
+def rationale(story: Story, language: str) -> str:
+    """The chain of thought in a language; it ends with the answer."""
+    words = lexicon(language)
+    joined = words.get("sentence_join", " ")
+    names = {"+": words["more"], "-": words["less"], "*": words["times"]}
+    parts = [
+        names[sign].format(equation=f"{left} {sign} {right} = {result}") for left, sign, right, result in story.equations()
+    ]
+    parts.append(words["answer"].format(answer=story.answer))
+    return joined.join(parts)
