@@ -138,7 +138,7 @@ def rationale(story: Story, language: str) -> str:
     joined = words.get("sentence_join", " ")
     names = {"+": words["more"], "-": words["less"], "*": words["times"]}
     parts = [
-        names[sign].format(equation=f"{left} {sign} {right} = {result}") for left, sign, right, result in story.equations()
+        names[sign].format(equation=f"{left}{sign}{right}={result}") for left, sign, right, result in story.equations()
     ]
     parts.append(words["answer"].format(answer=story.answer))
     return joined.join(parts)

@@ -1,0 +1,57 @@
+"""Which files a stage or task reads, and what to do with their faults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from mmscale.config.base import Config
+from mmscale.languages import language
+
+
+class DataConfig(Config):
+    """One data set: a source by name, where its files are, and which rows are wanted."""
+
+    source: str
+    """Name of a source in mmscale/data/sources."""
+    path: str = ""
+    """File, folder in the published layout, or pattern with {language} or {Language}; a hub id for `table`."""
+    languages: tuple[str, ...] = ()
+    """ISO codes; empty means every language of the run."""
+    split: str = "train"
+    limit_per_language: int | None = Field(default=None, ge=1)
+    """First rows of each language only."""
+    drop: tuple[str, ...] = ()
+    """Names of filters whose flagged rows are left out; others are counted only."""
+    max_bad_share: float = Field(default=0.01, ge=0, le=1)
+    """More unreadable rows than this share stops the run."""
+    options: dict[str, Any] = {}
+    """Options of the source, for example `columns` of `table`."""
+
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
+        for code in codes:
+            language(code)
+        return codes
+
+
+class PackingConfig(Config):
+    """How examples become rows of tokens and rows become optimizer steps."""
+
+    row_tokens: int = Field(default=4096, ge=16)
+    """Capacity of one packed row, in merged tokens of the LLM; bounds the memory of a micro-step."""
+    global_batch_size: int | None = Field(default=None, ge=1)
+    """Examples in one optimizer step over all ranks, exactly; rows are balanced to equal length."""
+    global_batch_tokens: int | None = Field(default=None, ge=16)
+    """Instead: token slots in one optimizer step; rows are filled to capacity by best fit."""
+    max_prompt_tokens: int = Field(default=512, ge=4)
+    max_target_tokens: int = Field(default=512, ge=2)
+    max_encoder_tokens: int = Field(default=512, ge=2)
+
+    @model_validator(mode="after")
+    def _one_batch_size(self) -> PackingConfig:
+        if (self.global_batch_size is None) == (self.global_batch_tokens is None):
+            raise ValueError("give exactly one of global_batch_size (examples) and global_batch_tokens (token slots)")
+        return self

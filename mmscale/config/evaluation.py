@@ -1,0 +1,61 @@
+"""Which tasks are scored by which rule, how text is generated, and proxy-tuning."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from mmscale.config.base import Config
+from mmscale.config.data import DataConfig
+from mmscale.config.model import LanguageModelConfig
+
+
+class GenerationConfig(Config):
+    """Decoding; temperature 0 is greedy."""
+
+    max_new_tokens: int = Field(default=512, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    batch_size: int = Field(default=32, ge=1)
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    """Texts at which an answer ends (they are cut off)."""
+
+
+class TaskConfig(Config):
+    """One benchmark."""
+
+    data: DataConfig
+    rule: str = "default"
+    """Answer extraction rule, by name (mmscale/evaluation/answers)."""
+    generation: GenerationConfig = GenerationConfig()
+
+
+class ProxyConfig(Config):
+    """Proxy-tuning (Liu et al. 2024, eq. 1): logits = base + alpha (expert - anti-expert)."""
+
+    base: LanguageModelConfig
+    expert: str
+    """Method of this run whose tuned model steers."""
+    alpha: float = 1.0
+    tasks: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+
+    @field_validator("alpha")
+    @classmethod
+    def _finite(cls, value: float) -> float:
+        if not math.isfinite(value):
+            raise ValueError("alpha must be a finite number")
+        return value
+
+
+class EvaluationConfig(Config):
+    """What is measured after training, and with what confidence."""
+
+    tasks: dict[str, TaskConfig] = {}
+    base: bool = True
+    """Also score the untouched model."""
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    precision: Literal["float32", "bfloat16"] = "float32"

@@ -1,0 +1,146 @@
+"""The whole configuration of a run, and its loading from YAML with key=value overrides."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError, field_validator
+
+from mmscale.config.base import Config, validation_sentence
+from mmscale.config.evaluation import EvaluationConfig, ProxyConfig
+from mmscale.config.model import EncoderConfig, LanguageModelConfig
+from mmscale.config.training import StageConfig
+from mmscale.errors import UserError
+from mmscale.languages import MGSM_LANGUAGES, language
+
+
+class RunConfig(Config):
+    """Everything `mmscale run` does; written back, resolved, as run.yaml in the run directory."""
+
+    name: str
+    output_dir: str = ""
+    """Run directory; empty means runs/<name>."""
+    seed: int = 1234
+    languages: tuple[str, ...] = MGSM_LANGUAGES
+    language_model: LanguageModelConfig
+    encoder: EncoderConfig | None = None
+    methods: tuple[str, ...] = ()
+    """Which recipes to run, in this order."""
+    recipes: dict[str, dict[str, StageConfig]] = {}
+    """method name -> stage name -> stage."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    proxy: ProxyConfig | None = None
+    threads: int | None = None
+    """CPU threads of torch; None leaves torch's choice."""
+
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
+        for code in codes:
+            language(code)
+        return codes
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.output_dir or f"runs/{self.name}")
+
+
+def find_config(name: str) -> Path:
+    """A YAML file by path, or by its name inside the configurations that ship with mmscale."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = Path(str(resources.files("mmscale.configs")))
+    relative = name.removeprefix("configs/")
+    if (shipped / relative).is_file():
+        return shipped / relative
+    choices = sorted(str(p.relative_to(shipped)) for p in shipped.rglob("*.yaml"))
+    near = difflib.get_close_matches(relative, choices, n=1)
+    hint = f"did you mean configs/{near[0]}?" if near else f"shipped: {', '.join('configs/' + c for c in choices)}"
+    raise UserError(f"configuration not found: {name}: {hint}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping; UserError with file and line when it is none."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}; mend that line") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: save it as UTF-8") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected key: value pairs at the top level")
+    return value
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def read_with_parent(path: Path) -> dict[str, Any]:
+    """The YAML at `path` laid over the file its `extends` key names (relative to it), if any."""
+    values = read_yaml(path)
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    above = path.parent / str(parent)
+    if not above.is_file():
+        raise UserError(f"{path}: extends: {parent} is not a file beside it; correct the name")
+    return _merge(read_with_parent(above), values)
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` with each "a.b.c=VALUE" set, VALUE read as YAML; list elements by number."""
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise UserError(f"'{override}' is not key=value; for example methods=[mindmerger]")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"override {key}: '{text}' is not a YAML value; quote it") from error
+        values = _set(values, key.split("."), value, key)
+    return values
+
+
+def _set(node: Any, parts: list[str], value: Any, key: str) -> Any:
+    if not parts:
+        return value
+    head, rest = parts[0], parts[1:]
+    if isinstance(node, list):
+        if not head.isdigit() or int(head) >= len(node):
+            raise UserError(f"override {key}: '{head}' is not an index of a list of {len(node)}")
+        return [_set(item, rest, value, key) if i == int(head) else item for i, item in enumerate(node)]
+    if node is not None and not isinstance(node, dict):
+        raise UserError(f"override {key}: there is no section before '{head}'")
+    node = dict(node or {})
+    node[head] = _set(node.get(head), rest, value, key)
+    return node
+
+
+def load_run(name: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """A checked RunConfig from a YAML file and overrides; UserError names file and key."""
+    path = find_config(name)
+    return parse_run(apply_overrides(read_with_parent(path), overrides), str(path))
+
+
+def parse_run(values: dict[str, Any], origin: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise validation_sentence(RunConfig, error, origin) from error
+
+
+def dump_run(config: RunConfig) -> str:
+    """The resolved configuration as YAML that `load_run` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

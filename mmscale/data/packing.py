@@ -1,0 +1,221 @@
+"""Many examples in one row of tokens: which example goes where (a pure function), and the tensors of a row.
+
+Legend of shape suffixes: T merged tokens of a row, B examples in it, E encoder tokens of them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmscale.config.data import PackingConfig
+from mmscale.data.segments import SpecialTokens, TokenizedExample
+from mmscale.errors import UserError
+
+IGNORED = -100
+"""Label of a position that has no loss (torch.nn.functional.cross_entropy's default)."""
+
+
+@dataclass(frozen=True)
+class DataParallelRank:
+    """This process's place among those that share the examples of a step."""
+
+    rank: int = 0
+    size: int = 1
+
+
+def fill_rows(lengths: Sequence[int], order: Sequence[int], capacity: int, window: int = 2048) -> list[list[int]]:
+    """Rows of at most `capacity` tokens by best fit, longest first within each window of `order`.
+
+    Rows of a window that are under 97 % full stay open for the next window, so only the last rows of
+    all are short. Deterministic; ties go to the earlier example.
+    """
+    closed: list[list[int]] = []
+    open_rows: list[tuple[int, list[int]]] = []
+    for begin in range(0, len(order), window):
+        chunk = sorted(order[begin : begin + window], key=lambda index: -lengths[index])
+        for index in chunk:
+            fits = [(free, k) for k, (free, _) in enumerate(open_rows) if free >= lengths[index]]
+            if fits:
+                free, k = min(fits)
+                open_rows[k] = (free - lengths[index], [*open_rows[k][1], index])
+            else:
+                open_rows.append((capacity - lengths[index], [index]))
+        closed += [row for free, row in open_rows if free <= 0.03 * capacity]
+        open_rows = [(free, row) for free, row in open_rows if free > 0.03 * capacity]
+    return closed + [row for _, row in open_rows]
+
+
+def balance_rows(lengths: Sequence[int], chosen: Sequence[int], capacity: int, multiple: int = 1) -> list[list[int]]:
+    """The fewest rows of about equal length, in a multiple of `multiple`, that hold exactly `chosen`.
+
+    Longest example first into the shortest row (LPT, Graham 1969). Some rows may be empty when there
+    are fewer examples than `multiple`.
+    """
+    total = sum(lengths[index] for index in chosen)
+    count = max(1, -(-total // capacity))
+    while True:
+        count = -(-count // multiple) * multiple
+        heap = [(0, k) for k in range(count)]
+        rows: list[list[int]] = [[] for _ in range(count)]
+        for index in sorted(chosen, key=lambda i: -lengths[i]):
+            used, k = heapq.heappop(heap)
+            rows[k].append(index)
+            heapq.heappush(heap, (used + lengths[index], k))
+        if max(used for used, _ in heap) <= capacity or count >= len(chosen):
+            return rows
+        count += 1
+
+
+class StepOrder:
+    """Which rows of which examples each optimizer step sees: a pure function of (seed, epoch, layout)."""
+
+    def __init__(self, lengths: Sequence[int], packing: PackingConfig, seed: int, ranks: DataParallelRank) -> None:
+        if not lengths:
+            raise UserError("no examples are left to train on: check the data paths, filters and limits")
+        longest = max(lengths)
+        if longest > packing.row_tokens:
+            raise UserError(f"an example has {longest} tokens but packing.row_tokens is {packing.row_tokens}: raise it above that")
+        self.lengths, self.packing, self.seed, self.ranks = list(lengths), packing, seed, ranks
+        self._cached: tuple[int, list[list[list[int]]]] | None = None
+        self._counts: dict[int, int] = {}
+
+    def epoch(self, epoch: int) -> list[list[list[int]]]:
+        """Steps of an epoch; a step is this rank's list of rows, a row a list of example indices."""
+        if self._cached is None or self._cached[0] != epoch:
+            self._cached = (epoch, self._steps(epoch))
+            self._counts[epoch] = len(self._cached[1])
+        return self._cached[1]
+
+    def _steps(self, epoch: int) -> list[list[list[int]]]:
+        generator = np.random.default_rng([self.seed, epoch])
+        order = generator.permutation(len(self.lengths)).tolist()
+        packing, size = self.packing, self.ranks.size
+        if packing.global_batch_size is not None:
+            groups = [order[i : i + packing.global_batch_size] for i in range(0, len(order), packing.global_batch_size)]
+            steps = [balance_rows(self.lengths, group, packing.row_tokens, size) for group in groups]
+        else:
+            assert packing.global_batch_tokens is not None
+            rows = fill_rows(self.lengths, order, packing.row_tokens)
+            rows = [rows[i] for i in generator.permutation(len(rows))]
+            count = max(size, packing.global_batch_tokens // packing.row_tokens // size * size)
+            steps = [rows[i : i + count] for i in range(0, len(rows), count)]
+            steps[-1] += [[] for _ in range(-len(steps[-1]) % size)]
+        return [step[self.ranks.rank :: size] for step in steps]
+
+    def step(self, number: int) -> tuple[int, int, list[list[int]]]:
+        """(epoch, step within it, rows) of the `number`-th optimizer step since the start."""
+        epoch = 0
+        while number >= self._count(epoch):
+            number -= self._count(epoch)
+            epoch += 1
+        return epoch, number, self.epoch(epoch)[number]
+
+    def _count(self, epoch: int) -> int:
+        return self._counts[epoch] if epoch in self._counts else len(self.epoch(epoch))
+
+    def steps_in(self, epochs: float) -> int:
+        """Optimizer steps of so many epochs, the last one counted in part."""
+        whole = int(epochs)
+        count = sum(len(self.epoch(epoch)) for epoch in range(whole))
+        return count + round((epochs - whole) * len(self.epoch(whole)) if epochs > whole else 0)
+
+    def fill(self, steps: int) -> float:
+        """Share of token slots in use over the first `steps`: tokens / (rows x longest row of the step)."""
+        used = slots = 0
+        for number in range(steps):
+            rows = self.step(number)[2]
+            sums = [sum(self.lengths[i] for i in row) for row in rows]
+            used += sum(sums)
+            slots += len(rows) * (max(sums) if self.packing.global_batch_size else self.packing.row_tokens)
+        return used / max(slots, 1)
+
+
+@dataclass
+class EncoderRow:
+    """Encoder tokens of the examples of a row, laid end to end."""
+
+    token_ids: torch.Tensor
+    """int64 [E]"""
+    lengths: list[int]
+    """Tokens of each example, B of them."""
+    languages: list[str]
+
+    def to(self, device: torch.device | str) -> EncoderRow:
+        return EncoderRow(self.token_ids.to(device), self.lengths, self.languages)
+
+
+@dataclass
+class PackedRow:
+    """One row of merged tokens; no padding anywhere."""
+
+    token_ids: torch.Tensor
+    """int64 [N]: ids of the rows that are token embeddings, N = T - E - boundaries."""
+    token_rows: torch.Tensor
+    """int64 [N]: where they stand in the merged row."""
+    position_ids: torch.Tensor
+    """int64 [T], from 0 in each example."""
+    labels: torch.Tensor
+    """int64 [T]: the token to predict *after* each position (already shifted), or IGNORED."""
+    lengths: list[int]
+    """Merged tokens of each example; cumulated they are cu_seqlens."""
+    encoder: EncoderRow | None = None
+    encoder_rows: torch.Tensor | None = None
+    """int64 [E]: where the mapped encoder states stand."""
+    boundary_rows: torch.Tensor | None = None
+    """int64 [B]: where the end boundary of each example stands."""
+    origins: tuple[str, ...] = ()
+
+    @property
+    def target_tokens(self) -> int:
+        return int((self.labels != IGNORED).sum())
+
+    def to(self, device: torch.device | str) -> PackedRow:
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, (torch.Tensor, EncoderRow))
+        }
+        return PackedRow(**{**vars(self), **moved})
+
+
+def pack(examples: Sequence[TokenizedExample], specials: SpecialTokens) -> PackedRow:
+    """Lay `[BOS | encoder | boundary | prompt | target]` of each example end to end.
+
+    The last target token is predicted but enters no input. Examples either all have encoder tokens
+    or none has.
+    """
+    merged = any(example.encoder_ids for example in examples)
+    tokens: list[int] = []
+    token_rows: list[int] = []
+    positions: list[int] = []
+    labels: list[int] = []
+    encoder_rows: list[int] = []
+    boundary_rows: list[int] = []
+    for example in examples:
+        begin = len(positions)
+        prefix = len(example.encoder_ids) + 1 if merged else 0
+        text = [*example.prompt_ids, *example.target_ids[:-1]]
+        length = 1 + prefix + len(text)
+        tokens += [specials.bos, *text]
+        token_rows += [begin, *range(begin + 1 + prefix, begin + length)]
+        if merged:
+            encoder_rows += range(begin + 1, begin + prefix)
+            boundary_rows.append(begin + prefix)
+        positions += range(length)
+        labels += [IGNORED] * (length - len(example.target_ids)) + list(example.target_ids)
+    row = PackedRow(
+        torch.tensor(tokens), torch.tensor(token_rows), torch.tensor(positions), torch.tensor(labels),
+        [1 + (len(e.encoder_ids) + 1 if merged else 0) + len(e.prompt_ids) + max(len(e.target_ids) - 1, 0) for e in examples],
+        origins=tuple(example.origin for example in examples),
+    )
+    if merged:
+        row.encoder = EncoderRow(
+            torch.tensor([i for e in examples for i in e.encoder_ids]),
+            [len(e.encoder_ids) for e in examples], [e.language for e in examples],
+        )
+        row.encoder_rows, row.boundary_rows = torch.tensor(encoder_rows), torch.tensor(boundary_rows)
+    return row

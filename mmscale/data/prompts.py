@@ -1,0 +1,163 @@
+r"""Prompt templates by name, byte for byte as the authors' released models expect them.
+
+A template says how a record becomes text: what stands before the part that may be cut, that part, and
+what stands after it; the target; and what a multilingual encoder reads. Adding one is adding an entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record, question_text
+from mmscale.errors import UserError, unknown_name
+from mmscale.languages import language
+
+# Stanford Alpaca's template without input; used by QAlign, MindMerger and MetaMath alike.
+ALPACA_BEFORE = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n### Instruction:\n"
+)
+ALPACA_AFTER = "\n\n### Response:"
+
+# mCoT (Lai & Nissim 2024), the "let's think step by step" of each language.
+MCOT_PHRASES: dict[str, str] = {
+    "bn": "আসুন ধাপে ধাপে চিন্তা করি।",
+    "de": "Denken wir Schritt für Schritt.",
+    "en": "Let's think step by step.",
+    "es": "Pensemos paso a paso.",
+    "fr": "Réfléchissons étape par étape.",
+    "ja": "段階的に考えてみましょう。",
+    "ru": "Давайте думать поэтапно.",
+    "sw": "Hebu fikiria hatua kwa hatua.",
+    "te": "అంచెలంచెలుగా ఆలోచిద్దాం.",
+    "th": "ลองคิดทีละขั้นตอน",
+    "zh": "让我们一步步思考。",
+}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """LLM text in three parts; truncation may shorten `body` alone."""
+
+    before: str
+    body: str
+    after: str
+
+    @property
+    def text(self) -> str:
+        return self.before + self.body + self.after
+
+
+@dataclass(frozen=True)
+class Template:
+    """How records of a kind are put to a model."""
+
+    prompt: Callable[[Record], Prompt]
+    target: Callable[[Record], str]
+    joined: bool = True
+    """Tokenise prompt and target as one text (QAlign, mCoT) or each by itself (MindMerger)."""
+    encoder_text: Callable[[Record], str] = question_text
+    stop: tuple[str, ...] = ()
+    """Texts at which a generated answer is cut."""
+
+
+def _problem(record: Record) -> Problem:
+    if not isinstance(record, Problem):
+        raise UserError(f"{getattr(record, 'origin', '')}: this prompt needs problems, not {type(record).__name__} rows")
+    return record
+
+
+def _pair(record: Record) -> ParallelSentence:
+    if not isinstance(record, ParallelSentence):
+        raise UserError(f"{getattr(record, 'origin', '')}: this prompt needs parallel sentences, not {type(record).__name__} rows")
+    return record
+
+
+def _choice(record: Record) -> MultipleChoice:
+    if not isinstance(record, MultipleChoice):
+        raise UserError(f"{getattr(record, 'origin', '')}: this prompt needs multiple choice, not {type(record).__name__} rows")
+    return record
+
+
+def _entailment(record: Record) -> Entailment:
+    if not isinstance(record, Entailment):
+        raise UserError(f"{getattr(record, 'origin', '')}: this prompt needs entailment, not {type(record).__name__} rows")
+    return record
+
+
+def _rationale(record: Record) -> str:
+    return _problem(record).rationale
+
+
+def _translation(record: Record) -> Prompt:
+    pair = _pair(record)
+    source, target = language(pair.source_language).name, language(pair.target_language).name
+    before = ALPACA_BEFORE + f"Translate the following sentences from {source} to {target}. "
+    return Prompt(before, pair.source, ALPACA_AFTER)
+
+
+def _mcot(record: Record) -> Prompt:
+    code = _problem(record).language
+    if code not in MCOT_PHRASES:
+        raise UserError(f"prompt mcot has no step-by-step phrase for language '{code}': use one of {', '.join(MCOT_PHRASES)}")
+    return Prompt("Question:\n", question_text(record), f"\nAnswer:\n{MCOT_PHRASES[code]}\n")
+
+
+def _xcsqa(record: Record) -> Prompt:
+    choice = _choice(record)
+    options = "\t".join(f"{label}. {text}" for label, text in choice.choices)
+    return Prompt("", choice.question, f"\nOptions:{options}\nAnswer:")
+
+
+def _xnli(record: Record) -> Prompt:
+    pair = _entailment(record)
+    return Prompt("Premise: ", pair.premise, f"\nHypothesis: {pair.hypothesis}\nLabel:")
+
+
+def _xcopa(record: Record) -> Prompt:
+    choice = _choice(record)
+    ask = "What was the cause?" if choice.relation == "cause" else "What happened as a result?"
+    options = "\n".join(f"{label}. {text}" for label, text in choice.choices)
+    return Prompt("", choice.question, f"\n{ask}\n{options}\nAnswer:")
+
+
+def _around(before: str, after: str) -> Callable[[Record], Prompt]:
+    return lambda record: Prompt(before, question_text(record), after)
+
+
+def _full_text(render: Callable[[Record], Prompt]) -> Callable[[Record], str]:
+    return lambda record: render(record).text
+
+
+TEMPLATES: dict[str, Template] = {
+    # Question alignment (Zhu et al. 2024), stages I and II; decoding uses the second.
+    "question_translation": Template(_translation, lambda r: _pair(r).target),
+    "alpaca": Template(_around(ALPACA_BEFORE, ALPACA_AFTER), _rationale),
+    # MindMerger (Huang et al. 2024): mapping stage without prompt, then one prompt a task.
+    "mapping": Template(lambda r: Prompt("", "", ""), lambda r: _pair(r).target, joined=False),
+    "mindmerger_math": Template(
+        _around(ALPACA_BEFORE, ALPACA_AFTER + " Let's think step by step."), _rationale, joined=False
+    ),
+    "xcsqa": Template(_xcsqa, lambda r: _choice(r).answer, joined=False, encoder_text=_full_text(_xcsqa)),
+    "xnli": Template(_xnli, lambda r: _entailment(r).label, joined=False, encoder_text=_full_text(_xnli)),
+    "xcopa": Template(_xcopa, lambda r: _choice(r).answer, joined=False, encoder_text=_full_text(_xcopa)),
+    # mCoT (Lai & Nissim 2024).
+    "mcot": Template(_mcot, _rationale),
+    # Proxy-tuning's GSM prompt (Liu et al. 2024) and the texts at which its outputs are cut.
+    "proxy_gsm": Template(
+        _around("Answer the following question.\n\nQuestion: ", "\nAnswer:"), _rationale,
+        stop=("Answer the following question", "Question:", "Comment:"),
+    ),
+    # tinyworld: the same roles in few tokens.
+    "tinyworld_math": Template(_around("Q: ", "\nA:"), lambda r: " " + _rationale(r)),
+    "tinyworld_translation": Template(_around("Translate: ", "\nEnglish:"), lambda r: " " + _pair(r).target),
+    "document": Template(lambda r: Prompt("", "", ""), lambda r: _pair(r).target),
+}
+
+
+def template(name: str) -> Template:
+    """The template of a name; UserError naming the nearest when there is none."""
+    if name not in TEMPLATES:
+        raise unknown_name("prompt", name, TEMPLATES)
+    return TEMPLATES[name]

@@ -1,0 +1,168 @@
+"""Text to tokens: one example's segments with BOS and EOS placed by us, never by the tokenizer.
+
+    [BOS] [encoder states …, boundary] [prompt …] [target … EOS]
+
+The bracket in the middle is there for encoder-merged models only; fine-tuning is the case without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mmscale.config.data import PackingConfig
+from mmscale.data.prompts import Prompt, Template
+from mmscale.data.records import Record, record_language
+from mmscale.errors import UserError
+
+
+class EncoderTokenizer(Protocol):
+    """What a multilingual encoder family offers for text."""
+
+    def encode(self, texts: Sequence[str], languages: Sequence[str], max_tokens: int) -> list[list[int]]:
+        """Token ids of each text with the family's own special tokens and language code."""
+        ...
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids that begin and end a sequence of one language model."""
+
+    bos: int
+    eos: int
+
+
+def special_tokens(
+    tokenizer: Any, model_config: Any = None, bos_token: str | None = None, eos_token: str | None = None
+) -> SpecialTokens:
+    """BOS and EOS of a model: named in our configuration, else by its tokenizer, else by its model config.
+
+    Qwen tokenizers name no BOS; their model config does (`<|endoftext|>`). Raises UserError when a
+    token is named nowhere or is not in the vocabulary.
+    """
+    return SpecialTokens(
+        _special(tokenizer, "bos", bos_token, model_config), _special(tokenizer, "eos", eos_token, model_config)
+    )
+
+
+def _special(tokenizer: Any, role: str, named: str | None, model_config: Any) -> int:
+    if named is not None:
+        index = tokenizer.convert_tokens_to_ids(named)
+        if index is None or index == tokenizer.unk_token_id:
+            raise UserError(f"language_model.{role}_token: '{named}' is not in the tokenizer's vocabulary")
+        return int(index)
+    index = getattr(tokenizer, f"{role}_token_id", None)
+    if index is None:
+        index = getattr(model_config, f"{role}_token_id", None)
+    if isinstance(index, (list, tuple)):
+        index = index[0] if index else None
+    if index is None:
+        raise UserError(f"neither tokenizer nor model config names a {role.upper()} token: set language_model.{role}_token")
+    return int(index)
+
+
+@dataclass(frozen=True)
+class TokenizedExample:
+    """One example as ids; `target_ids` ends in EOS unless it was cut."""
+
+    prompt_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+    encoder_ids: tuple[int, ...] = ()
+    language: str = ""
+    origin: str = ""
+    truncated: bool = False
+
+    @property
+    def merged_length(self) -> int:
+        """Rows this example takes in the LLM's input, BOS and boundary included; the last target token enters no input."""
+        prefix = len(self.encoder_ids) + 1 if self.encoder_ids else 0
+        return 1 + prefix + len(self.prompt_ids) + max(len(self.target_ids) - 1, 0)
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+
+def _batch_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """`_ids` of many texts; an empty text has no ids whatever the tokenizer makes of it."""
+    batch = tokenizer([text or " " for text in texts], add_special_tokens=False)["input_ids"] if texts else []
+    return [list(ids) if text else [] for text, ids in zip(texts, batch, strict=True)]
+
+
+def fit_prompt(tokenizer: Any, prompt: Prompt, max_tokens: int, origin: str = "") -> tuple[str, list[int], bool]:
+    """(text, ids, cut?) of a prompt of at most `max_tokens`, shortened inside its body only.
+
+    The longest body prefix that fits is found by bisection on characters, so that the kept text
+    tokenises exactly as it would by itself. Raises UserError when even an empty body does not fit.
+    """
+    ids = _ids(tokenizer, prompt.text)
+    if len(ids) <= max_tokens:
+        return prompt.text, ids, False
+    low, high = 0, len(prompt.body)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(_ids(tokenizer, prompt.before + prompt.body[:middle] + prompt.after)) <= max_tokens:
+            low = middle
+        else:
+            high = middle - 1
+    text = prompt.before + prompt.body[:low] + prompt.after
+    ids = _ids(tokenizer, text)
+    if len(ids) > max_tokens:
+        raise UserError(f"{origin}: the prompt's fixed text alone has {len(ids)} tokens: raise max_prompt_tokens above that")
+    return text, ids, True
+
+
+class ExampleTokenizer:
+    """Records to TokenizedExamples for one model, template and set of limits."""
+
+    def __init__(
+        self, tokenizer: Any, specials: SpecialTokens, template: Template, limits: PackingConfig,
+        encoder_tokenizer: EncoderTokenizer | None = None,
+    ) -> None:
+        self.tokenizer, self.specials, self.template = tokenizer, specials, template
+        self.limits, self.encoder_tokenizer = limits, encoder_tokenizer
+
+    def __call__(self, records: Sequence[Record], with_target: bool = True) -> list[TokenizedExample]:
+        prompts = [self.template.prompt(record) for record in records]
+        fitted = self._fit(prompts, records)
+        targets = self._targets([text for text, _, _ in fitted], [ids for _, ids, _ in fitted], records) if with_target else []
+        encoder_ids = self._encoder_ids(records)
+        examples = []
+        for i, record in enumerate(records):
+            _, prompt_ids, cut = fitted[i]
+            target_ids = targets[i] if with_target else []
+            if len(target_ids) > self.limits.max_target_tokens:
+                target_ids, cut = target_ids[: self.limits.max_target_tokens], True
+            elif with_target:
+                target_ids = [*target_ids, self.specials.eos]
+            examples.append(TokenizedExample(
+                tuple(prompt_ids), tuple(target_ids), tuple(encoder_ids[i]), record_language(record), record.origin, cut
+            ))
+        return examples
+
+    def _fit(self, prompts: list[Prompt], records: Sequence[Record]) -> list[tuple[str, list[int], bool]]:
+        limit = self.limits.max_prompt_tokens
+        batch = _batch_ids(self.tokenizer, [prompt.text for prompt in prompts])
+        return [
+            (prompt.text, ids, False) if len(ids) <= limit else fit_prompt(self.tokenizer, prompt, limit, record.origin)
+            for prompt, ids, record in zip(prompts, batch, records, strict=True)
+        ]
+
+    def _targets(self, texts: list[str], prompt_ids: list[list[int]], records: Sequence[Record]) -> list[list[int]]:
+        targets = [self.template.target(record) for record in records]
+        for record, target in zip(records, targets, strict=True):
+            if not target.strip():
+                raise UserError(f"{record.origin}: the target is empty; give the row an answer or leave it out")
+        if not self.template.joined:
+            return _batch_ids(self.tokenizer, targets)
+        whole = _batch_ids(self.tokenizer, [text + target for text, target in zip(texts, targets, strict=True)])
+        return [ids[len(prompt):] for ids, prompt in zip(whole, prompt_ids, strict=True)]
+
+    def _encoder_ids(self, records: Sequence[Record]) -> list[list[int]]:
+        if self.encoder_tokenizer is None:
+            return [[] for _ in records]
+        return self.encoder_tokenizer.encode(
+            [self.template.encoder_text(record) for record in records],
+            [record_language(record) for record in records], self.limits.max_encoder_tokens,
+        )

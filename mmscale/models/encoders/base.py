@@ -1,0 +1,136 @@
+"""What every encoder family shares: a registry, loading, and packed states from a right-padded batch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer
+
+from mmscale.config.model import EncoderConfig
+from mmscale.data.packing import EncoderRow
+from mmscale.errors import UserError, unknown_name
+from mmscale.models.loading import DTYPES, freeze, load_pretrained
+
+FAMILIES = ("t5", "m2m100", "xlm_roberta", "decoder")
+_MODEL_TYPES = {
+    "t5": "t5", "mt5": "t5", "umt5": "t5", "m2m_100": "m2m100", "nllb": "m2m100", "nllb-moe": "m2m100",
+    "xlm-roberta": "xlm_roberta", "roberta": "xlm_roberta", "bert": "xlm_roberta", "xlm-roberta-xl": "xlm_roberta",
+    "llama": "decoder", "mistral": "decoder", "qwen2": "decoder", "qwen3": "decoder",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between encoder families."""
+
+    load: Callable[..., Any]
+    """(from_pretrained arguments) -> the module that encodes."""
+    prepare: Callable[[Any, str], None]
+    """(tokenizer, ISO language): make the tokenizer use the language's code; UserError when it has none."""
+    width: Callable[[Any], int]
+    """(model config) -> width of its states."""
+
+
+def family_of(config: EncoderConfig) -> str:
+    """The family named in the configuration, or found by the checkpoint's model type."""
+    if config.family != "auto":
+        return config.family
+    model_type = load_pretrained(AutoConfig, config, "encoder configuration").model_type
+    if model_type not in _MODEL_TYPES:
+        raise UserError(f"encoder.path={config.path} has model type '{model_type}': set encoder.family to one of {', '.join(FAMILIES)}")
+    return _MODEL_TYPES[model_type]
+
+
+def family(name: str) -> Family:
+    if name not in FAMILIES:
+        raise unknown_name("encoder family", name, FAMILIES)
+    return importlib.import_module(f"mmscale.models.encoders.{name}").FAMILY
+
+
+class FamilyTokenizer:
+    """Encoder text to ids with the family's own special tokens and language code."""
+
+    def __init__(self, tokenizer: Any, family: Family) -> None:
+        self.tokenizer, self.family = tokenizer, family
+
+    def encode(self, texts: Sequence[str], languages: Sequence[str], max_tokens: int) -> list[list[int]]:
+        ids: list[list[int]] = [[] for _ in texts]
+        for code in sorted(set(languages)):
+            self.family.prepare(self.tokenizer, code)
+            chosen = [i for i, of in enumerate(languages) if of == code]
+            batch = self.tokenizer([texts[i] for i in chosen], truncation=True, max_length=max_tokens)["input_ids"]
+            for i, row in zip(chosen, batch, strict=True):
+                ids[i] = list(row)
+        return ids
+
+
+class Encoder(nn.Module):
+    """A frozen multilingual encoder; always in evaluation mode."""
+
+    def __init__(self, model: Any, width: int) -> None:
+        super().__init__()
+        self.model, self.width = model, width
+        freeze(self)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Stays in evaluation mode: a frozen encoder with dropout on is a fault of the original code."""
+        return super().train(False)
+
+    def states(self, row: EncoderRow) -> Tensor:
+        """Last hidden states [E, d_enc], packed as the tokens are.
+
+        Examples are encoded right-padded, about equal lengths together; padding is masked and dropped.
+        """
+        starts = [0]
+        for length in row.lengths:
+            starts.append(starts[-1] + length)
+        packed: Tensor | None = None
+        for group in _groups_of_equal_length(row.lengths):
+            longest = max(row.lengths[b] for b in group)
+            ids = row.token_ids.new_zeros(len(group), longest)
+            mask = torch.zeros(len(group), longest, dtype=torch.int64, device=ids.device)
+            for k, b in enumerate(group):
+                ids[k, : row.lengths[b]] = row.token_ids[starts[b] : starts[b + 1]]
+                mask[k, : row.lengths[b]] = 1
+            padded = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+            places = torch.cat([torch.arange(starts[b], starts[b + 1], device=ids.device) for b in group])
+            if packed is None:
+                packed = padded.new_empty(starts[-1], padded.shape[-1])
+            packed[places] = padded[mask.bool()]
+        assert packed is not None
+        return packed
+
+
+def _groups_of_equal_length(lengths: list[int]) -> list[list[int]]:
+    """Indices by length, a new group where padding would exceed a fifth of the group's grid."""
+    order = sorted(range(len(lengths)), key=lambda b: lengths[b])
+    groups: list[list[int]] = []
+    used = 0
+    for b in order:
+        if groups and used + lengths[b] >= 0.8 * lengths[b] * (len(groups[-1]) + 1):
+            groups[-1].append(b)
+            used += lengths[b]
+        else:
+            groups.append([b])
+            used = lengths[b]
+    return groups
+
+
+def load_encoder_tokenizer(config: EncoderConfig) -> FamilyTokenizer:
+    return FamilyTokenizer(load_pretrained(AutoTokenizer, config, "encoder tokenizer"), family(family_of(config)))
+
+
+def load_encoder(config: EncoderConfig, device: torch.device) -> Encoder:
+    """The frozen encoder of a configuration."""
+    chosen = family(family_of(config))
+
+    class Factory:
+        from_pretrained = staticmethod(chosen.load)
+
+    model = load_pretrained(Factory, config, "encoder", dtype=DTYPES[config.dtype])
+    return Encoder(model.to(device), chosen.width(model.config))

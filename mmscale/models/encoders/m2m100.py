@@ -1,0 +1,29 @@
+"""M2M100 and NLLB: the encoder half; the source language's code is set for every sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoModelForSeq2SeqLM
+
+from mmscale.errors import UserError
+from mmscale.languages import language
+from mmscale.models.encoders.base import Family
+
+
+def _load(path: str, **arguments: Any) -> Any:
+    return AutoModelForSeq2SeqLM.from_pretrained(path, **arguments).get_encoder()
+
+
+def _prepare(tokenizer: Any, code: str) -> None:
+    """NLLB knows FLORES codes (swh_Latn), M2M100 knows ISO codes (sw)."""
+    flores = language(code).nllb
+    known = tokenizer.get_vocab()
+    for name, token in ((flores, flores), (code, f"__{code}__")):
+        if token in known:
+            tokenizer.src_lang = name
+            return
+    raise UserError(f"the encoder's tokenizer has no code for language '{code}' ({flores} or __{code}__): leave that language out")
+
+
+FAMILY = Family(load=_load, prepare=_prepare, width=lambda config: int(config.d_model))

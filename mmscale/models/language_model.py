@@ -1,0 +1,85 @@
+"""A causal language model of transformers, run on packed rows only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from mmscale.config.model import LanguageModelConfig
+from mmscale.data.segments import SpecialTokens, special_tokens
+from mmscale.errors import UserError
+from mmscale.models import attention
+from mmscale.models.attention import KeyValueCache, PackedLayout
+from mmscale.models.loading import DTYPES, load_pretrained
+
+
+class LanguageModel(nn.Module):
+    """Embedding, trunk and head of a causal LM as three calls; T merged tokens, D width, V vocabulary."""
+
+    def __init__(self, causal_lm: Any, tokenizer: Any, specials: SpecialTokens) -> None:
+        super().__init__()
+        self.causal_lm, self.tokenizer, self.specials = causal_lm, tokenizer, specials
+
+    @property
+    def config(self) -> Any:
+        return self.causal_lm.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.causal_lm.get_input_embeddings().weight.device
+
+    @property
+    def width(self) -> int:
+        return int(self.config.hidden_size)
+
+    @property
+    def context_length(self) -> int:
+        return int(getattr(self.config, "max_position_embeddings", 1 << 30))
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """int64 [N] -> [N, D]."""
+        return self.causal_lm.get_input_embeddings()(token_ids)
+
+    def hidden(
+        self, inputs_TD: Tensor, position_ids: Tensor, layout: PackedLayout | None, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """Last hidden states [T, D] of a packed row: of a whole row with `layout`, of one step with `cache` alone."""
+        trunk = self.causal_lm.get_decoder()
+        out = trunk(
+            inputs_embeds=inputs_TD[None], position_ids=position_ids[None], attention_mask=None, use_cache=False,
+            layout=layout, cache=cache,
+        )
+        return out.last_hidden_state[0]
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """Logits [N, V] of chosen rows."""
+        return self.causal_lm.get_output_embeddings()(hidden_ND)
+
+    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
+        return KeyValueCache(int(self.config.num_hidden_layers), batch, capacity)
+
+
+def load_tokenizer(config: LanguageModelConfig) -> Any:
+    return load_pretrained(AutoTokenizer, config, "tokenizer")
+
+
+def load_model_config(config: LanguageModelConfig) -> Any:
+    return load_pretrained(AutoConfig, config, "model configuration")
+
+
+def load_language_model(config: LanguageModelConfig, device: torch.device) -> LanguageModel:
+    """The model of a configuration, in its dtype, on a device."""
+    model = load_pretrained(
+        AutoModelForCausalLM, config, "language model",
+        dtype=DTYPES[config.dtype], attn_implementation=attention.choose(config.attention, device),
+    ).to(device)
+    tokenizer = load_tokenizer(config)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise UserError(
+            f"{config.path}: the tokenizer has {len(tokenizer)} tokens but the model embeds "
+            f"{model.get_input_embeddings().num_embeddings}: use the tokenizer that belongs to it"
+        )
+    return LanguageModel(model, tokenizer, special_tokens(tokenizer, model.config, config.bos_token, config.eos_token))

@@ -1,0 +1,51 @@
+"""MindMerger on packed rows: frozen encoder -> mapping -> merged rows -> frozen LLM."""
+
+from __future__ import annotations
+
+import torch
+from mmscale_kernels import merge_rows
+from torch import Tensor, nn
+
+from mmscale.data.packing import PackedRow
+from mmscale.errors import UserError
+from mmscale.models.attention import KeyValueCache, PackedLayout
+from mmscale.models.encoders import Encoder
+from mmscale.models.language_model import LanguageModel
+from mmscale.models.mapping import Mapping
+
+
+class MergedModel(nn.Module):
+    """A language model with or without an encoder in front: one way for both.
+
+    Without `encoder` and `mapping` the merged row is the token embeddings alone.
+    """
+
+    def __init__(self, language_model: LanguageModel, encoder: Encoder | None = None, mapping: Mapping | None = None) -> None:
+        super().__init__()
+        if (encoder is None) != (mapping is None):
+            raise ValueError("an encoder needs a mapping, and a mapping an encoder")
+        if encoder is not None and mapping is not None:
+            if (mapping.encoder_width, mapping.llm_width) != (encoder.width, language_model.width):
+                raise UserError(
+                    f"the mapping goes from width {mapping.encoder_width} to {mapping.llm_width}, but encoder and LLM have "
+                    f"{encoder.width} and {language_model.width}: use the pair it was trained with"
+                )
+        self.language_model, self.encoder, self.mapping = language_model, encoder, mapping
+
+    def merged_inputs(self, row: PackedRow) -> Tensor:
+        """The LLM's input embeddings [T, D] of a packed row."""
+        tokens = self.language_model.embed(row.token_ids)
+        if self.encoder is None or self.mapping is None:
+            return tokens
+        assert row.encoder is not None and row.encoder_rows is not None and row.boundary_rows is not None
+        with torch.no_grad():
+            states = self.encoder.states(row.encoder)
+        mapped = self.mapping(states.to(self.mapping.end_boundary.dtype)).to(tokens.dtype)
+        boundary = self.mapping.end_boundary[0, 0].to(tokens.dtype)
+        return merge_rows(tokens, mapped, boundary, row.token_rows, row.encoder_rows, row.boundary_rows)
+
+    def hidden(self, row: PackedRow, cache: KeyValueCache | None = None) -> Tensor:
+        """Last hidden states [T, D]."""
+        inputs = self.merged_inputs(row)
+        layout = PackedLayout(tuple(row.lengths), inputs.device)
+        return self.language_model.hidden(inputs, row.position_ids, layout, cache)

@@ -1,0 +1,49 @@
+"""metrics.jsonl and TensorBoard of one stage; a resumed stage goes on as if it had not stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmscale.files import atomic_write
+
+
+class Metrics:
+    """Rows of {"step": n, name: value …}; rows after `from_step` of an earlier try are dropped."""
+
+    def __init__(self, folder: Path, from_step: int, tensorboard: bool = True) -> None:
+        self.path = folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(self.path) if row["step"] <= from_step]
+        with atomic_write(self.path) as handle:
+            handle.writelines(json.dumps(row) + "\n" for row in kept)
+        self._file = open(self.path, "a", encoding="utf-8")
+        self._board: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # imports slowly; only a run needs it
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
+
+    def write(self, step: int, **values: float) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Rows of a metrics file; a half-written last line (after kill -9) is left out."""
+    rows: list[dict[str, float]] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows

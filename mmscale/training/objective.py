@@ -1,0 +1,34 @@
+"""What is minimised: summed cross entropy over target tokens; the trainer divides by their global number."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmscale.data.packing import IGNORED, PackedRow
+from mmscale.models.merge import MergedModel
+
+
+class Objective(Protocol):
+    """A loss on packed rows, and the module whose trainable parameters it moves."""
+
+    module: nn.Module
+
+    def loss_sum(self, row: PackedRow) -> Tensor:
+        """Summed loss (float32 scalar) over the row's target tokens."""
+        ...
+
+
+class CausalObjective:
+    """Causal cross entropy of targets given merged or plain prompts (MindMerger eq. 4 and 6; QAlign eq. 1, 2)."""
+
+    def __init__(self, model: MergedModel) -> None:
+        self.module: nn.Module = model
+        self.model = model
+
+    def loss_sum(self, row: PackedRow) -> Tensor:
+        wanted = row.labels != IGNORED
+        logits = self.model.language_model.logits(self.model.hidden(row)[wanted])
+        return F.cross_entropy(logits.float(), row.labels[wanted], reduction="sum")

@@ -1,0 +1,31 @@
+"""Installs mmscale and mmscale_kernels, with configs/ and launch/ inside as mmscale.configs and mmscale.launch."""
+
+from setuptools import find_packages, setup
+
+shipped = {"mmscale.configs": "configs", "mmscale.launch": "launch", "mmscale_kernels": "kernels/mmscale_kernels"}
+
+setup(
+    name="mmscale",
+    version="0.1.0",
+    description="Multilingual reasoning for LLMs: question alignment, MindMerger, multilingual CoT, proxy-tuning",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["mmscale", "mmscale.*"]), *shipped],
+    package_dir=shipped,
+    package_data={
+        "mmscale.configs": ["*.yaml", "*/*.yaml"],
+        "mmscale.reporting": ["templates/*"],
+        "mmscale.tinyworld": ["lexicon/*.yaml", "artifacts/*/*"],
+    },
+    install_requires=[
+        "torch>=2.6", "transformers>=5.0", "safetensors>=0.5", "datasets>=3.0", "tokenizers>=0.22", "sentencepiece>=0.2",
+        "numpy>=1.26", "pydantic>=2.7", "PyYAML>=6.0", "typer>=0.15", "rich>=13.0", "jinja2>=3.1", "matplotlib>=3.8",
+        "scipy>=1.11", "tensorboard>=2.15",
+    ],
+    extras_require={
+        "gpu": ["flash-attn>=2.6; platform_system == 'Linux'"],
+        "mpi": ["mpi4py>=4.0"],
+        "tracking": ["wandb>=0.18"],
+        "dev": ["pytest>=8.0", "ruff>=0.9", "mypy>=1.14", "types-PyYAML", "hypothesis>=6.100", "selenium>=4.20", "tiktoken>=0.9", "psutil>=5.9"],
+    },
+    entry_points={"console_scripts": ["mmscale=mmscale.cli.main:main"]},
+)
