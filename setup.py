@@ -18,7 +18,7 @@ setup(
     },
     install_requires=[
         "torch>=2.6", "transformers>=5.0", "safetensors>=0.5", "datasets>=3.0", "tokenizers>=0.22", "sentencepiece>=0.2",
-        "numpy>=1.26", "pydantic>=2.7", "PyYAML>=6.0", "typer>=0.15", "rich>=13.0", "jinja2>=3.1", "matplotlib>=3.8",
+        "numpy>=1.26", "pydantic>=2.7", "PyYAML>=6.0", "typer>=0.29", "rich>=13.0", "jinja2>=3.1", "matplotlib>=3.8",
         "scipy>=1.11", "tensorboard>=2.15",
     ],
     extras_require={

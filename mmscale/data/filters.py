@@ -1,16 +1,207 @@
-"""Faults of public data sets, each by name: what they look like, found in records of any source."""
+"""Faults of public data sets, each by name: what they look like, found in records of any source.
+
+A filter only points; rows leave a data set when its `drop` names the filter. Adding a fault is adding
+a function and its line in FILTERS.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 
-from mmscale.data.records import Record
+from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record, question_text, record_language
 from mmscale.errors import unknown_name
+from mmscale.languages import language
 
-Filter = Callable[[Sequence[Record]], set[int]]
-"""Records -> indices of those that show the fault."""
+Filter = Callable[[Sequence[Record], str], set[int]]
+"""(records, source name) -> indices of those that show the fault."""
 
-FILTERS: dict[str, Filter] = {}
+
+def _where(fault: Callable[[Record], bool]) -> Filter:
+    return lambda records, source: {i for i, record in enumerate(records) if fault(record)}
+
+
+def _untranslated(record: Record) -> bool:
+    """Both sides are the same text in two languages."""
+    return (
+        isinstance(record, ParallelSentence) and record.source_language != record.target_language
+        and record.source.strip() == record.target.strip()
+    )
+
+
+_EQUATION = re.compile(r"<<|=\s*[$€¥]?\s*\d")
+
+
+def _leaked_solution(record: Record) -> bool:
+    """The question holds an equation with its result that the English side does not."""
+    if isinstance(record, ParallelSentence):
+        return bool(_EQUATION.search(record.source)) and not _EQUATION.search(record.target)
+    return isinstance(record, Problem) and "<<" in record.question
+
+
+_UNSPACED_LOOP = re.compile(r"(.{2,20}?)\1{7,}", re.DOTALL)
+
+
+def _has_run(items: Sequence[str], period: int, times: int) -> bool:
+    """Whether some stretch of `period` items comes `times` times in a row."""
+    run = 0
+    for before, after in zip(items, items[period:]):
+        run = run + 1 if before == after else 0
+        if run >= period * (times - 1):
+            return True
+    return False
+
+
+def _repetition_loop(record: Record) -> bool:
+    """One to four words six times in a row, or a stretch of characters eight times: a translator that got stuck."""
+    text = question_text(record)
+    words = text.split()
+    if len(set(words)) < len(words) - 4 and any(_has_run(words, period, 6) for period in (1, 2, 3, 4)):
+        return True
+    pieces = len({text[i : i + 4] for i in range(len(text))})
+    return pieces < 0.75 * len(text) and bool(_UNSPACED_LOOP.search(text))
+
+
+@functools.lru_cache(maxsize=None)
+def _script_of(character: str) -> str:
+    name = unicodedata.name(character, "").split(" ")[0] if character.isalpha() else ""
+    return "CJK" if name in ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA") else name
+
+
+def _foreign_script(record: Record) -> bool:
+    """Most letters are of another script than the language's."""
+    counts = Counter(map(_script_of, question_text(record)))
+    del counts[""]
+    own = language(record_language(record)).script
+    return sum(counts.values()) >= 10 and counts[own] < 0.5 * sum(counts.values())
+
+
+_FUNCTION_WORDS = {
+    "en": "the of and is are in to for she he they each so".split(),
+    "es": "la el de los las es una por sus en que del cada".split(),
+    "fr": "la le les de des est un une pour ses du dans elle il donc".split(),
+    "de": "der die das und ist ein eine sind von zu pro für".split(),
+    "sw": "ya wa na ni kwa za kila yake la hivyo katika".split(),
+}
+
+
+def _other_language_rationale(record: Record) -> bool:
+    """The rationale reads as another Latin-script language than it should (by function words)."""
+    if not isinstance(record, Problem) or record.rationale_language not in _FUNCTION_WORDS:
+        return False
+    words = Counter(re.findall(r"[^\W\d_]+", record.rationale.lower()))
+    votes = {code: sum(words[word] for word in known) for code, known in _FUNCTION_WORDS.items()}
+    best = max(votes, key=lambda code: votes[code])
+    return votes[best] >= 4 and votes[best] > 2 * votes[record.rationale_language]
+
+
+def _native_digits(record: Record) -> bool:
+    """Decimal digits other than 0-9 (Bengali ৪২, full-width ４２)."""
+    return any(not c.isascii() and c.isdecimal() for c in question_text(record))
+
+
+def _not_nfc(record: Record) -> bool:
+    """Not in Unicode normal form C: equal-looking texts may compare unequal."""
+    return not unicodedata.is_normalized("NFC", question_text(record))
+
+
+def _digits(text: str) -> Counter[str]:
+    ascii_text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
+    return Counter(re.findall(r"\d+", re.sub(r"(?<=\d)[.,\s\u202f\u00a0](?=\d{3}(?!\d))", "", ascii_text)))
+
+
+def _digits_differ(record: Record) -> bool:
+    """The numbers written in digits are not those of the English side."""
+    if isinstance(record, ParallelSentence) and record.target_language == "en":
+        return _digits(record.source) != _digits(record.target)
+    if isinstance(record, Problem) and record.english_question:
+        return _digits(record.question) != _digits(record.english_question)
+    return False
+
+
+def _no_gold(record: Record) -> bool:
+    """No answer to score against (test splits without labels, solutions without "####")."""
+    if isinstance(record, Problem):
+        return not record.answer
+    if isinstance(record, MultipleChoice):
+        return not record.answer
+    return isinstance(record, Entailment) and not record.label
+
+
+def _gold_not_numeric(record: Record) -> bool:
+    """A problem whose gold answer is no plain number ("2/7", "75%")."""
+    return isinstance(record, Problem) and bool(record.answer) and not re.fullmatch(r"-?\d+(\.\d+)?", record.answer)
+
+
+def _empty_option(record: Record) -> bool:
+    return isinstance(record, MultipleChoice) and any(not text for _, text in record.choices)
+
+
+def _corrupt_relation(record: Record) -> bool:
+    """XCOPA's `question` field differs from Estonian's, which was checked by reading."""
+    return isinstance(record, MultipleChoice) and bool(record.reference_relation) and record.relation != record.reference_relation
+
+
+MSVAMP_WRONG_GOLD = frozenset({313, 323, 918, 949, 950})
+"""0-based rows whose gold is wrong in every language (checked by reading; `equation` agrees with the wrong gold)."""
+MSVAMP_ILL_POSED = frozenset({299, 508, 854, 897, 919})
+"""0-based rows whose text has no single answer."""
+
+
+def _row_number(origin: str) -> int:
+    """0-based row of an origin "file:17" or "file:row 16"."""
+    place = origin.rsplit(":", 1)[-1]
+    return int(place[4:]) if place.startswith("row ") else int(place) - 1 if place.isdigit() else -1
+
+
+def _known_rows(numbers: frozenset[int]) -> Filter:
+    return lambda records, source: {
+        i for i, record in enumerate(records) if source == "msvamp" and _row_number(record.origin) in numbers
+    }
+
+
+def _by_question(records: Sequence[Record]) -> Iterator[list[int]]:
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, record in enumerate(records):
+        more = repr(record.choices) + record.relation if isinstance(record, MultipleChoice) else getattr(record, "hypothesis", "")
+        groups[record_language(record), unicodedata.normalize("NFC", question_text(record) + more)].append(i)
+    return (group for group in groups.values() if len(group) > 1)
+
+
+def _duplicate(records: Sequence[Record], source: str) -> set[int]:
+    """The same question in the same language again (all but the first)."""
+    return {i for group in _by_question(records) for i in group[1:]}
+
+
+def _conflicting(records: Sequence[Record], source: str) -> set[int]:
+    """The same question with different gold answers: a translator gave several questions one text."""
+    return {
+        i for group in _by_question(records)
+        if len({answer for j in group if (answer := getattr(records[j], "answer", ""))}) > 1 for i in group
+    }
+
+
+FILTERS: dict[str, Filter] = {
+    "untranslated": _where(_untranslated),
+    "leaked_solution": _where(_leaked_solution),
+    "repetition_loop": _where(_repetition_loop),
+    "foreign_script": _where(_foreign_script),
+    "other_language_rationale": _where(_other_language_rationale),
+    "native_digits": _where(_native_digits),
+    "not_nfc": _where(_not_nfc),
+    "digits_differ": _where(_digits_differ),
+    "no_gold": _where(_no_gold),
+    "gold_not_numeric": _where(_gold_not_numeric),
+    "empty_option": _where(_empty_option),
+    "corrupt_relation": _where(_corrupt_relation),
+    "wrong_gold": _known_rows(MSVAMP_WRONG_GOLD),
+    "ill_posed": _known_rows(MSVAMP_ILL_POSED),
+    "duplicate_question": _duplicate,
+    "conflicting_answers": _conflicting,
+}
 
 
 def get(name: str) -> Filter:
@@ -19,7 +210,7 @@ def get(name: str) -> Filter:
     return FILTERS[name]
 
 
-def flag(records: Sequence[Record]) -> dict[str, set[int]]:
+def flag(records: Sequence[Record], source: str) -> dict[str, set[int]]:
     """Every filter's findings; filters that find nothing are left out."""
-    found = {name: check(records) for name, check in FILTERS.items()}
+    found = {name: check(records, source) for name, check in FILTERS.items()}
     return {name: indices for name, indices in found.items() if indices}

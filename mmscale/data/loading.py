@@ -100,7 +100,7 @@ def _filtered(records: list[Record], config: DataConfig, account: DataAccount) -
     for name in config.drop:
         filters.get(name)
     out: set[int] = set()
-    for name, flagged in filters.flag(records).items():
+    for name, flagged in filters.flag(records, config.source).items():
         account.flagged[name] = [records[i].origin for i in sorted(flagged)]
         if name in config.drop:
             out |= flagged

@@ -47,6 +47,8 @@ class MultipleChoice:
     """XCOPA: "cause" or "effect"."""
     identifier: str = ""
     origin: str = ""
+    reference_relation: str = ""
+    """XCOPA: the relation by Estonian's file, where that is at hand."""
 
 
 @dataclass(frozen=True)

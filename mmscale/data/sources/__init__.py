@@ -8,7 +8,22 @@ from mmscale.data.sources.base import Request, Source
 from mmscale.errors import unknown_name
 
 SOURCES: dict[str, str] = {
+    "bilingual_pairs": "mmscale.data.sources.bilingual_pairs",
+    "bitext": "mmscale.data.sources.bitext",
+    "gsm8k": "mmscale.data.sources.gsm8k",
+    "gsm8kinstruct": "mmscale.data.sources.gsm8kinstruct",
+    "gsmtrans": "mmscale.data.sources.gsmtrans",
+    "mathinstruct": "mmscale.data.sources.mathinstruct",
+    "mcot_math": "mmscale.data.sources.mcot_math",
+    "metamath": "mmscale.data.sources.metamath",
+    "mgsm": "mmscale.data.sources.mgsm",
+    "msvamp": "mmscale.data.sources.msvamp",
+    "query_translation": "mmscale.data.sources.query_translation",
+    "table": "mmscale.data.sources.table",
     "tinyworld": "mmscale.data.sources.tinyworld",
+    "xcopa": "mmscale.data.sources.xcopa",
+    "xcsqa": "mmscale.data.sources.xcsqa",
+    "xnli": "mmscale.data.sources.xnli",
 }
 
 

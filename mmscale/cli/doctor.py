@@ -1,0 +1,35 @@
+"""`mmscale doctor`: what this machine offers and which code paths follow."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False) -> None:
+    """Show versions, hardware and the code paths chosen for them.
+
+    Example: `mmscale doctor --json`
+    """
+    from mmscale.cli.devices import default_device
+    from mmscale.methods.environment import describe_environment
+    from mmscale.models.attention import choose
+    from mmscale.models.loading import resolve_path
+
+    facts = describe_environment()
+    device = default_device()
+    facts["device"] = str(device)
+    facts["attention"] = choose("auto", device)
+    facts["embedded_models"] = {name: resolve_path(f"tinyworld:{name}") for name in ("llm", "large_llm", "encoder")}
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            print(f"{key}:")
+            for name, inner in value.items():
+                print(f"  {name:16} {inner}")
+        else:
+            print(f"{key:16} {value if value != [] else 'none'}")

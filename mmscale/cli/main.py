@@ -1,0 +1,56 @@
+"""Entry point `mmscale`: verbs, and exit codes 0 (done), 2 (your mistake, one sentence), 1 (ours)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import typer
+
+from mmscale.cli import convert, data, doctor, evaluate, generate, report, run, tinyworld, train
+from mmscale.errors import UserError
+
+app = typer.Typer(
+    name="mmscale", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    help="Give an LLM that reasons in English the same ability in other languages.",
+)
+app.command("run")(run.run)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("generate")(generate.generate)
+app.add_typer(data.app, name="data")
+app.command("report")(report.report)
+app.command("convert")(convert.convert)
+app.command("doctor")(doctor.doctor)
+app.command("tinyworld")(tinyworld.tinyworld)
+
+
+def _quiet_libraries() -> None:
+    """Their progress bars and advice would bury ours; warnings of ours are printed by ourselves."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns (and as a program exits with) its code."""
+    _quiet_libraries()
+    try:
+        code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+    except UserError as error:
+        print(f"mmscale: {error}", file=sys.stderr)
+        code = 2
+    except typer.TyperException as error:  # unknown option, missing argument
+        print(f"mmscale: {error.format_message()}", file=sys.stderr)
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
+        print("mmscale: stopped; the same command goes on from the last save", file=sys.stderr)
+        code = 130
+    if arguments is None:
+        sys.exit(code or 0)
+    return int(code or 0)

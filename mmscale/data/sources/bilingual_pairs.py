@@ -1,0 +1,19 @@
+"""The MindMerger authors' `bilingual_pairs`: en-{l}/train_100k.{l} beside train_100k.en, lines kept with their newline there."""
+
+from __future__ import annotations
+
+from mmscale.data.sources.base import Request, Rows, Source, line_pairs
+from mmscale.data.sources.gsmtrans import SOURCE as GSMTRANS
+
+_LAYOUTS = (
+    "en-{language}/train_100k.{language}", "{language}-en/train_100k.{language}", "{Language}-English/train_100k.{language}",
+    "en-{language}/train.{language}", "{language}-en/train.{language}", "{language}/train.{language}",
+)
+
+
+def _rows(request: Request) -> Rows:
+    left = request.file(*_LAYOUTS)
+    return line_pairs(left, left.with_name(left.stem + ".en"))
+
+
+SOURCE = Source(_rows, GSMTRANS.parse)

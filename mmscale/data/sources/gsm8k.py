@@ -1,0 +1,25 @@
+"""GSM8K (Cobbe et al. 2021): {split}.jsonl with question and a solution that ends in "#### n"."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from mmscale.data.records import Record
+from mmscale.data.sources.base import Request, Rows, Source, json_rows, text_field
+from mmscale.data.sources.problems import numeric_gold, solved
+from mmscale.errors import BadRow
+
+
+def _rows(request: Request) -> Rows:
+    return json_rows(request.file("{split}.jsonl", "gsm8k_{split}.jsonl"))
+
+
+def _parse(raw: Any, request: Request, origin: str) -> Record:
+    problem = solved(text_field(raw, "question"), text_field(raw, "answer"), "en", origin)
+    if not problem.answer:
+        raise BadRow('the solution has no "#### answer"')
+    return replace(problem, answer=numeric_gold(problem.answer))
+
+
+SOURCE = Source(_rows, _parse, ("en",))

@@ -1,0 +1,36 @@
+"""MathInstruct (Yue et al. 2023): JSON array {source, instruction, output}; some outputs are programs.
+
+options: programs = keep | only | none (rows whose output is Python code).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmscale.data.records import Problem, Record
+from mmscale.data.sources.base import Request, Rows, Source, json_rows, text_field
+from mmscale.data.sources.problems import marked_answer, stated_answer
+from mmscale.errors import UserError
+
+
+def is_program(output: str) -> bool:
+    """Whether an output is a program of thought: it prints its answer."""
+    return "print(" in output and ("=" in output or "import " in output)
+
+
+def _rows(request: Request) -> Rows:
+    programs = request.options.get("programs", "keep")
+    if programs not in ("keep", "only", "none"):
+        raise UserError("mathinstruct: options.programs must be keep, only or none")
+    for origin, row in json_rows(request.file("MathInstruct.json", "train.json", "MathInstruct.jsonl")):
+        program = isinstance(row, dict) and is_program(str(row.get("output", "")))
+        if programs == "keep" or (programs == "only") == program:
+            yield origin, row
+
+
+def _parse(raw: Any, request: Request, origin: str) -> Record:
+    output = text_field(raw, "output")
+    return Problem(text_field(raw, "instruction"), "en", marked_answer(output) or stated_answer(output), output, "en", "", origin)
+
+
+SOURCE = Source(_rows, _parse, ("en",), frozenset({"programs"}))

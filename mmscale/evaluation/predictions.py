@@ -1,0 +1,119 @@
+"""Prediction files: ours written row by row, anyone's read; always scored again from the response text."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmscale.data.sources.base import json_rows
+from mmscale.errors import BadRow, UserError
+from mmscale.evaluation.answers import Rule
+from mmscale.files import atomic_write
+from mmscale.evaluation.statistics import wilson_interval
+
+RESPONSE_KEYS = ("response", "model_output", "output", "generation", "completion")
+"""ours and mCoT, proxy-tuning, then names seen elsewhere"""
+GOLD_KEYS = ("answer", "gold", "ground_truth", "label", "target")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answered question."""
+
+    question: str
+    response: str
+    answer: str
+    """Gold."""
+    language: str = "en"
+    origin: str = ""
+    prediction: str = ""
+    correct: bool = False
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy of some rows with its Wilson interval."""
+
+    n: int
+    correct: int
+    accuracy: float
+    interval: tuple[float, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def score(verdicts: list[bool], confidence: float = 0.95) -> Score:
+    n, correct = len(verdicts), sum(verdicts)
+    return Score(n, correct, correct / n if n else 0.0, wilson_interval(correct, n, confidence))
+
+
+def _text(row: dict[str, Any], keys: tuple[str, ...], origin: str, what: str) -> str:
+    for key in keys:
+        value = row.get(key)
+        if isinstance(value, list) and value:
+            value = value[0]
+        if value is not None and not isinstance(value, (dict, list)):
+            return str(value)
+    raise UserError(f"{origin}: the row has no {what} (looked for {', '.join(keys)}; it has {', '.join(row)})")
+
+
+def read(path: Path, language: str = "en") -> list[Prediction]:
+    """Rows of a JSONL file or JSON array in mCoT's, proxy-tuning's or our form."""
+    rows = []
+    for origin, row in json_rows(path):
+        if isinstance(row, BadRow):
+            raise UserError(f"{origin}: {row}; mend or remove the row")
+        rows.append(Prediction(
+            str(row.get("question", row.get("query", ""))), _text(row, RESPONSE_KEYS, origin, "response"),
+            _text(row, GOLD_KEYS, origin, "gold answer"), str(row.get("language") or row.get("lang") or language),
+            str(row.get("origin", origin)),
+        ))
+    if not rows:
+        raise UserError(f"{path} has no rows: nothing to score")
+    return rows
+
+
+def verdict(row: Prediction, rule: Rule) -> tuple[str, bool]:
+    """(prediction, correct) of a row by a rule, from its response text."""
+    return rule.correct(row.response, row.answer, row.language)
+
+
+class PredictionLog:
+    """An append-only JSONL that survives being killed: each row once, a torn last line dropped.
+
+    A neighbour `.fingerprint` file names the work it belongs to; rows of other work are not kept.
+    """
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path = path
+        mark = path.with_suffix(".fingerprint")
+        same = mark.is_file() and mark.read_text(encoding="utf-8") == fingerprint
+        self.rows = {row.origin: row for row in read_log(path)} if same and path.is_file() else {}
+        with atomic_write(path) as handle:
+            handle.writelines(_line(row) for row in self.rows.values())
+        with atomic_write(mark) as handle:
+            handle.write(fingerprint)
+
+    def append(self, rows: list[Prediction]) -> None:
+        try:
+            with open(self.path, "a", encoding="utf-8") as handle:
+                handle.writelines(_line(row) for row in rows)
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}; free space and run the same command again") from error
+        self.rows.update({row.origin: row for row in rows})
+
+
+def _line(row: Prediction) -> str:
+    return json.dumps(asdict(row), ensure_ascii=False) + "\n"
+
+
+def read_log(path: Path) -> list[Prediction]:
+    """Rows of one of our own prediction logs, a half-written last line left out."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [Prediction(**json.loads(line)) for line in lines[:-1]]

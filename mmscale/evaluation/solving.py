@@ -1,0 +1,91 @@
+"""Putting a task to a model: prompts in, scored prediction files out, from wherever the files stand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mmscale.config.evaluation import GenerationConfig, TaskConfig
+from mmscale.data.loading import DataAccount, load_records, wanted_languages
+from mmscale.data.prompts import Template
+from mmscale.data.records import Entailment, MultipleChoice, Problem, Record, question_text
+from mmscale.data.segments import ExampleTokenizer
+from mmscale.decoding.generate import Ending, generate
+from mmscale.decoding.steppers import Stepper
+from mmscale.errors import UserError
+from mmscale.evaluation.answers import rule
+from mmscale.evaluation.predictions import Prediction, PredictionLog
+from mmscale.progress import bar
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Anything that answers records: one model, or three that make a proxy-tuned one."""
+
+    title: str
+    fingerprint: str
+    """Names the weights and prompts, so that rows of another model are never mixed in."""
+    tokenizers: Sequence[ExampleTokenizer]
+    stepper: Stepper
+    end: Ending
+    context_length: int
+
+    @property
+    def template(self) -> Template:
+        return self.tokenizers[0].template
+
+
+def gold(record: Record) -> str:
+    """The gold answer of a record."""
+    if isinstance(record, Problem):
+        return record.answer
+    if isinstance(record, MultipleChoice):
+        return record.answer
+    if isinstance(record, Entailment):
+        return record.label
+    return record.target
+
+
+def solve(solver: Solver, records: Sequence[Record], config: GenerationConfig, log: PredictionLog, rule_name: str) -> list[Prediction]:
+    """Answer the records the log does not hold yet; all rows in the order of `records`, judged by the rule."""
+    missing = [record for record in records if record.origin not in log.rows]
+    if missing:
+        prompts = [tokenize(missing, with_target=False) for tokenize in solver.tokenizers]
+        for batch in generate(solver.stepper, prompts, config, solver.end, solver.context_length):
+            log.append([
+                Prediction(question_text(r), g.text, gold(r), getattr(r, "language", ""), r.origin)
+                for g, r in ((g, missing[g.prompt]) for g in batch)
+            ])
+    chosen = rule(rule_name)
+    judged = []
+    for record in records:
+        row = log.rows[record.origin]
+        prediction, correct = chosen.correct(row.response, row.answer, row.language)
+        judged.append(replace(row, prediction=prediction, correct=correct))
+    return judged
+
+
+def evaluate_task(
+    solver: Solver, name: str, task: TaskConfig, run_languages: Sequence[str], folder: Path
+) -> tuple[dict[str, list[Prediction]], list[DataAccount]]:
+    """Judged predictions of every language of a task, one file a language under folder/name."""
+    languages = wanted_languages(task.data, run_languages)
+    rows: dict[str, list[Prediction]] = {}
+    accounts = []
+    what = json.dumps([solver.fingerprint, task.generation.model_dump(mode="json")], sort_keys=True)
+    digest = hashlib.sha256(what.encode()).hexdigest()[:16]
+    config = task.generation.model_copy(update={"stop": (*task.generation.stop, *solver.template.stop)})
+    with bar(f"{solver.title} on {name}", len(languages)) as progress:
+        for code in languages:
+            data = task.data.model_copy(update={"languages": (code,)})
+            records, account = load_records(data, run_languages)
+            if not all(gold(record) for record in records):
+                raise UserError(f"task {name} ({code}): some rows of {task.data.source} have no gold answer; choose a scorable split")
+            accounts.append(account)
+            log = PredictionLog(folder / name / f"{code}.jsonl", digest)
+            rows[code] = solve(solver, records, config, log, task.rule)
+            progress.advance(note=code)
+    return rows, accounts

@@ -1,0 +1,47 @@
+"""Intervals and paired tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a share (Wilson 1927); (0, 1) of nothing."""
+    from scipy.stats import binomtest  # imports slowly
+
+    if n == 0:
+        return 0.0, 1.0
+    interval = binomtest(correct, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Accuracy of b minus accuracy of a on the same rows."""
+
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    """Two-sided, from the bootstrap distribution."""
+    n: int
+
+
+def paired_bootstrap(
+    a: Sequence[bool], b: Sequence[bool], confidence: float = 0.95, samples: int = 10_000, seed: int = 0
+) -> PairedDifference:
+    """Percentile interval of mean(b) - mean(a) by resampling rows with both verdicts (Koehn 2004)."""
+    if len(a) != len(b) or not a:
+        raise ValueError(f"paired samples must have the same rows: {len(a)} and {len(b)}")
+    differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
+    generator = np.random.default_rng(seed)
+    n = len(differences)
+    means = np.concatenate([
+        differences[generator.integers(0, n, size=(500, n))].mean(axis=1) for _ in range(max(1, samples // 500))
+    ])
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    p = 2 * min((means <= 0).mean(), (means >= 0).mean())
+    return PairedDifference(float(differences.mean()), (float(low), float(high)), float(min(1.0, p)), n)

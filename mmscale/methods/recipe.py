@@ -1,0 +1,180 @@
+"""A whole run: base evaluation, every method's stages, evaluation of each, proxy-tuning; continues where it stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmscale.config.evaluation import ProxyConfig
+from mmscale.config.run import RunConfig, dump_run
+from mmscale.errors import UserError, unknown_name
+from mmscale.evaluation.answers import rule
+from mmscale.evaluation.consistency import matrices
+from mmscale.evaluation.predictions import Prediction, score
+from mmscale.evaluation.solving import Solver, evaluate_task
+from mmscale.evaluation.statistics import paired_bootstrap
+from mmscale.files import atomic_write, write_json
+from mmscale.methods import Method, method
+from mmscale.methods.environment import describe_environment
+from mmscale.methods.solvers import model_solver, proxy_solver
+from mmscale.methods.stages import StagePlace, run_stage
+from mmscale.models.assembly import ModelParts
+from mmscale.progress import say
+
+BASE = "base"
+PROXY_BASE, PROXY = "proxy_base", "proxy_tuned"
+
+TaskRows = dict[str, dict[str, list[Prediction]]]
+"""task -> language -> judged rows"""
+
+
+def check(run: RunConfig) -> list[Method]:
+    """The methods of a run, every stage configured; UserError naming what is missing or unknown."""
+    methods = [method(name) for name in run.methods]
+    for name in run.recipes:
+        method(name)
+    for chosen in methods:
+        stages = run.recipes.get(chosen.name, {})
+        known = [spec.name for spec in chosen.stages]
+        for stage in stages:
+            if stage not in known:
+                raise unknown_name(f"stage of {chosen.name}", stage, known)
+        for stage in known:
+            if stage not in stages:
+                raise UserError(f"recipes.{chosen.name}.{stage} is missing: give the stage its data and steps or epochs")
+            if not stages[stage].data:
+                raise UserError(f"recipes.{chosen.name}.{stage}.data is empty: name at least one data set")
+        if chosen.needs_encoder and run.encoder is None:
+            raise UserError(f"{chosen.name} needs an encoder: add an encoder section with a path")
+    if run.proxy is not None and run.proxy.expert not in run.recipes:
+        raise unknown_name("proxy.expert", run.proxy.expert, run.recipes)
+    for task in run.evaluation.tasks.values():
+        rule(task.rule)
+    for name in run.proxy.tasks if run.proxy else ():
+        if name not in run.evaluation.tasks:
+            raise unknown_name("proxy task", name, run.evaluation.tasks)
+    return methods
+
+
+def train_method(run: RunConfig, chosen: Method, device: torch.device) -> ModelParts:
+    """Every stage of a method in order; the parts of its model."""
+    parts = ModelParts(run.language_model, run.encoder if chosen.needs_encoder else None)
+    for spec in chosen.stages:
+        parts = run_stage(StagePlace(run, chosen, spec), parts, device)
+    return parts
+
+
+class Run:
+    """One run directory being filled."""
+
+    def __init__(self, config: RunConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.methods = check(config)
+        self.folder = config.directory
+        self.rows: dict[str, TaskRows] = {}
+        self.titles: dict[str, str] = {}
+
+    def execute(self) -> None:
+        """Everything the configuration asks for; scores.json is written anew after each model."""
+        if self.config.threads:
+            torch.set_num_threads(self.config.threads)
+        with atomic_write(self.folder / "run.yaml") as handle:
+            handle.write(dump_run(self.config))
+        write_json(self.folder / "environment.json", describe_environment())
+        untouched = ModelParts(self.config.language_model)
+        if self.config.evaluation.base:
+            self._evaluate(BASE, "Base", lambda: model_solver("Base", untouched, self._base_prompt(), self.device))
+        for chosen in self.methods:
+            parts = train_method(self.config, chosen, self.device)
+            self._evaluate(chosen.name, chosen.title, _deferred(chosen.title, parts, self.device))
+        if self.config.proxy is not None and self.config.proxy.expert in self.config.methods:
+            self._proxy(self.config.proxy, untouched)
+
+    def _base_prompt(self) -> str | None:
+        """The base is asked as the first method's result is, so that only the weights differ."""
+        for chosen in self.methods:
+            last = chosen.stages[-1]
+            return self.config.recipes[chosen.name][last.name].prompt or last.prompt
+        return None
+
+    def _evaluate(self, name: str, title: str, solver: Callable[[], Solver], only: ProxyConfig | None = None) -> None:
+        tasks = self.config.evaluation.tasks
+        chosen = {t: tasks[t] for t in (only.tasks if only and only.tasks else tasks)}
+        if not chosen:
+            return
+        languages = only.languages if only and only.languages else self.config.languages
+        ready = solver()
+        self.rows[name], self.titles[name] = {}, title
+        for task_name, task in chosen.items():
+            rows, accounts = evaluate_task(ready, task_name, task, languages, self.folder / "predictions" / name)
+            self.rows[name][task_name] = rows
+            write_json(self.folder / "predictions" / name / task_name / "data.json", [a.summary() for a in accounts])
+        self._write_scores()
+        say(f"{title}: " + "; ".join(_line(task, rows) for task, rows in self.rows[name].items()))
+
+    def _proxy(self, proxy: ProxyConfig, antiexpert: ModelParts) -> None:
+        base = ModelParts(proxy.base)
+        expert_method = method(proxy.expert)
+        expert = train_method(self.config, expert_method, self.device)
+        self._evaluate(
+            PROXY_BASE, "Larger base",
+            lambda: model_solver("Larger base", base, expert.prompt, self.device), proxy,
+        )
+        title = f"Larger base, proxy-tuned by {expert_method.title.lower()}"
+        self._evaluate(
+            PROXY, title,
+            lambda: proxy_solver(title, base, expert, antiexpert, proxy.alpha, self.device, (expert.prompt,) * 3), proxy,
+        )
+
+    def _write_scores(self) -> None:
+        write_json(self.folder / "scores.json", self.scores())
+
+    def scores(self) -> dict[str, Any]:
+        """model -> task -> languages (score, difference from its base), mean, consistency."""
+        result: dict[str, Any] = {}
+        for name, tasks in self.rows.items():
+            compare_with = PROXY_BASE if name == PROXY else (None if name in (BASE, PROXY_BASE) else BASE)
+            result[name] = {"title": self.titles[name], "compared_with": compare_with, "tasks": {}}
+            for task, rows in tasks.items():
+                result[name]["tasks"][task] = self._task_scores(task, rows, self.rows.get(compare_with or "", {}).get(task))
+        return result
+
+    def _task_scores(
+        self, task: str, rows: dict[str, list[Prediction]], before: dict[str, list[Prediction]] | None
+    ) -> dict[str, Any]:
+        confidence = self.config.evaluation.confidence
+        languages: dict[str, Any] = {}
+        for code, predictions in rows.items():
+            verdicts = [row.correct for row in predictions]
+            languages[code] = score(verdicts, confidence).to_json()
+            if before and code in before:
+                gain = paired_bootstrap([row.correct for row in before[code]], verdicts, confidence)
+                languages[code]["gain"] = {"difference": gain.difference, "interval": gain.interval, "p_value": gain.p_value}
+        entry: dict[str, Any] = {"rule": self.config.evaluation.tasks[task].rule, "languages": languages}
+        others = [row.correct for code, predictions in rows.items() if code != "en" for row in predictions]
+        entry["non_english"] = score(others, confidence).to_json()
+        if len(rows) > 1 and len({len(predictions) for predictions in rows.values()}) == 1:
+            verdicts_of = {code: [(row.prediction, row.correct) for row in predictions] for code, predictions in rows.items()}
+            entry["cc"], entry["ic"] = matrices(verdicts_of, rule(entry["rule"]))
+        return entry
+
+
+def _deferred(title: str, parts: ModelParts, device: torch.device) -> Callable[[], Solver]:
+    return lambda: model_solver(title, parts, None, device)
+
+
+def _line(task: str, rows: dict[str, list[Prediction]]) -> str:
+    cells = (f"{code} {100 * score([r.correct for r in found]).accuracy:.1f}" for code, found in rows.items())
+    return f"{task} " + " ".join(cells)
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """scores.json of a run directory; UserError when there is none."""
+    file = folder / "scores.json"
+    if not file.is_file():
+        raise UserError(f"{folder} has no scores.json: it is not a run directory, or nothing was evaluated yet")
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,130 @@
+"""Runs one stage of one method: parts in, parts out; a finished stage is not repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from mmscale.config.model import LanguageModelConfig
+from mmscale.config.run import RunConfig
+from mmscale.config.training import StageConfig
+from mmscale.data.prompts import template
+from mmscale.data.segments import ExampleTokenizer
+from mmscale.errors import UserError
+from mmscale.files import recover_directory, write_directory, write_json
+from mmscale.methods.base import Method, StageSpec
+from mmscale.models import mapping_files
+from mmscale.models.assembly import ModelParts, assemble, make_trainable, read_parts, write_parts
+from mmscale.models.merge import MergedModel
+from mmscale.training import checkpoint
+from mmscale.training.engine import LocalEngine
+from mmscale.training.objective import CausalObjective
+from mmscale.training.stage_data import read_stage_records, tokenize_stage
+from mmscale.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class StagePlace:
+    """One stage of one run and its folder."""
+
+    run: RunConfig
+    method: Method
+    spec: StageSpec
+
+    @property
+    def config(self) -> StageConfig:
+        return self.run.recipes[self.method.name][self.spec.name]
+
+    @property
+    def folder(self) -> Path:
+        return self.run.directory / "stages" / f"{self.method.name}.{self.spec.name}"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def title(self) -> str:
+        return f"{self.method.title}: {self.spec.name}"
+
+    @property
+    def prompt(self) -> str:
+        return self.config.prompt or self.spec.prompt
+
+
+def fingerprint(place: StagePlace, start: ModelParts) -> str:
+    """What decides a stage's result: its configuration, where it starts, languages and seed."""
+    start_file = Path(start.language_model.path) / "fingerprint.json"
+    before = start_file.read_text(encoding="utf-8") if start_file.is_file() else ""
+    if start.mapping:
+        before += (Path(start.mapping).parent / "fingerprint.json").read_text(encoding="utf-8")
+    content = [
+        place.config.model_dump(mode="json"), start.language_model.model_dump(mode="json"),
+        start.encoder.model_dump(mode="json") if start.encoder else None, before,
+        place.run.languages, place.run.seed, place.spec.name,
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_stage(place: StagePlace, start: ModelParts, device: torch.device) -> ModelParts:
+    """Train (or go on training, or take as finished) a stage; the parts of the model it made."""
+    recover_directory(place.model)
+    print_of_start = fingerprint(place, start)
+    if (place.model / "fingerprint.json").is_file():
+        made = json.loads((place.model / "fingerprint.json").read_text(encoding="utf-8"))["fingerprint"]
+        if made != print_of_start:
+            raise UserError(
+                f"{place.model} was trained with another configuration: choose another output_dir, or remove {place.folder} to train again"
+            )
+        return read_parts(str(place.model))
+    return _train(place, start, print_of_start, device)
+
+
+def _train(place: StagePlace, start: ModelParts, print_of_start: str, device: torch.device) -> ModelParts:
+    config, trains_mapping = place.config, place.spec.trains == "mapping"
+    if trains_mapping and start.encoder is None:
+        raise UserError(f"{place.method.name} needs an encoder: add an encoder section with a path to the configuration")
+    torch.manual_seed(place.run.seed)
+    model, encoder_tokenizer = assemble(start, device)
+    make_trainable(model.language_model, config.gradient_checkpointing, frozen=trains_mapping)
+    if model.mapping is not None:
+        model.mapping.requires_grad_(trains_mapping).train()
+    train, dev, accounts = read_stage_records(config, place.run.languages, place.run.seed)
+    tokenize = ExampleTokenizer(
+        model.language_model.tokenizer, model.language_model.specials, template(place.prompt), config.packing, encoder_tokenizer
+    )
+    data = tokenize_stage(train, dev, tokenize, model.language_model.context_length)
+    write_json(place.folder / "data.json", [account.summary() for account in accounts])
+    engine = LocalEngine(CausalObjective(model), config, device)
+    trainer = Trainer(place.title, place.folder, config, engine, data, place.run.seed, print_of_start)
+    chosen = trainer.run()
+    engine_parameters = checkpoint.load_parameters(chosen)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in engine_parameters:
+                parameter.copy_(engine_parameters[name])
+    return _write_model(place, start, model, print_of_start)
+
+
+def _write_model(place: StagePlace, start: ModelParts, model: MergedModel, print_of_start: str) -> ModelParts:
+    """The stage's model, whole or not at all, in the formats others load: Hugging Face folder or mapping file."""
+    parts = replace(start, prompt=place.prompt)
+
+    def fill(folder: Path) -> None:
+        if place.spec.trains == "mapping":
+            assert model.mapping is not None
+            mapping_files.write(model.mapping, folder / "mapping.safetensors")
+            write_parts(folder, replace(parts, mapping="mapping.safetensors"))
+        else:
+            model.language_model.causal_lm.save_pretrained(folder)
+            model.language_model.tokenizer.save_pretrained(folder)
+            own: LanguageModelConfig = start.language_model.model_copy(update={"path": ".", "revision": None})
+            write_parts(folder, replace(parts, language_model=own))
+        write_json(folder / "fingerprint.json", {"fingerprint": print_of_start})
+
+    write_directory(place.model, fill)
+    return read_parts(str(place.model))
