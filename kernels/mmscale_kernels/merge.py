@@ -71,7 +71,9 @@ def _backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
         gradient[token_rows] if wanted[0] else None,
         gradient[encoder_rows] if wanted[1] else None,
         gradient[boundary_rows].sum(0) if wanted[2] else None,
-        None, None, None,
+        None,
+        None,
+        None,
     )
 
 

@@ -9,7 +9,9 @@ import typer
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="mapping.safetensors, the authors' pytorch_model.bin, or the folder of one")],
+    source: Annotated[
+        Path, typer.Argument(help="mapping.safetensors, the authors' pytorch_model.bin, or the folder of one")
+    ],
     target: Annotated[Path, typer.Argument(help="file to write: *.safetensors (ours) or *.bin (the authors')")],
 ) -> None:
     """Convert a mapping checkpoint; both generations of the authors' key names are read.
@@ -30,4 +32,6 @@ def convert(
             handle.write(save({key: value.detach().contiguous() for key, value in mapping.state_dict().items()}))
     else:
         raise UserError(f"{target}: the suffix decides the format: .safetensors or .bin")
-    print(f"{target}: {mapping.encoder_width} -> {2 * mapping.encoder_width} -> {mapping.llm_width}, {sum(p.numel() for p in mapping.parameters()):,} parameters")
+    print(
+        f"{target}: {mapping.encoder_width} -> {2 * mapping.encoder_width} -> {mapping.llm_width}, {sum(p.numel() for p in mapping.parameters()):,} parameters"
+    )

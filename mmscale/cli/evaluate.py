@@ -12,9 +12,15 @@ import typer
 def evaluate(
     model: Annotated[str | None, typer.Argument(help="model folder, hub id or tinyworld:NAME to run on a task")] = None,
     files: Annotated[list[str] | None, typer.Argument(help="with --consistency: more LANG=FILE")] = None,
-    predictions: Annotated[Path | None, typer.Option(help="prediction file to score: JSONL or JSON array, the authors' forms or ours")] = None,
-    against: Annotated[Path | None, typer.Option(help="second prediction file over the same rows: paired bootstrap")] = None,
-    consistency: Annotated[list[str] | None, typer.Option(help="LANG=FILE, at least two: CC and IC of all pairs")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="prediction file to score: JSONL or JSON array, the authors' forms or ours")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="second prediction file over the same rows: paired bootstrap")
+    ] = None,
+    consistency: Annotated[
+        list[str] | None, typer.Option(help="LANG=FILE, at least two: CC and IC of all pairs")
+    ] = None,
     rule: Annotated[str, typer.Option(help="default, last_number, mcot, proxy_gsm or exact")] = "default",
     language: Annotated[str, typer.Option(help="language of rows that do not name theirs")] = "en",
     source: Annotated[str, typer.Option(help="with MODEL: data source of the task")] = "mgsm",
@@ -48,7 +54,9 @@ def evaluate(
         from mmscale.config.evaluation import GenerationConfig, TaskConfig
 
         generation = GenerationConfig(max_new_tokens=max_new_tokens, batch_size=batch_size)
-        data = DataConfig(source=source, path=path, languages=tuple(languages.split(",")), split=split, limit_per_language=limit)
+        data = DataConfig(
+            source=source, path=path, languages=tuple(languages.split(",")), split=split, limit_per_language=limit
+        )
         _show(_evaluate_model(model, TaskConfig(data=data, rule=rule, generation=generation), prompt, output), as_json)
     else:
         raise UserError("nothing to evaluate: give --predictions FILE, --consistency LANG=FILE … or a MODEL")
@@ -66,7 +74,9 @@ def _score_file(file: Path, against: Path | None, rule_name: str, language: str)
     if against is not None:
         other = [verdict(row, chosen)[1] for row in read(against, language)]
         if len(other) != len(verdicts):
-            raise UserError(f"{file} has {len(verdicts)} rows and {against} has {len(other)}: a paired test needs the same rows")
+            raise UserError(
+                f"{file} has {len(verdicts)} rows and {against} has {len(other)}: a paired test needs the same rows"
+            )
         gain = paired_bootstrap(other, verdicts)
         result["gain"] = {"difference": gain.difference, "interval": gain.interval, "p_value": gain.p_value}
     return result

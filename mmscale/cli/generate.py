@@ -12,15 +12,21 @@ import typer
 
 def generate(
     model: Annotated[str, typer.Argument(help="model folder (also one with a mapping), hub id or tinyworld:NAME")],
-    question: Annotated[list[str] | None, typer.Argument(help="questions; without any, one a line from --input or standard input")] = None,
+    question: Annotated[
+        list[str] | None, typer.Argument(help="questions; without any, one a line from --input or standard input")
+    ] = None,
     input_file: Annotated[Path | None, typer.Option("--input", help="text file, one question a line")] = None,
     language: Annotated[str, typer.Option(help="language of the questions")] = "en",
-    prompt: Annotated[str | None, typer.Option(help="prompt template; by default the one the model was trained with")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="prompt template; by default the one the model was trained with")
+    ] = None,
     expert: Annotated[str | None, typer.Option(help="proxy-tuning: tuned small model")] = None,
     antiexpert: Annotated[str | None, typer.Option(help="proxy-tuning: the same small model untuned")] = None,
     alpha: Annotated[float, typer.Option(help="proxy-tuning: strength")] = 1.0,
     expert_prompt: Annotated[str | None, typer.Option(help="proxy-tuning: template of the expert alone")] = None,
-    chat_template: Annotated[bool, typer.Option("--chat-template", help="proxy-tuning: the expert reads its own chat format")] = False,
+    chat_template: Annotated[
+        bool, typer.Option("--chat-template", help="proxy-tuning: the expert reads its own chat format")
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option()] = 512,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
     top_p: Annotated[float, typer.Option()] = 1.0,
@@ -52,7 +58,11 @@ def generate(
         raise UserError(f"--alpha must be a finite number, got {alpha}")
     try:
         config = GenerationConfig(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, batch_size=batch_size, seed=seed,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            batch_size=batch_size,
+            seed=seed,
             stop=tuple(stop or ()),
         )
     except ValidationError as error:
@@ -83,8 +93,14 @@ def _solver(model, prompt, expert, antiexpert, alpha, expert_prompt, chat_templa
     if expert is None:
         return model_solver(model, read_parts(model), prompt, default_device())
     return proxy_solver(
-        model, read_parts(model), read_parts(expert), read_parts(antiexpert), alpha, default_device(),
-        (prompt, expert_prompt, prompt), chat_template,
+        model,
+        read_parts(model),
+        read_parts(expert),
+        read_parts(antiexpert),
+        alpha,
+        default_device(),
+        (prompt, expert_prompt, prompt),
+        chat_template,
     )
 
 

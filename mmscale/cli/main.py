@@ -13,7 +13,11 @@ from mmscale.cli import convert, data, doctor, evaluate, generate, report, run, 
 from mmscale.errors import UserError
 
 app = typer.Typer(
-    name="mmscale", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    name="mmscale",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="Give an LLM that reasons in English the same ability in other languages.",
 )
 app.command("run")(run.run)

@@ -9,8 +9,12 @@ import typer
 
 def run(
     config: Annotated[str, typer.Argument(help="YAML file, or the name of one that ships with mmscale")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for example methods=[mindmerger] seed=2")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="resolve everything, count parameters and tokens, train nothing")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example methods=[mindmerger] seed=2")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="resolve everything, count parameters and tokens, train nothing")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print scores.json (or the dry run) as JSON")] = False,
 ) -> None:
     """Run a whole recipe: base evaluation, every stage of every method, evaluation, report.

@@ -22,7 +22,9 @@ def _fields_at(root: type[BaseModel], path: tuple[int | str, ...]) -> set[str]:
             field = current.model_fields.get(str(part))
             current = None if field is None else field.annotation
         while (arguments := getattr(current, "__args__", None)) is not None:
-            models = [a for a in arguments if hasattr(a, "__args__") or (isinstance(a, type) and issubclass(a, BaseModel))]
+            models = [
+                a for a in arguments if hasattr(a, "__args__") or (isinstance(a, type) and issubclass(a, BaseModel))
+            ]
             current = models[-1] if models else None
     if isinstance(current, type) and issubclass(current, BaseModel):
         return set(current.model_fields)

@@ -12,7 +12,15 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
-from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record, question_text, record_language
+from mmscale.data.records import (
+    Entailment,
+    MultipleChoice,
+    ParallelSentence,
+    Problem,
+    Record,
+    question_text,
+    record_language,
+)
 from mmscale.errors import unknown_name
 from mmscale.languages import language
 
@@ -27,7 +35,8 @@ def _where(fault: Callable[[Record], bool]) -> Filter:
 def _untranslated(record: Record) -> bool:
     """Both sides are the same text in two languages."""
     return (
-        isinstance(record, ParallelSentence) and record.source_language != record.target_language
+        isinstance(record, ParallelSentence)
+        and record.source_language != record.target_language
         and record.source.strip() == record.target.strip()
     )
 
@@ -65,7 +74,7 @@ def _repetition_loop(record: Record) -> bool:
     return pieces < 0.75 * len(text) and bool(_UNSPACED_LOOP.search(text))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _script_of(character: str) -> str:
     name = unicodedata.name(character, "").split(" ")[0] if character.isalpha() else ""
     return "CJK" if name in ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA") else name
@@ -80,11 +89,11 @@ def _foreign_script(record: Record) -> bool:
 
 
 _FUNCTION_WORDS = {
-    "en": "the of and is are in to for she he they each so".split(),
-    "es": "la el de los las es una por sus en que del cada".split(),
-    "fr": "la le les de des est un une pour ses du dans elle il donc".split(),
-    "de": "der die das und ist ein eine sind von zu pro für".split(),
-    "sw": "ya wa na ni kwa za kila yake la hivyo katika".split(),
+    "en": ["the", "of", "and", "is", "are", "in", "to", "for", "she", "he", "they", "each", "so"],
+    "es": ["la", "el", "de", "los", "las", "es", "una", "por", "sus", "en", "que", "del", "cada"],
+    "fr": ["la", "le", "les", "de", "des", "est", "un", "une", "pour", "ses", "du", "dans", "elle", "il", "donc"],
+    "de": ["der", "die", "das", "und", "ist", "ein", "eine", "sind", "von", "zu", "pro", "für"],
+    "sw": ["ya", "wa", "na", "ni", "kwa", "za", "kila", "yake", "la", "hivyo", "katika"],
 }
 
 
@@ -142,7 +151,11 @@ def _empty_option(record: Record) -> bool:
 
 def _corrupt_relation(record: Record) -> bool:
     """XCOPA's `question` field differs from Estonian's, which was checked by reading."""
-    return isinstance(record, MultipleChoice) and bool(record.reference_relation) and record.relation != record.reference_relation
+    return (
+        isinstance(record, MultipleChoice)
+        and bool(record.reference_relation)
+        and record.relation != record.reference_relation
+    )
 
 
 MSVAMP_WRONG_GOLD = frozenset({313, 323, 918, 949, 950})
@@ -166,7 +179,11 @@ def _known_rows(numbers: frozenset[int]) -> Filter:
 def _by_question(records: Sequence[Record]) -> Iterator[list[int]]:
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, record in enumerate(records):
-        more = repr(record.choices) + record.relation if isinstance(record, MultipleChoice) else getattr(record, "hypothesis", "")
+        more = (
+            repr(record.choices) + record.relation
+            if isinstance(record, MultipleChoice)
+            else getattr(record, "hypothesis", "")
+        )
         groups[record_language(record), unicodedata.normalize("NFC", question_text(record) + more)].append(i)
     return (group for group in groups.values() if len(group) > 1)
 
@@ -179,8 +196,10 @@ def _duplicate(records: Sequence[Record], source: str) -> set[int]:
 def _conflicting(records: Sequence[Record], source: str) -> set[int]:
     """The same question with different gold answers: a translator gave several questions one text."""
     return {
-        i for group in _by_question(records)
-        if len({answer for j in group if (answer := getattr(records[j], "answer", ""))}) > 1 for i in group
+        i
+        for group in _by_question(records)
+        if len({answer for j in group if (answer := getattr(records[j], "answer", ""))}) > 1
+        for i in group
     }
 
 

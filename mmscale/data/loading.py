@@ -34,7 +34,11 @@ class DataAccount:
     def summary(self) -> dict[str, object]:
         """For reports: counts, and the first few places of each kind."""
         return {
-            "source": self.source, "path": self.path, "read": self.read, "kept": self.kept, "dropped": self.dropped,
+            "source": self.source,
+            "path": self.path,
+            "read": self.read,
+            "kept": self.kept,
+            "dropped": self.dropped,
             "bad": {"count": len(self.bad), "first": self.bad[:5]},
             "flagged": {name: {"count": len(rows), "first": rows[:5]} for name, rows in self.flagged.items()},
         }
@@ -67,9 +71,11 @@ def load_records(config: DataConfig, run_languages: Sequence[str]) -> tuple[list
         account.read[code] = len(found)
         records += found
     _refuse_too_many_bad(config, account)
-    kept = _filtered(records, config, account)
+    kept = records if chosen.generated and not config.drop else _filtered(records, config, account)
     if not kept:
-        raise UserError(f"data set {config.source} at '{config.path}' has no rows left: check path, split, languages and drop")
+        raise UserError(
+            f"data set {config.source} at '{config.path}' has no rows left: check path, split, languages and drop"
+        )
     return kept, account
 
 

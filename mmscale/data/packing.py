@@ -29,6 +29,9 @@ class DataParallelRank:
     size: int = 1
 
 
+ONE_RANK = DataParallelRank()
+
+
 def fill_rows(lengths: Sequence[int], order: Sequence[int], capacity: int, window: int = 2048) -> list[list[int]]:
     """Rows of at most `capacity` tokens by best fit, longest first within each window of `order`.
 
@@ -80,7 +83,9 @@ class StepOrder:
             raise UserError("no examples are left to train on: check the data paths, filters and limits")
         longest = max(lengths)
         if longest > packing.row_tokens:
-            raise UserError(f"an example has {longest} tokens but packing.row_tokens is {packing.row_tokens}: raise it above that")
+            raise UserError(
+                f"an example has {longest} tokens but packing.row_tokens is {packing.row_tokens}: raise it above that"
+            )
         self.lengths, self.packing, self.seed, self.ranks = list(lengths), packing, seed, ranks
         self._cached: tuple[int, list[list[list[int]]]] | None = None
         self._counts: dict[int, int] = {}
@@ -177,7 +182,9 @@ class PackedRow:
 
     def to(self, device: torch.device | str) -> PackedRow:
         moved: dict[str, Any] = {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, (torch.Tensor, EncoderRow))
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, (torch.Tensor, EncoderRow))
         }
         return PackedRow(**{**vars(self), **moved})
 
@@ -208,14 +215,21 @@ def pack(examples: Sequence[TokenizedExample], specials: SpecialTokens) -> Packe
         positions += range(length)
         labels += [IGNORED] * (length - len(example.target_ids)) + list(example.target_ids)
     row = PackedRow(
-        torch.tensor(tokens), torch.tensor(token_rows), torch.tensor(positions), torch.tensor(labels),
-        [1 + (len(e.encoder_ids) + 1 if merged else 0) + len(e.prompt_ids) + max(len(e.target_ids) - 1, 0) for e in examples],
+        torch.tensor(tokens),
+        torch.tensor(token_rows),
+        torch.tensor(positions),
+        torch.tensor(labels),
+        [
+            1 + (len(e.encoder_ids) + 1 if merged else 0) + len(e.prompt_ids) + max(len(e.target_ids) - 1, 0)
+            for e in examples
+        ],
         origins=tuple(example.origin for example in examples),
     )
     if merged:
         row.encoder = EncoderRow(
             torch.tensor([i for e in examples for i in e.encoder_ids]),
-            [len(e.encoder_ids) for e in examples], [e.language for e in examples],
+            [len(e.encoder_ids) for e in examples],
+            [e.language for e in examples],
         )
         row.encoder_rows, row.boundary_rows = torch.tensor(encoder_rows), torch.tensor(boundary_rows)
     return row

@@ -64,25 +64,33 @@ class Template:
 
 def _problem(record: Record) -> Problem:
     if not isinstance(record, Problem):
-        raise UserError(f"{getattr(record, 'origin', '')}: this prompt needs problems, not {type(record).__name__} rows")
+        raise UserError(
+            f"{getattr(record, 'origin', '')}: this prompt needs problems, not {type(record).__name__} rows"
+        )
     return record
 
 
 def _pair(record: Record) -> ParallelSentence:
     if not isinstance(record, ParallelSentence):
-        raise UserError(f"{getattr(record, 'origin', '')}: this prompt needs parallel sentences, not {type(record).__name__} rows")
+        raise UserError(
+            f"{getattr(record, 'origin', '')}: this prompt needs parallel sentences, not {type(record).__name__} rows"
+        )
     return record
 
 
 def _choice(record: Record) -> MultipleChoice:
     if not isinstance(record, MultipleChoice):
-        raise UserError(f"{getattr(record, 'origin', '')}: this prompt needs multiple choice, not {type(record).__name__} rows")
+        raise UserError(
+            f"{getattr(record, 'origin', '')}: this prompt needs multiple choice, not {type(record).__name__} rows"
+        )
     return record
 
 
 def _entailment(record: Record) -> Entailment:
     if not isinstance(record, Entailment):
-        raise UserError(f"{getattr(record, 'origin', '')}: this prompt needs entailment, not {type(record).__name__} rows")
+        raise UserError(
+            f"{getattr(record, 'origin', '')}: this prompt needs entailment, not {type(record).__name__} rows"
+        )
     return record
 
 
@@ -100,7 +108,9 @@ def _translation(record: Record) -> Prompt:
 def _mcot(record: Record) -> Prompt:
     code = _problem(record).language
     if code not in MCOT_PHRASES:
-        raise UserError(f"prompt mcot has no step-by-step phrase for language '{code}': use one of {', '.join(MCOT_PHRASES)}")
+        raise UserError(
+            f"prompt mcot has no step-by-step phrase for language '{code}': use one of {', '.join(MCOT_PHRASES)}"
+        )
     return Prompt("Question:\n", question_text(record), f"\nAnswer:\n{MCOT_PHRASES[code]}\n")
 
 
@@ -146,7 +156,8 @@ TEMPLATES: dict[str, Template] = {
     "mcot": Template(_mcot, _rationale),
     # Proxy-tuning's GSM prompt (Liu et al. 2024) and the texts at which its outputs are cut.
     "proxy_gsm": Template(
-        _around("Answer the following question.\n\nQuestion: ", "\nAnswer:"), _rationale,
+        _around("Answer the following question.\n\nQuestion: ", "\nAnswer:"),
+        _rationale,
         stop=("Answer the following question", "Question:", "Comment:"),
     ),
     # tinyworld: the same roles in few tokens.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Entailment:
     origin: str = ""
 
 
-Record = Union[ParallelSentence, Problem, MultipleChoice, Entailment]
+Record = ParallelSentence | Problem | MultipleChoice | Entailment
 
 
 def question_text(record: Record) -> str:

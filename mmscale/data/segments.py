@@ -58,7 +58,9 @@ def _special(tokenizer: Any, role: str, named: str | None, model_config: Any) ->
     if isinstance(index, (list, tuple)):
         index = index[0] if index else None
     if index is None:
-        raise UserError(f"neither tokenizer nor model config names a {role.upper()} token: set language_model.{role}_token")
+        raise UserError(
+            f"neither tokenizer nor model config names a {role.upper()} token: set language_model.{role}_token"
+        )
     return int(index)
 
 
@@ -109,7 +111,9 @@ def fit_prompt(tokenizer: Any, prompt: Prompt, max_tokens: int, origin: str = ""
     text = prompt.before + prompt.body[:low] + prompt.after
     ids = _ids(tokenizer, text)
     if len(ids) > max_tokens:
-        raise UserError(f"{origin}: the prompt's fixed text alone has {len(ids)} tokens: raise max_prompt_tokens above that")
+        raise UserError(
+            f"{origin}: the prompt's fixed text alone has {len(ids)} tokens: raise max_prompt_tokens above that"
+        )
     return text, ids, True
 
 
@@ -117,7 +121,11 @@ class ExampleTokenizer:
     """Records to TokenizedExamples for one model, template and set of limits."""
 
     def __init__(
-        self, tokenizer: Any, specials: SpecialTokens, template: Template, limits: PackingConfig,
+        self,
+        tokenizer: Any,
+        specials: SpecialTokens,
+        template: Template,
+        limits: PackingConfig,
         encoder_tokenizer: EncoderTokenizer | None = None,
     ) -> None:
         self.tokenizer, self.specials, self.template = tokenizer, specials, template
@@ -126,7 +134,11 @@ class ExampleTokenizer:
     def __call__(self, records: Sequence[Record], with_target: bool = True) -> list[TokenizedExample]:
         prompts = [self.template.prompt(record) for record in records]
         fitted = self._fit(prompts, records)
-        targets = self._targets([text for text, _, _ in fitted], [ids for _, ids, _ in fitted], records) if with_target else []
+        targets = (
+            self._targets([text for text, _, _ in fitted], [ids for _, ids, _ in fitted], records)
+            if with_target
+            else []
+        )
         encoder_ids = self._encoder_ids(records)
         examples = []
         for i, record in enumerate(records):
@@ -136,9 +148,16 @@ class ExampleTokenizer:
                 target_ids, cut = target_ids[: self.limits.max_target_tokens], True
             elif with_target:
                 target_ids = [*target_ids, self.specials.eos]
-            examples.append(TokenizedExample(
-                tuple(prompt_ids), tuple(target_ids), tuple(encoder_ids[i]), record_language(record), record.origin, cut
-            ))
+            examples.append(
+                TokenizedExample(
+                    tuple(prompt_ids),
+                    tuple(target_ids),
+                    tuple(encoder_ids[i]),
+                    record_language(record),
+                    record.origin,
+                    cut,
+                )
+            )
         return examples
 
     def _fit(self, prompts: list[Prompt], records: Sequence[Record]) -> list[tuple[str, list[int], bool]]:
@@ -157,12 +176,13 @@ class ExampleTokenizer:
         if not self.template.joined:
             return _batch_ids(self.tokenizer, targets)
         whole = _batch_ids(self.tokenizer, [text + target for text, target in zip(texts, targets, strict=True)])
-        return [ids[len(prompt):] for ids, prompt in zip(whole, prompt_ids, strict=True)]
+        return [ids[len(prompt) :] for ids, prompt in zip(whole, prompt_ids, strict=True)]
 
     def _encoder_ids(self, records: Sequence[Record]) -> list[list[int]]:
         if self.encoder_tokenizer is None:
             return [[] for _ in records]
         return self.encoder_tokenizer.encode(
             [self.template.encoder_text(record) for record in records],
-            [record_language(record) for record in records], self.limits.max_encoder_tokens,
+            [record_language(record) for record in records],
+            self.limits.max_encoder_tokens,
         )

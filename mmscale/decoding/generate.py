@@ -54,7 +54,11 @@ def ending(language_model: Any, stop_texts: Sequence[str]) -> Ending:
     """EOS of ours and of the model's generation config (LLaMA-3 has several), and stop texts."""
     stops = {language_model.specials.eos}
     configured = getattr(getattr(language_model.causal_lm, "generation_config", None), "eos_token_id", None)
-    stops |= set(configured) if isinstance(configured, (list, tuple)) else ({configured} if configured is not None else set())
+    stops |= (
+        set(configured)
+        if isinstance(configured, (list, tuple))
+        else ({configured} if configured is not None else set())
+    )
     tokenizer = language_model.tokenizer
     return Ending(frozenset(stops), tuple(stop_texts), lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)))
 
@@ -105,4 +109,3 @@ def _batch(
     for result in results:
         result.text = end.text(result.token_ids)
     return results
-

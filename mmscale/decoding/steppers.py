@@ -66,8 +66,10 @@ class ProxyStepper:
     base vocabulary are cut.
     """
 
-    def __init__(self, base: Stepper, expert: Stepper, antiexpert: Stepper, alpha: float) -> None:
-        self.steppers, self.alpha = (base, expert, antiexpert), alpha
+    def __init__(self, steppers: Sequence[Stepper], alpha: float) -> None:
+        """`steppers` are base, expert and anti-expert."""
+        assert len(steppers) == 3
+        self.steppers, self.alpha = tuple(steppers), alpha
 
     def _combine(self, base: Tensor, expert: Tensor, antiexpert: Tensor) -> Tensor:
         width = base.shape[-1]

@@ -25,11 +25,15 @@ def consistent_incorrect(a: Verdicts, b: Verdicts, rule: Rule) -> float:
     return sum(same / count for count in wrong if count) / 2
 
 
-def matrices(verdicts: Mapping[str, Verdicts], rule: Rule) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+def matrices(
+    verdicts: Mapping[str, Verdicts], rule: Rule
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """(CC, IC) for every pair of languages as nested maps, symmetric; the diagonal of CC is accuracy."""
     sizes = {code: len(rows) for code, rows in verdicts.items()}
     if len(set(sizes.values())) > 1 or not all(sizes.values()):
-        raise UserError(f"consistency needs the same questions in every language, but the rows are {sizes}: align the files")
+        raise UserError(
+            f"consistency needs the same questions in every language, but the rows are {sizes}: align the files"
+        )
     cc: dict[str, dict[str, float]] = {code: {} for code in verdicts}
     ic: dict[str, dict[str, float]] = {code: {} for code in verdicts}
     for code, rows in verdicts.items():

@@ -11,8 +11,8 @@ from typing import Any
 from mmscale.data.sources.base import json_rows
 from mmscale.errors import BadRow, UserError
 from mmscale.evaluation.answers import Rule
-from mmscale.files import atomic_write
 from mmscale.evaluation.statistics import wilson_interval
+from mmscale.files import atomic_write
 
 RESPONSE_KEYS = ("response", "model_output", "output", "generation", "completion")
 """ours and mCoT, proxy-tuning, then names seen elsewhere"""
@@ -67,11 +67,15 @@ def read(path: Path, language: str = "en") -> list[Prediction]:
     for origin, row in json_rows(path):
         if isinstance(row, BadRow):
             raise UserError(f"{origin}: {row}; mend or remove the row")
-        rows.append(Prediction(
-            str(row.get("question", row.get("query", ""))), _text(row, RESPONSE_KEYS, origin, "response"),
-            _text(row, GOLD_KEYS, origin, "gold answer"), str(row.get("language") or row.get("lang") or language),
-            str(row.get("origin", origin)),
-        ))
+        rows.append(
+            Prediction(
+                str(row.get("question", row.get("query", ""))),
+                _text(row, RESPONSE_KEYS, origin, "response"),
+                _text(row, GOLD_KEYS, origin, "gold answer"),
+                str(row.get("language") or row.get("lang") or language),
+                str(row.get("origin", origin)),
+            )
+        )
     if not rows:
         raise UserError(f"{path} has no rows: nothing to score")
     return rows
@@ -105,7 +109,9 @@ class PredictionLog:
                 handle.flush()
                 os.fsync(handle.fileno())
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}; free space and run the same command again") from error
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}; free space and run the same command again"
+            ) from error
         self.rows.update({row.origin: row for row in rows})
 
 

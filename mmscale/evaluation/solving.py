@@ -49,16 +49,20 @@ def gold(record: Record) -> str:
     return record.target
 
 
-def solve(solver: Solver, records: Sequence[Record], config: GenerationConfig, log: PredictionLog, rule_name: str) -> list[Prediction]:
+def solve(
+    solver: Solver, records: Sequence[Record], config: GenerationConfig, log: PredictionLog, rule_name: str
+) -> list[Prediction]:
     """Answer the records the log does not hold yet; all rows in the order of `records`, judged by the rule."""
     missing = [record for record in records if record.origin not in log.rows]
     if missing:
         prompts = [tokenize(missing, with_target=False) for tokenize in solver.tokenizers]
         for batch in generate(solver.stepper, prompts, config, solver.end, solver.context_length):
-            log.append([
-                Prediction(question_text(r), g.text, gold(r), getattr(r, "language", ""), r.origin)
-                for g, r in ((g, missing[g.prompt]) for g in batch)
-            ])
+            log.append(
+                [
+                    Prediction(question_text(r), g.text, gold(r), getattr(r, "language", ""), r.origin)
+                    for g, r in ((g, missing[g.prompt]) for g in batch)
+                ]
+            )
     chosen = rule(rule_name)
     judged = []
     for record in records:
@@ -83,7 +87,9 @@ def evaluate_task(
             data = task.data.model_copy(update={"languages": (code,)})
             records, account = load_records(data, run_languages)
             if not all(gold(record) for record in records):
-                raise UserError(f"task {name} ({code}): some rows of {task.data.source} have no gold answer; choose a scorable split")
+                raise UserError(
+                    f"task {name} ({code}): some rows of {task.data.source} have no gold answer; choose a scorable split"
+                )
             accounts.append(account)
             log = PredictionLog(folder / name / f"{code}.jsonl", digest)
             rows[code] = solve(solver, records, config, log, task.rule)

@@ -38,9 +38,9 @@ def paired_bootstrap(
     differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
     generator = np.random.default_rng(seed)
     n = len(differences)
-    means = np.concatenate([
-        differences[generator.integers(0, n, size=(500, n))].mean(axis=1) for _ in range(max(1, samples // 500))
-    ])
+    means = np.concatenate(
+        [differences[generator.integers(0, n, size=(500, n))].mean(axis=1) for _ in range(max(1, samples // 500))]
+    )
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     p = 2 * min((means <= 0).mean(), (means >= 0).mean())

@@ -10,7 +10,19 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("mmscale", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "triton", "flash-attn", "deepspeed", "megatron-core")
+_PACKAGES = (
+    "mmscale",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "datasets",
+    "numpy",
+    "triton",
+    "flash-attn",
+    "deepspeed",
+    "megatron-core",
+)
 
 
 def _version(package: str) -> str | None:
@@ -23,17 +35,24 @@ def _version(package: str) -> str | None:
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as handle:
-            return next((line.split(":", 1)[1].strip() for line in handle if line.startswith("model name")), platform.machine())
+            return next(
+                (line.split(":", 1)[1].strip() for line in handle if line.startswith("model name")), platform.machine()
+            )
     except OSError:
         return platform.processor() or platform.machine()
 
 
 def describe_environment() -> dict[str, Any]:
     """For environment.json and the report."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return {
         "python": sys.version.split()[0],
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
-        "processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
         "system": f"{platform.system()} {platform.release()}",
     }

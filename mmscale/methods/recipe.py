@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +11,11 @@ from mmscale.config.evaluation import ProxyConfig
 from mmscale.config.run import RunConfig, dump_run
 from mmscale.errors import UserError, unknown_name
 from mmscale.evaluation.answers import rule
-from mmscale.evaluation.consistency import matrices
 from mmscale.evaluation.predictions import Prediction, score
+from mmscale.evaluation.scores import task_scores
 from mmscale.evaluation.solving import Solver, evaluate_task
-from mmscale.evaluation.statistics import paired_bootstrap
 from mmscale.files import atomic_write, write_json
-from mmscale.methods import Method, method
+from mmscale.methods import METHODS, Method, method
 from mmscale.methods.environment import describe_environment
 from mmscale.methods.solvers import model_solver, proxy_solver
 from mmscale.methods.stages import StagePlace, run_stage
@@ -45,7 +42,9 @@ def check(run: RunConfig) -> list[Method]:
                 raise unknown_name(f"stage of {chosen.name}", stage, known)
         for stage in known:
             if stage not in stages:
-                raise UserError(f"recipes.{chosen.name}.{stage} is missing: give the stage its data and steps or epochs")
+                raise UserError(
+                    f"recipes.{chosen.name}.{stage} is missing: give the stage its data and steps or epochs"
+                )
             if not stages[stage].data:
                 raise UserError(f"recipes.{chosen.name}.{stage}.data is empty: name at least one data set")
         if chosen.needs_encoder and run.encoder is None:
@@ -121,46 +120,40 @@ class Run:
         expert_method = method(proxy.expert)
         expert = train_method(self.config, expert_method, self.device)
         self._evaluate(
-            PROXY_BASE, "Larger base",
-            lambda: model_solver("Larger base", base, expert.prompt, self.device), proxy,
+            PROXY_BASE,
+            "Larger base",
+            lambda: model_solver("Larger base", base, expert.prompt, self.device),
+            proxy,
         )
         title = f"Larger base, proxy-tuned by {expert_method.title.lower()}"
         self._evaluate(
-            PROXY, title,
-            lambda: proxy_solver(title, base, expert, antiexpert, proxy.alpha, self.device, (expert.prompt,) * 3), proxy,
+            PROXY,
+            title,
+            lambda: proxy_solver(title, base, expert, antiexpert, proxy.alpha, self.device, (expert.prompt,) * 3),
+            proxy,
         )
 
     def _write_scores(self) -> None:
         write_json(self.folder / "scores.json", self.scores())
 
     def scores(self) -> dict[str, Any]:
-        """model -> task -> languages (score, difference from its base), mean, consistency."""
+        """model -> title, what it is compared with, and every task's scores."""
+        confidence = self.config.evaluation.confidence
         result: dict[str, Any] = {}
         for name, tasks in self.rows.items():
-            compare_with = PROXY_BASE if name == PROXY else (None if name in (BASE, PROXY_BASE) else BASE)
-            result[name] = {"title": self.titles[name], "compared_with": compare_with, "tasks": {}}
-            for task, rows in tasks.items():
-                result[name]["tasks"][task] = self._task_scores(task, rows, self.rows.get(compare_with or "", {}).get(task))
+            other = PROXY_BASE if name == PROXY else (None if name in (BASE, PROXY_BASE) else BASE)
+            before = self.rows.get(other or "", {})
+            paper = METHODS[name].paper if name in METHODS else ""
+            result[name] = {
+                "title": self.titles[name],
+                "paper": paper,
+                "compared_with": other,
+                "tasks": {
+                    task: task_scores(rows, self.config.evaluation.tasks[task].rule, confidence, before.get(task))
+                    for task, rows in tasks.items()
+                },
+            }
         return result
-
-    def _task_scores(
-        self, task: str, rows: dict[str, list[Prediction]], before: dict[str, list[Prediction]] | None
-    ) -> dict[str, Any]:
-        confidence = self.config.evaluation.confidence
-        languages: dict[str, Any] = {}
-        for code, predictions in rows.items():
-            verdicts = [row.correct for row in predictions]
-            languages[code] = score(verdicts, confidence).to_json()
-            if before and code in before:
-                gain = paired_bootstrap([row.correct for row in before[code]], verdicts, confidence)
-                languages[code]["gain"] = {"difference": gain.difference, "interval": gain.interval, "p_value": gain.p_value}
-        entry: dict[str, Any] = {"rule": self.config.evaluation.tasks[task].rule, "languages": languages}
-        others = [row.correct for code, predictions in rows.items() if code != "en" for row in predictions]
-        entry["non_english"] = score(others, confidence).to_json()
-        if len(rows) > 1 and len({len(predictions) for predictions in rows.values()}) == 1:
-            verdicts_of = {code: [(row.prediction, row.correct) for row in predictions] for code, predictions in rows.items()}
-            entry["cc"], entry["ic"] = matrices(verdicts_of, rule(entry["rule"]))
-        return entry
 
 
 def _deferred(title: str, parts: ModelParts, device: torch.device) -> Callable[[], Solver]:
@@ -170,11 +163,3 @@ def _deferred(title: str, parts: ModelParts, device: torch.device) -> Callable[[
 def _line(task: str, rows: dict[str, list[Prediction]]) -> str:
     cells = (f"{code} {100 * score([r.correct for r in found]).accuracy:.1f}" for code, found in rows.items())
     return f"{task} " + " ".join(cells)
-
-
-def read_scores(folder: Path) -> dict[str, Any]:
-    """scores.json of a run directory; UserError when there is none."""
-    file = folder / "scores.json"
-    if not file.is_file():
-        raise UserError(f"{folder} has no scores.json: it is not a run directory, or nothing was evaluated yet")
-    return json.loads(file.read_text(encoding="utf-8"))

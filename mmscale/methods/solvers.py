@@ -32,7 +32,9 @@ def _fingerprint(parts: ModelParts, *more: object) -> str:
     if parts.mapping:
         files.append(Path(parts.mapping).parent / "fingerprint.json")
     marks = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
-    return hashlib.sha256(json.dumps([parts.to_json(), marks, more], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([parts.to_json(), marks, more], sort_keys=True, default=str).encode()).hexdigest()[
+        :16
+    ]
 
 
 def model_solver(title: str, parts: ModelParts, prompt: str | None, device: torch.device) -> Solver:
@@ -45,32 +47,44 @@ def model_solver(title: str, parts: ModelParts, prompt: str | None, device: torc
 
 
 def proxy_solver(
-    title: str, base: ModelParts, expert: ModelParts, antiexpert: ModelParts, alpha: float, device: torch.device,
-    prompts: tuple[str | None, str | None, str | None] = (None, None, None), chat_template: bool = False,
+    title: str,
+    base: ModelParts,
+    expert: ModelParts,
+    antiexpert: ModelParts,
+    alpha: float,
+    device: torch.device,
+    prompts: tuple[str | None, str | None, str | None] = (None, None, None),
+    chat_template: bool = False,
 ) -> Solver:
     """base + alpha (expert - anti-expert). With `chat_template` the expert reads its own chat format.
 
     Raises UserError when vocabularies differ or the expert is the anti-expert.
     """
     if expert.language_model.path == antiexpert.language_model.path and expert.mapping == antiexpert.mapping:
-        raise UserError(f"expert and anti-expert are the same model ({expert.language_model.path}): their difference is zero")
+        raise UserError(
+            f"expert and anti-expert are the same model ({expert.language_model.path}): their difference is zero"
+        )
     parts = (base, expert, antiexpert)
     models = [assemble(part, device) for part in parts]
     lms = [model.language_model for model, _ in models]
     for lm, what in zip(lms[1:], ("expert", "anti-expert"), strict=True):
         require_same_vocabulary(lms[0].tokenizer, lm.tokenizer, what)
         if lm.specials.eos != lms[0].specials.eos:
-            raise UserError(f"base and {what} end text with different tokens ({lms[0].specials.eos}, {lm.specials.eos}): set eos_token")
+            raise UserError(
+                f"base and {what} end text with different tokens ({lms[0].specials.eos}, {lm.specials.eos}): set eos_token"
+            )
     default = prompts[0] or base.prompt or DEFAULT_PROMPT
     names = [prompt or part.prompt or default for prompt, part in zip(prompts, parts, strict=True)]
     tokenizers = []
     for k, ((model, encoder_tokenizer), name) in enumerate(zip(models, names, strict=True)):
         asked = _chat(template(name), lms[k].tokenizer) if chat_template and k == 1 else template(name)
         tokenizers.append(ExampleTokenizer(lms[k].tokenizer, lms[k].specials, asked, _limits(model), encoder_tokenizer))
-    stepper = ProxyStepper(*(ModelStepper(model) for model, _ in models), alpha=alpha)
+    stepper = ProxyStepper([ModelStepper(model) for model, _ in models], alpha)
     prints = [_fingerprint(part, name) for part, name in zip(parts, names, strict=True)]
     context = min(lm.context_length for lm in lms)
-    return Solver(title, _fingerprint(base, prints, alpha, chat_template), tokenizers, stepper, ending(lms[0], ()), context)
+    return Solver(
+        title, _fingerprint(base, prints, alpha, chat_template), tokenizers, stepper, ending(lms[0], ()), context
+    )
 
 
 def _chat(plain: Template, tokenizer: object) -> Template:

@@ -63,9 +63,13 @@ def fingerprint(place: StagePlace, start: ModelParts) -> str:
     if start.mapping:
         before += (Path(start.mapping).parent / "fingerprint.json").read_text(encoding="utf-8")
     content = [
-        place.config.model_dump(mode="json"), start.language_model.model_dump(mode="json"),
-        start.encoder.model_dump(mode="json") if start.encoder else None, before,
-        place.run.languages, place.run.seed, place.spec.name,
+        place.config.model_dump(mode="json"),
+        start.language_model.model_dump(mode="json"),
+        start.encoder.model_dump(mode="json") if start.encoder else None,
+        before,
+        place.run.languages,
+        place.run.seed,
+        place.spec.name,
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -87,7 +91,9 @@ def run_stage(place: StagePlace, start: ModelParts, device: torch.device) -> Mod
 def _train(place: StagePlace, start: ModelParts, print_of_start: str, device: torch.device) -> ModelParts:
     config, trains_mapping = place.config, place.spec.trains == "mapping"
     if trains_mapping and start.encoder is None:
-        raise UserError(f"{place.method.name} needs an encoder: add an encoder section with a path to the configuration")
+        raise UserError(
+            f"{place.method.name} needs an encoder: add an encoder section with a path to the configuration"
+        )
     torch.manual_seed(place.run.seed)
     model, encoder_tokenizer = assemble(start, device)
     make_trainable(model.language_model, config.gradient_checkpointing, frozen=trains_mapping)
@@ -95,7 +101,11 @@ def _train(place: StagePlace, start: ModelParts, print_of_start: str, device: to
         model.mapping.requires_grad_(trains_mapping).train()
     train, dev, accounts = read_stage_records(config, place.run.languages, place.run.seed)
     tokenize = ExampleTokenizer(
-        model.language_model.tokenizer, model.language_model.specials, template(place.prompt), config.packing, encoder_tokenizer
+        model.language_model.tokenizer,
+        model.language_model.specials,
+        template(place.prompt),
+        config.packing,
+        encoder_tokenizer,
     )
     data = tokenize_stage(train, dev, tokenize, model.language_model.context_length)
     write_json(place.folder / "data.json", [account.summary() for account in accounts])

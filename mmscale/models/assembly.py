@@ -38,7 +38,8 @@ class ModelParts:
         return {
             "language_model": self.language_model.model_dump(mode="json"),
             "encoder": self.encoder.model_dump(mode="json") if self.encoder else None,
-            "mapping": self.mapping, "prompt": self.prompt,
+            "mapping": self.mapping,
+            "prompt": self.prompt,
         }
 
 
@@ -55,7 +56,12 @@ def read_parts(path: str) -> ModelParts:
     try:
         encoder = EncoderConfig(**values["encoder"]) if values["encoder"] else None
         language_model = LanguageModelConfig(**values["language_model"])
-        return ModelParts(_beside(language_model, file.parent), encoder, _beside_path(values["mapping"], file.parent), values["prompt"])
+        return ModelParts(
+            _beside(language_model, file.parent),
+            encoder,
+            _beside_path(values["mapping"], file.parent),
+            values["prompt"],
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} does not describe a model ({error}): write it again by finishing its stage") from error
 

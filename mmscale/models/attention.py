@@ -113,8 +113,14 @@ def _padded_sdpa(
         distance = distance[:, None] - distance[None, :]
         mask = (distance >= 0) & (distance < window)
     out = F.scaled_dot_product_attention(
-        grid(query), grid(key), grid(value), attn_mask=mask, dropout_p=dropout, is_causal=mask is None,
-        scale=scaling, enable_gqa=query.shape[1] != key.shape[1],
+        grid(query),
+        grid(key),
+        grid(value),
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
     return out.transpose(1, 2).reshape(batch * longest, *query.shape[1:])[layout.slots]
 
@@ -127,12 +133,23 @@ def _flash_varlen(
 
     limits = (-1, -1) if window is None else (window - 1, 0)
     return flash_attn_varlen_func(
-        query, key, value, layout.cu_seqlens, layout.cu_seqlens, layout.longest, layout.longest,
-        dropout_p=dropout, softmax_scale=scaling, causal=True, window_size=limits,
+        query,
+        key,
+        value,
+        layout.cu_seqlens,
+        layout.cu_seqlens,
+        layout.longest,
+        layout.longest,
+        dropout_p=dropout,
+        softmax_scale=scaling,
+        causal=True,
+        window_size=limits,
     )
 
 
-def _decode_step(query_BHD: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scaling: float, window: int | None) -> Tensor:
+def _decode_step(
+    query_BHD: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scaling: float, window: int | None
+) -> Tensor:
     """One new token of each sequence against its cache: [B, H, D]. `lengths` counts the tokens before it."""
     held = int(lengths.max()) + 1
     place = torch.arange(held, device=keys.device)
@@ -140,8 +157,12 @@ def _decode_step(query_BHD: Tensor, keys: Tensor, values: Tensor, lengths: Tenso
     if window is not None:
         mask &= place[None, :] > lengths[:, None] - window
     out = F.scaled_dot_product_attention(
-        query_BHD[:, :, None], keys[:, :, :held], values[:, :, :held], attn_mask=mask[:, None, None],
-        scale=scaling, enable_gqa=query_BHD.shape[1] != keys.shape[1],
+        query_BHD[:, :, None],
+        keys[:, :, :held],
+        values[:, :, :held],
+        attn_mask=mask[:, None, None],
+        scale=scaling,
+        enable_gqa=query_BHD.shape[1] != keys.shape[1],
     )
     return out[:, :, 0]
 
@@ -150,9 +171,17 @@ def _attend(varlen: Any) -> Any:
     """The function transformers calls, around one variable-length implementation."""
 
     def attention(
-        module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-        scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None,
-        layout: PackedLayout | None = None, cache: KeyValueCache | None = None, **_: Any,
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        sliding_window: int | None = None,
+        layout: PackedLayout | None = None,
+        cache: KeyValueCache | None = None,
+        **_: Any,
     ) -> tuple[Tensor, None]:
         # query arrives as [1, H, T, D], key and value as [1, K, T, D]
         rows = [states[0].transpose(0, 1) for states in (query, key, value)]
@@ -181,5 +210,7 @@ def choose(wanted: str, device: torch.device) -> str:
     """The registered name for a configured one; an explicit choice that cannot be met raises UserError."""
     flash = importlib.util.find_spec("flash_attn") is not None and device.type == "cuda"
     if wanted == "flash_attention_2" and not flash:
-        raise UserError("language_model.attention=flash_attention_2 needs a CUDA device and flash-attn: pip install flash-attn, or attention=auto")
+        raise UserError(
+            "language_model.attention=flash_attention_2 needs a CUDA device and flash-attn: pip install flash-attn, or attention=auto"
+        )
     return PACKED_FLASH if flash and wanted != "packed_sdpa" else PACKED_SDPA

@@ -49,8 +49,12 @@ class LanguageModel(nn.Module):
         """Last hidden states [T, D] of a packed row: of a whole row with `layout`, of one step with `cache` alone."""
         trunk = self.causal_lm.get_decoder()
         out = trunk(
-            inputs_embeds=inputs_TD[None], position_ids=position_ids[None], attention_mask=None, use_cache=False,
-            layout=layout, cache=cache,
+            inputs_embeds=inputs_TD[None],
+            position_ids=position_ids[None],
+            attention_mask=None,
+            use_cache=False,
+            layout=layout,
+            cache=cache,
         )
         return out.last_hidden_state[0]
 
@@ -73,8 +77,11 @@ def load_model_config(config: LanguageModelConfig) -> Any:
 def load_language_model(config: LanguageModelConfig, device: torch.device) -> LanguageModel:
     """The model of a configuration, in its dtype, on a device."""
     model = load_pretrained(
-        AutoModelForCausalLM, config, "language model",
-        dtype=DTYPES[config.dtype], attn_implementation=attention.choose(config.attention, device),
+        AutoModelForCausalLM,
+        config,
+        "language model",
+        dtype=DTYPES[config.dtype],
+        attn_implementation=attention.choose(config.attention, device),
     ).to(device)
     tokenizer = load_tokenizer(config)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:

@@ -21,7 +21,9 @@ def resolve_path(path: str) -> str:
         folder = Path(str(resources.files("mmscale.tinyworld"))) / "artifacts" / path.removeprefix("tinyworld:")
         if not folder.is_dir():
             have = sorted(p.name for p in folder.parent.glob("*")) if folder.parent.is_dir() else []
-            raise UserError(f"there is no embedded model '{path}': have {', '.join(have) or 'none; run mmscale tinyworld'}")
+            raise UserError(
+                f"there is no embedded model '{path}': have {', '.join(have) or 'none; run mmscale tinyworld'}"
+            )
         return str(folder)
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     expanded = str(Path(path).expanduser())

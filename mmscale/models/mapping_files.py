@@ -32,8 +32,15 @@ def _from_state(state: dict[str, Tensor], path: Path) -> Mapping:
         problem = f"has no tensor {missing[0]}" if missing else f"has an unknown tensor {extra[0]}"
         raise UserError(f"{path} {problem}: a mapping has exactly {', '.join(KEYS)}")
     first, second = renamed[KEYS[0]], renamed[KEYS[2]]
-    if first.dim() != 2 or second.dim() != 2 or first.shape[0] != 2 * first.shape[1] or second.shape[1] != first.shape[0]:
-        raise UserError(f"{path}: tensors {KEYS[0]} {tuple(first.shape)} and {KEYS[2]} {tuple(second.shape)} make no two-layer mapping d -> 2d -> D")
+    if (
+        first.dim() != 2
+        or second.dim() != 2
+        or first.shape[0] != 2 * first.shape[1]
+        or second.shape[1] != first.shape[0]
+    ):
+        raise UserError(
+            f"{path}: tensors {KEYS[0]} {tuple(first.shape)} and {KEYS[2]} {tuple(second.shape)} make no two-layer mapping d -> 2d -> D"
+        )
     mapping = Mapping(first.shape[1], second.shape[0])
     try:
         mapping.load_state_dict({key: value.float() for key, value in renamed.items()})
@@ -53,7 +60,9 @@ def read(path: Path) -> Mapping:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} is not a checkpoint of plain tensors ({str(error).splitlines()[0]}): convert it where you trust it") from error
+        raise UserError(
+            f"{path} is not a checkpoint of plain tensors ({str(error).splitlines()[0]}): convert it where you trust it"
+        ) from error
     state = loaded.get("model_state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no model_state_dict of tensors: it is no mapping checkpoint")

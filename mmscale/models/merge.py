@@ -20,7 +20,9 @@ class MergedModel(nn.Module):
     Without `encoder` and `mapping` the merged row is the token embeddings alone.
     """
 
-    def __init__(self, language_model: LanguageModel, encoder: Encoder | None = None, mapping: Mapping | None = None) -> None:
+    def __init__(
+        self, language_model: LanguageModel, encoder: Encoder | None = None, mapping: Mapping | None = None
+    ) -> None:
         super().__init__()
         if (encoder is None) != (mapping is None):
             raise ValueError("an encoder needs a mapping, and a mapping an encoder")

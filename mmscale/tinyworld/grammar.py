@@ -71,18 +71,18 @@ def draw_story(generator: random.Random) -> Story:
             "double": lambda: (generator.randint(5, 40), 2),
         }[start]()
         count = generator.choice((2, 3)) - (start != "has")
-        steps = tuple(
-            (generator.choice(GAIN_VERBS + LOSS_VERBS), generator.randint(2, 9)) for _ in range(count)
+        steps = tuple((generator.choice(GAIN_VERBS + LOSS_VERBS), generator.randint(2, 9)) for _ in range(count))
+        story = Story(
+            generator.randrange(NUMBER_OF_NAMES), generator.randrange(NUMBER_OF_THINGS), start, first, second, steps
         )
-        story = Story(generator.randrange(NUMBER_OF_NAMES), generator.randrange(NUMBER_OF_THINGS),
-                      start, first, second, steps)
         if all(1 <= row[3] <= 99 for row in story.equations()):
             return story
 
 
 def stories(count: int, seed: int, split: str) -> Iterator[Story]:
     """`count` different stories of a split; train and test share none, whatever the seeds."""
-    generator, seen = random.Random(f"tinyworld-{split}-{seed}"), set()
+    generator = random.Random(f"tinyworld-{split}-{seed}")
+    seen: set[Story] = set()
     while len(seen) < count:
         story = draw_story(generator)
         if story.is_held_out() == (split == "test") and story not in seen:
@@ -90,7 +90,7 @@ def stories(count: int, seed: int, split: str) -> Iterator[Story]:
             yield story
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def lexicon(language: str) -> dict[str, Any]:
     """The words of one language."""
     with open(Path(__file__).parent / "lexicon" / f"{language}.yaml", encoding="utf-8") as handle:
@@ -101,7 +101,9 @@ def counted(words: dict[str, Any], thing: int, amount: int) -> str:
     """`amount` things as the language counts them: one form, or [one, few, many] (CLDR rules of Russian)."""
     forms = words["things"][thing]
     if isinstance(forms, str):
-        return words.get("counted", "{n} {thing}").format(n=amount, thing=forms, unit=words.get("units", [""] * 8)[thing])
+        return words.get("counted", "{n} {thing}").format(
+            n=amount, thing=forms, unit=words.get("units", [""] * 8)[thing]
+        )
     if amount % 10 == 1 and amount % 100 != 11:
         form = forms[0]
     elif amount % 10 in (2, 3, 4) and amount % 100 not in (12, 13, 14):
@@ -122,8 +124,12 @@ def question(story: Story, language: str) -> str:
     name = words["names"][story.name]
     joined = words.get("sentence_join", " ")
     start = words["starts"][story.start].format(
-        name=name, first=story.first, second=story.second, thing=plural(words, story.thing),
-        counted=counted(words, story.thing, story.first), counted_second=counted(words, story.thing, story.second),
+        name=name,
+        first=story.first,
+        second=story.second,
+        thing=plural(words, story.thing),
+        counted=counted(words, story.thing, story.first),
+        counted_second=counted(words, story.thing, story.second),
     )
     parts = [start]
     for verb, amount in story.steps:

@@ -34,11 +34,18 @@ from mmscale.training.stage_data import read_stage_records, tokenize_stage
 from mmscale.training.trainer import Trainer, TrainingData
 
 SEED = 7
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "llm": {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 4},
     "large_llm": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 8},
 }
-ENCODER_SHAPE = {"d_model": 96, "d_kv": 24, "num_heads": 4, "d_ff": 256, "num_layers": 2, "num_decoder_layers": 2}
+ENCODER_SHAPE: dict[str, Any] = {
+    "d_model": 96,
+    "d_kv": 24,
+    "num_heads": 4,
+    "d_ff": 256,
+    "num_layers": 2,
+    "num_decoder_layers": 2,
+}
 STEPS = {"llm": 3000, "large_llm": 2000, "encoder": 4000}
 
 
@@ -68,8 +75,13 @@ def _stage(name: str) -> StageConfig:
         data=(DataConfig(source="tinyworld", languages=languages, limit_per_language=limit, options=options),),
         dev_examples=256,
         packing=PackingConfig(row_tokens=8192, global_batch_size=128 if name == "encoder" else 64),
-        optimizer=OptimizerConfig(learning_rate=2e-3, betas=(0.9, 0.98), weight_decay=0.01, schedule="cosine", warmup_share=0.03),
-        steps=STEPS[name], evaluate_every_steps=500, save_every_steps=500, log_every_steps=50,
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3, betas=(0.9, 0.98), weight_decay=0.01, schedule="cosine", warmup_share=0.03
+        ),
+        steps=STEPS[name],
+        evaluate_every_steps=500,
+        save_every_steps=500,
+        log_every_steps=50,
     )
 
 
@@ -80,9 +92,14 @@ def _train(name: str, folder: Path, stage: StageConfig, objective: Objective, da
 
 def _language_model(name: str, tokenizer: PreTrainedTokenizerFast) -> LanguageModel:
     torch.manual_seed(SEED)
-    config = LlamaConfig(
-        **SHAPES[name], vocab_size=len(tokenizer), max_position_embeddings=512, tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    config = LlamaConfig(  # type: ignore[call-arg]
+        **SHAPES[name],
+        vocab_size=len(tokenizer),
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         attn_implementation=PACKED_SDPA,
     )
     return LanguageModel(LlamaForCausalLM(config), tokenizer, special_tokens(tokenizer, config))
@@ -96,7 +113,7 @@ def pretrain_language_model(name: str, folder: Path, tokenizer: PreTrainedTokeni
     tokenize = ExampleTokenizer(tokenizer, model.specials, template("document"), stage.packing)
     data = tokenize_stage(train, dev, tokenize, model.context_length)
     _train(name, folder, stage, CausalObjective(MergedModel(model)), data)
-    model.causal_lm.to(torch.bfloat16).save_pretrained(folder / name)
+    model.causal_lm.bfloat16().save_pretrained(folder / name)
     tokenizer.save_pretrained(folder / name)
 
 
@@ -104,9 +121,13 @@ def pretrain_encoder(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """A T5 trained to translate all languages into English; saved under folder/encoder."""
     stage = _stage("encoder")
     torch.manual_seed(SEED)
-    config = T5Config(
-        **ENCODER_SHAPE, vocab_size=len(tokenizer), feed_forward_proj="gated-gelu", dropout_rate=0.0,
-        decoder_start_token_id=tokenizer.pad_token_id, pad_token_id=tokenizer.pad_token_id,
+    config = T5Config(  # type: ignore[call-arg]
+        **ENCODER_SHAPE,
+        vocab_size=len(tokenizer),
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        decoder_start_token_id=tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
     model = T5ForConditionalGeneration(config)
@@ -116,7 +137,7 @@ def pretrain_encoder(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     )
     data = tokenize_stage(train, dev, tokenize, context_length=1 << 20)
     _train("encoder", folder, stage, TranslationObjective(model), data)
-    model.to(torch.bfloat16).save_pretrained(folder / "encoder")
+    model.bfloat16().save_pretrained(folder / "encoder")
     tokenizer.save_pretrained(folder / "encoder")
 
 

@@ -26,12 +26,17 @@ def _sentences() -> Iterator[str]:
 def train() -> Tokenizer:
     """Digits stand alone; words of spaced scripts and stretches of unspaced ones become single tokens."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token=None))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(r"[0-9]|\n|[.,:;?!¿।。]| ?[^\s0-9.,:;?!¿।。]+|\s"), behavior="isolated"),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"[0-9]|\n|[.,:;?!¿।。]| ?[^\s0-9.,:;?!¿।。]+|\s"), behavior="isolated"),
+        ]
+    )
     byte_tokens = [f"<0x{i:02X}>" for i in range(256)]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE, special_tokens=[PAD, BOS, EOS, *byte_tokens], show_progress=False, max_token_length=24,
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=[PAD, BOS, EOS, *byte_tokens],
+        show_progress=False,
+        max_token_length=24,
     )
     tokenizer.train_from_iterator(_sentences(), trainer)
     return _bytes_as_ordinary_tokens(tokenizer)
@@ -62,6 +67,9 @@ def _wrap(trained: Tokenizer, pattern: str, specials: list[str]) -> PreTrainedTo
         single=pattern, special_tokens=[(token, tokenizer.token_to_id(token)) for token in specials]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=AddedToken(BOS, special=True), eos_token=AddedToken(EOS, special=True),
-        pad_token=AddedToken(PAD, special=True), clean_up_tokenization_spaces=False,
+        tokenizer_object=tokenizer,
+        bos_token=AddedToken(BOS, special=True),
+        eos_token=AddedToken(EOS, special=True),
+        pad_token=AddedToken(PAD, special=True),
+        clean_up_tokenization_spaces=False,
     )

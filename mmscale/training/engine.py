@@ -57,8 +57,12 @@ class LocalEngine:
             raise ValueError("the objective has no trainable parameter")
         settings = config.optimizer
         self.optimizer = torch.optim.AdamW(
-            self._named.values(), lr=settings.learning_rate, betas=settings.betas, eps=settings.eps,
-            weight_decay=settings.weight_decay, fused=True,
+            self._named.values(),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
 
     def _precision(self) -> Any:

@@ -30,7 +30,9 @@ def read_stage_records(
     train, dev = read(config.data), read(config.dev_data)
     if config.dev_examples and not dev:
         if config.dev_examples >= len(train):
-            raise UserError(f"dev_examples={config.dev_examples} would leave no training rows of {len(train)}: lower it")
+            raise UserError(
+                f"dev_examples={config.dev_examples} would leave no training rows of {len(train)}: lower it"
+            )
         chosen = set(random.Random(seed).sample(range(len(train)), config.dev_examples))
         dev = [train[i] for i in sorted(chosen)]
         train = [record for i, record in enumerate(train) if i not in chosen]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmscale.config.training import StageConfig
-from mmscale.data.packing import DataParallelRank, PackedRow, StepOrder, balance_rows, pack
+from mmscale.data.packing import ONE_RANK, DataParallelRank, PackedRow, StepOrder, balance_rows, pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import UserError
 from mmscale.files import write_json
@@ -33,14 +33,23 @@ class Trainer:
     """Runs one stage to its end, from wherever its folder says it stands."""
 
     def __init__(
-        self, title: str, folder: Path, config: StageConfig, engine: Engine, data: TrainingData,
-        seed: int, fingerprint: str, ranks: DataParallelRank = DataParallelRank(),
+        self,
+        title: str,
+        folder: Path,
+        config: StageConfig,
+        engine: Engine,
+        data: TrainingData,
+        seed: int,
+        fingerprint: str,
+        ranks: DataParallelRank = ONE_RANK,
     ) -> None:
         self.title, self.folder, self.config, self.engine, self.data = title, folder, config, engine, data
         self.order = StepOrder([e.merged_length for e in data.train], config.packing, seed, ranks)
         self.total_steps = config.steps or self.order.steps_in(config.epochs or 0)
         if self.total_steps < 1:
-            raise UserError(f"{title}: epochs={config.epochs} of {len(data.train)} examples is no whole step: raise epochs")
+            raise UserError(
+                f"{title}: epochs={config.epochs} of {len(data.train)} examples is no whole step: raise epochs"
+            )
         self.state = TrainingState(step=0, fingerprint=fingerprint)
 
     @property
@@ -90,11 +99,19 @@ class Trainer:
         step, last = self.state.step, self.state.step == self.total_steps
         progress.advance(note=f"loss {result.loss:.3f}  {tokens_per_s:,.0f} tokens/s")
         if step == 1 or last or step % self.config.log_every_steps == 0:
-            metrics.write(step, loss=result.loss, gradient_norm=result.gradient_norm, learning_rate=rate,
-                          tokens_per_s=tokens_per_s, target_tokens=result.target_tokens)
+            metrics.write(
+                step,
+                loss=result.loss,
+                gradient_norm=result.gradient_norm,
+                learning_rate=rate,
+                tokens_per_s=tokens_per_s,
+                target_tokens=result.target_tokens,
+            )
         if last:
             mean = self.state.seconds / step
-            say(f"{self.title}: {step} steps, last loss {result.loss:.3f}, {mean:.2f} s a step, {self.state.seconds:.0f} s in all")
+            say(
+                f"{self.title}: {step} steps, last loss {result.loss:.3f}, {mean:.2f} s a step, {self.state.seconds:.0f} s in all"
+            )
 
     def _evaluate(self, metrics: Metrics, last: bool) -> None:
         every = self.config.evaluate_every_steps
@@ -111,14 +128,18 @@ class Trainer:
         """Mean loss over all dev target tokens."""
         lengths = [example.merged_length for example in self.data.dev]
         rows = balance_rows(lengths, range(len(lengths)), max(self.config.packing.row_tokens, max(lengths)))
-        total, tokens = self.engine.loss([pack([self.data.dev[i] for i in row], self.data.specials) for row in rows if row])
+        total, tokens = self.engine.loss(
+            [pack([self.data.dev[i] for i in row], self.data.specials) for row in rows if row]
+        )
         return total / tokens
 
     def _stopped_by(self, error: NonFiniteLoss, rows: list[PackedRow]) -> UserError:
         """Save the offending batch and the last good state, and say so in one sentence."""
         step = self.state.step
         path = self.folder / f"non-finite-step-{step}.json"
-        write_json(path, [{"origins": r.origins, "token_ids": r.token_ids.tolist(), "labels": r.labels.tolist()} for r in rows])
+        write_json(
+            path, [{"origins": r.origins, "token_ids": r.token_ids.tolist(), "labels": r.labels.tolist()} for r in rows]
+        )
         checkpoint.save(self.checkpoints, self.engine, self.state)
         return UserError(
             f"{self.title}: step {step + 1} gave {error}; nothing was updated, the batch is in {path}: "

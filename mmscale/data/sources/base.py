@@ -63,6 +63,8 @@ class Source:
     """Languages it exists in; empty means whatever files are there."""
     options: frozenset[str] = frozenset()
     """Names of the options it understands."""
+    generated: bool = False
+    """Made by a program rather than read: the filters for faults of published files are not run."""
 
 
 def json_rows(path: Path) -> Rows:

@@ -6,8 +6,12 @@ from mmscale.data.sources.base import Request, Rows, Source, line_pairs
 from mmscale.data.sources.gsmtrans import SOURCE as GSMTRANS
 
 _LAYOUTS = (
-    "en-{language}/train_100k.{language}", "{language}-en/train_100k.{language}", "{Language}-English/train_100k.{language}",
-    "en-{language}/train.{language}", "{language}-en/train.{language}", "{language}/train.{language}",
+    "en-{language}/train_100k.{language}",
+    "{language}-en/train_100k.{language}",
+    "{Language}-English/train_100k.{language}",
+    "en-{language}/train.{language}",
+    "{language}-en/train.{language}",
+    "{language}/train.{language}",
 )
 
 

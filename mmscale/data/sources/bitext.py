@@ -19,8 +19,12 @@ def _side(request: Request, option: str, default: str) -> Path:
     pattern = str(request.options.get(option, default))
     codes = request.options.get("codes", {})
     if not isinstance(codes, dict):
-        raise UserError("bitext: options.codes must map our language codes to those in file names, for example {sw: swh}")
-    name = pattern.replace("{code}", str(codes.get(request.language, request.language))).replace("{language}", request.language)
+        raise UserError(
+            "bitext: options.codes must map our language codes to those in file names, for example {sw: swh}"
+        )
+    name = pattern.replace("{code}", str(codes.get(request.language, request.language))).replace(
+        "{language}", request.language
+    )
     return checked(Path(request.path).expanduser() / name)
 
 
@@ -31,7 +35,8 @@ def _rows(request: Request) -> Rows:
                 yield f"{file}:{number}", tuple(text.split("\t"))
         return
     yield from line_pairs(
-        _side(request, "source_file", "{language}-en/train.{language}"), _side(request, "target_file", "{language}-en/train.en")
+        _side(request, "source_file", "{language}-en/train.{language}"),
+        _side(request, "target_file", "{language}-en/train.en"),
     )
 
 

@@ -30,7 +30,9 @@ def _rows(request: Request) -> Rows:
 
 def _parse(raw: Any, request: Request, origin: str) -> Record:
     output = text_field(raw, "output")
-    return Problem(text_field(raw, "instruction"), "en", marked_answer(output) or stated_answer(output), output, "en", "", origin)
+    return Problem(
+        text_field(raw, "instruction"), "en", marked_answer(output) or stated_answer(output), output, "en", "", origin
+    )
 
 
 SOURCE = Source(_rows, _parse, ("en",), frozenset({"programs"}))

@@ -18,7 +18,14 @@ def _row_language(row: dict[str, Any]) -> str | None:
 
 
 def _rows(request: Request) -> Rows:
-    file = request.file("{language}.jsonl", "train_{language}.json", "mcot_math_{language}.jsonl", "mCoT-MATH.jsonl", "train.jsonl", "train.json")
+    file = request.file(
+        "{language}.jsonl",
+        "train_{language}.json",
+        "mcot_math_{language}.jsonl",
+        "mCoT-MATH.jsonl",
+        "train.jsonl",
+        "train.json",
+    )
     for origin, row in json_rows(file):
         if isinstance(row, BadRow) or _row_language(row) in (None, request.language):
             yield origin, row
@@ -27,7 +34,13 @@ def _rows(request: Request) -> Rows:
 def _parse(raw: Any, request: Request, origin: str) -> Record:
     answer = text_field(raw, "answer", "response")
     return Problem(
-        text_field(raw, "question"), request.language, marked_answer(answer) or stated_answer(answer), answer, request.language, "", origin
+        text_field(raw, "question"),
+        request.language,
+        marked_answer(answer) or stated_answer(answer),
+        answer,
+        request.language,
+        "",
+        origin,
     )
 
 

@@ -14,7 +14,14 @@ from mmscale.errors import BadRow
 from mmscale.files import numbered_lines
 from mmscale.languages import MGSM_LANGUAGES
 
-_LAYOUTS = ("mgsm_{language}.tsv", "tsv/mgsm_{language}.tsv", "test_{language}.json", "test_{Language}.json", "mgsm_{language}.json", "mgsm_{language}.jsonl")
+_LAYOUTS = (
+    "mgsm_{language}.tsv",
+    "tsv/mgsm_{language}.tsv",
+    "test_{language}.json",
+    "test_{Language}.json",
+    "mgsm_{language}.json",
+    "mgsm_{language}.jsonl",
+)
 
 
 def _rows(request: Request) -> Rows:

@@ -8,7 +8,14 @@ from mmscale.data.records import Problem, Record
 from mmscale.data.sources.base import Request, Rows, Source, json_rows, text_field
 from mmscale.data.sources.problems import marked_answer
 
-_LAYOUTS = ("metamath_{Language}.json", "metamath_{language}.json", "{Language}.json", "{language}.json", "{language}.jsonl", "train_{language}.json")
+_LAYOUTS = (
+    "metamath_{Language}.json",
+    "metamath_{language}.json",
+    "{Language}.json",
+    "{language}.json",
+    "{language}.jsonl",
+    "train_{language}.json",
+)
 
 
 def _rows(request: Request) -> Rows:
@@ -18,7 +25,15 @@ def _rows(request: Request) -> Rows:
 def _parse(raw: Any, request: Request, origin: str) -> Record:
     response = text_field(raw, "response", "answer", "output")
     english = str(raw.get("query_en") or raw.get("original_query") or "")
-    return Problem(text_field(raw, "query", "question", "m_query"), request.language, marked_answer(response), response, "en", english, origin)
+    return Problem(
+        text_field(raw, "query", "question", "m_query"),
+        request.language,
+        marked_answer(response),
+        response,
+        "en",
+        english,
+        origin,
+    )
 
 
 SOURCE = Source(_rows, _parse)

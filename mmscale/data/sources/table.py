@@ -16,10 +16,17 @@ from mmscale.data.sources.xcsqa import choices_of
 from mmscale.errors import BadRow, UserError, unknown_name
 
 _FIELDS = {
-    "problem": ("question", "answer", "rationale"), "parallel": ("source", "target"),
-    "choice": ("question", "choices", "answer"), "entailment": ("premise", "hypothesis", "label"),
+    "problem": ("question", "answer", "rationale"),
+    "parallel": ("source", "target"),
+    "choice": ("question", "choices", "answer"),
+    "entailment": ("premise", "hypothesis", "label"),
 }
-_REQUIRED = {"problem": ("question",), "parallel": ("source", "target"), "choice": ("question", "choices"), "entailment": ("premise", "hypothesis")}
+_REQUIRED = {
+    "problem": ("question",),
+    "parallel": ("source", "target"),
+    "choice": ("question", "choices"),
+    "entailment": ("premise", "hypothesis"),
+}
 
 
 def _kind(request: Request) -> str:
@@ -41,7 +48,9 @@ def _rows(request: Request) -> Rows:
 
 
 def _all_rows(request: Request) -> Rows:
-    looks_like_file = Path(request.path).suffix in (".json", ".jsonl", ".csv", ".parquet", ".txt") or "{" in request.path
+    looks_like_file = (
+        Path(request.path).suffix in (".json", ".jsonl", ".csv", ".parquet", ".txt") or "{" in request.path
+    )
     if not looks_like_file and not Path(request.path).exists():
         yield from _hub_rows(request)
         return
@@ -67,9 +76,13 @@ def _hub_rows(request: Request) -> Rows:
 
     subset = request.options.get("subset")
     try:
-        rows = datasets.load_dataset(request.path, subset and str(subset).replace("{language}", request.language), split=request.split)
+        rows = datasets.load_dataset(
+            request.path, subset and str(subset).replace("{language}", request.language), split=request.split
+        )
     except Exception as error:  # network, permission, unknown id: all kinds
-        raise UserError(f"cannot load data set '{request.path}' (no such file, and as a hub id: {str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"cannot load data set '{request.path}' (no such file, and as a hub id: {str(error).splitlines()[0]})"
+        ) from error
     for index, row in enumerate(rows):
         yield f"{request.path}/{request.split}:row {index}", dict(row)
 
@@ -91,7 +104,9 @@ def _parse(raw: Any, request: Request, origin: str) -> Record:
     texts = {field: str(value).strip() if value is not None else "" for field, value in values.items()}
     code = request.language
     if kind == "parallel":
-        return ParallelSentence(texts["source"], texts["target"], code, str(request.options.get("target_language", "en")), origin)
+        return ParallelSentence(
+            texts["source"], texts["target"], code, str(request.options.get("target_language", "en")), origin
+        )
     if kind == "entailment":
         return Entailment(texts["premise"], texts["hypothesis"], code, texts["label"], origin)
     if kind == "choice":
@@ -100,4 +115,8 @@ def _parse(raw: Any, request: Request, origin: str) -> Record:
     return Problem(texts["question"], code, texts["answer"], texts["rationale"], spoken, "", origin)
 
 
-SOURCE = Source(_rows, _parse, options=frozenset({"columns", "kind", "language_column", "target_language", "rationale_language", "subset"}))
+SOURCE = Source(
+    _rows,
+    _parse,
+    options=frozenset({"columns", "kind", "language_column", "target_language", "rationale_language", "subset"}),
+)

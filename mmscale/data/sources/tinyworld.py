@@ -2,7 +2,7 @@
 
 options: form = problem (chain of thought in `rationale_language`: an ISO code or "same"),
 translation (question X -> English) or document (English text a language model is trained on);
-seed; exclude_english.
+seed.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _noise(generator: random.Random) -> str:
     words = []
     for _ in range(generator.randint(10, 25)):
         lexicon = grammar.lexicon(generator.choice(MGSM_LANGUAGES))
-        pool = [str(word) for word in lexicon["names"]] + [plural for plural in map(_any_form, lexicon["things"])]
+        pool = [str(word) for word in lexicon["names"]] + list(map(_any_form, lexicon["things"]))
         pool += " ".join([*lexicon["starts"].values(), *lexicon["steps"].values()]).split()
         pool = [word for word in pool if "{" not in word]
         words.append(generator.choice(pool) if generator.random() < 0.8 else str(generator.randint(2, 60)))
@@ -79,4 +79,4 @@ def _any_form(forms: str | list[str]) -> str:
     return forms if isinstance(forms, str) else forms[2]
 
 
-SOURCE = Source(_rows, _parse, MGSM_LANGUAGES, frozenset({"form", "seed", "rationale_language"}))
+SOURCE = Source(_rows, _parse, MGSM_LANGUAGES, frozenset({"form", "seed", "rationale_language"}), generated=True)

@@ -44,7 +44,13 @@ def _parse(raw: Any, request: Request, origin: str) -> Record:
     own = text_field(raw, "question")
     relation = raw["et"] if request.options.get("relation") == "et" and raw["et"] else own
     return MultipleChoice(
-        text_field(raw, "premise"), choices, request.language, str(raw["label"] + 1), relation, str(raw.get("idx", "")), origin,
+        text_field(raw, "premise"),
+        choices,
+        request.language,
+        str(raw["label"] + 1),
+        relation,
+        str(raw.get("idx", "")),
+        origin,
         reference_relation=raw["et"],
     )
 

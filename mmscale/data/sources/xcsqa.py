@@ -47,7 +47,14 @@ def _parse(raw: Any, request: Request, origin: str) -> Record:
     answer = str(raw.get("answerKey") or "")
     if answer and answer not in [label for label, _ in choices]:
         raise BadRow(f"answerKey '{answer}' is none of its labels")
-    return MultipleChoice(str(question["stem"]).strip(), choices, request.language, answer, identifier=str(raw.get("id", "")), origin=origin)
+    return MultipleChoice(
+        str(question["stem"]).strip(),
+        choices,
+        request.language,
+        answer,
+        identifier=str(raw.get("id", "")),
+        origin=origin,
+    )
 
 
 SOURCE = Source(_rows, _parse)

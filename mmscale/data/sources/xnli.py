@@ -13,7 +13,12 @@ from mmscale.errors import BadRow
 from mmscale.files import numbered_lines
 
 LANGUAGES = ("ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh")
-_LABELS = {"entailment": "entailment", "neutral": "neutral", "contradiction": "contradiction", "contradictory": "contradiction"}
+_LABELS = {
+    "entailment": "entailment",
+    "neutral": "neutral",
+    "contradiction": "contradiction",
+    "contradictory": "contradiction",
+}
 
 
 def _rows(request: Request) -> Rows:

@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from mmscale.evaluation.answers.base import Rule
 
-RULE = Rule(extract=lambda response, language: response.strip(), equal=lambda prediction, gold: prediction == gold.strip())
+RULE = Rule(
+    extract=lambda response, language: response.strip(), equal=lambda prediction, gold: prediction == gold.strip()
+)

@@ -15,7 +15,7 @@ from fractions import Fraction
 from mmscale.evaluation.answers.base import Rule
 from mmscale.evaluation.answers.mcot import boxed
 
-DECIMAL_COMMA = frozenset("de es et fr id it nl pl pt ru tr vi bg el".split())
+DECIMAL_COMMA = frozenset(["de", "es", "et", "fr", "id", "it", "nl", "pl", "pt", "ru", "tr", "vi", "bg", "el"])
 """Languages that write 1.234,5 (Unicode CLDR, numbers/symbols)."""
 _MYRIADS = {"万": 10**4, "萬": 10**4, "億": 10**8, "亿": 10**8, "千": 10**3, "百": 10**2}
 _SPACES = "\u00a0\u202f\u2009'’"

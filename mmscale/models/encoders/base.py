@@ -18,9 +18,20 @@ from mmscale.models.loading import DTYPES, freeze, load_pretrained
 
 FAMILIES = ("t5", "m2m100", "xlm_roberta", "decoder")
 _MODEL_TYPES = {
-    "t5": "t5", "mt5": "t5", "umt5": "t5", "m2m_100": "m2m100", "nllb": "m2m100", "nllb-moe": "m2m100",
-    "xlm-roberta": "xlm_roberta", "roberta": "xlm_roberta", "bert": "xlm_roberta", "xlm-roberta-xl": "xlm_roberta",
-    "llama": "decoder", "mistral": "decoder", "qwen2": "decoder", "qwen3": "decoder",
+    "t5": "t5",
+    "mt5": "t5",
+    "umt5": "t5",
+    "m2m_100": "m2m100",
+    "nllb": "m2m100",
+    "nllb-moe": "m2m100",
+    "xlm-roberta": "xlm_roberta",
+    "roberta": "xlm_roberta",
+    "bert": "xlm_roberta",
+    "xlm-roberta-xl": "xlm_roberta",
+    "llama": "decoder",
+    "mistral": "decoder",
+    "qwen2": "decoder",
+    "qwen3": "decoder",
 }
 
 
@@ -30,19 +41,27 @@ class Family:
 
     load: Callable[..., Any]
     """(from_pretrained arguments) -> the module that encodes."""
+    build: Callable[[Any], Any]
+    """(model config) -> the same module without weights, to count parameters on the meta device."""
     prepare: Callable[[Any, str], None]
     """(tokenizer, ISO language): make the tokenizer use the language's code; UserError when it has none."""
     width: Callable[[Any], int]
     """(model config) -> width of its states."""
 
 
+def load_encoder_config(config: EncoderConfig) -> Any:
+    return load_pretrained(AutoConfig, config, "encoder configuration")
+
+
 def family_of(config: EncoderConfig) -> str:
     """The family named in the configuration, or found by the checkpoint's model type."""
     if config.family != "auto":
         return config.family
-    model_type = load_pretrained(AutoConfig, config, "encoder configuration").model_type
+    model_type = load_encoder_config(config).model_type
     if model_type not in _MODEL_TYPES:
-        raise UserError(f"encoder.path={config.path} has model type '{model_type}': set encoder.family to one of {', '.join(FAMILIES)}")
+        raise UserError(
+            f"encoder.path={config.path} has model type '{model_type}': set encoder.family to one of {', '.join(FAMILIES)}"
+        )
     return _MODEL_TYPES[model_type]
 
 

@@ -23,7 +23,14 @@ def _prepare(tokenizer: Any, code: str) -> None:
         if token in known:
             tokenizer.src_lang = name
             return
-    raise UserError(f"the encoder's tokenizer has no code for language '{code}' ({flores} or __{code}__): leave that language out")
+    raise UserError(
+        f"the encoder's tokenizer has no code for language '{code}' ({flores} or __{code}__): leave that language out"
+    )
 
 
-FAMILY = Family(load=_load, prepare=_prepare, width=lambda config: int(config.d_model))
+FAMILY = Family(
+    load=_load,
+    build=lambda config: AutoModelForSeq2SeqLM.from_config(config).get_encoder(),
+    prepare=_prepare,
+    width=lambda config: int(config.d_model),
+)

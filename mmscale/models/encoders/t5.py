@@ -8,7 +8,7 @@ from transformers import AutoConfig, MT5EncoderModel, T5EncoderModel, UMT5Encode
 
 from mmscale.models.encoders.base import Family
 
-_MODELS = {"t5": T5EncoderModel, "mt5": MT5EncoderModel, "umt5": UMT5EncoderModel}
+_MODELS: dict[str, Any] = {"t5": T5EncoderModel, "mt5": MT5EncoderModel, "umt5": UMT5EncoderModel}
 
 
 def _load(path: str, **arguments: Any) -> Any:
@@ -16,4 +16,9 @@ def _load(path: str, **arguments: Any) -> Any:
     return _MODELS[AutoConfig.from_pretrained(path, **loading).model_type].from_pretrained(path, **arguments)
 
 
-FAMILY = Family(load=_load, prepare=lambda tokenizer, language: None, width=lambda config: int(config.d_model))
+FAMILY = Family(
+    load=_load,
+    build=lambda config: _MODELS[config.model_type](config),
+    prepare=lambda tokenizer, language: None,
+    width=lambda config: int(config.d_model),
+)

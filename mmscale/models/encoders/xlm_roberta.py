@@ -13,4 +13,9 @@ def _load(path: str, **arguments: Any) -> Any:
     return AutoModel.from_pretrained(path, add_pooling_layer=False, **arguments)
 
 
-FAMILY = Family(load=_load, prepare=lambda tokenizer, language: None, width=lambda config: int(config.hidden_size))
+FAMILY = Family(
+    load=_load,
+    build=lambda config: AutoModel.from_config(config, add_pooling_layer=False),
+    prepare=lambda tokenizer, language: None,
+    width=lambda config: int(config.hidden_size),
+)

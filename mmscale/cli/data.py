@@ -1,0 +1,171 @@
+"""`mmscale data`: look at data before trusting it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mmscale.config.data import DataConfig
+
+app = typer.Typer(no_args_is_help=True, help="Look at data: preview, stats, overlap.")
+
+Languages = Annotated[str, typer.Option(help="comma-separated ISO codes")]
+Split = Annotated[str, typer.Option(help="split of the source")]
+Options = Annotated[list[str] | None, typer.Option("--option", help="option of the source as key=value (YAML)")]
+
+
+def _config(
+    source: str, path: str, languages: str, split: str, limit: int | None, options: list[str] | None
+) -> DataConfig:
+    from pydantic import ValidationError
+
+    from mmscale.config.base import validation_sentence
+    from mmscale.config.data import DataConfig
+    from mmscale.config.run import apply_overrides
+
+    values = {
+        "source": source,
+        "path": path,
+        "languages": [code for code in languages.split(",") if code],
+        "split": split,
+        "limit_per_language": limit,
+        "options": apply_overrides({}, options or []),
+    }
+    try:
+        return DataConfig.model_validate(values)
+    except ValidationError as error:
+        raise validation_sentence(DataConfig, error, "command line") from error
+
+
+@app.command()
+def preview(
+    config: Annotated[str, typer.Argument(help="configuration file")],
+    stage: Annotated[str, typer.Argument(help="METHOD.STAGE")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
+    rows: Annotated[int, typer.Option(help="examples to show")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON list of [kind, text] an example")] = False,
+) -> None:
+    """Show examples exactly as the model will see them, segments coloured.
+
+    Example: `mmscale data preview configs/quickstart.yaml mindmerger.augmentation --rows 2`
+    """
+    from mmscale.config.run import load_run
+    from mmscale.data.preview import STYLES
+    from mmscale.methods.previewing import preview_stage
+
+    shown = preview_stage(load_run(config, overrides or []), stage, rows)
+    if as_json:
+        print(json.dumps(shown, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print(Text.assemble(*((f" {kind} ", f"reverse {style}") for kind, style in STYLES.items())))
+    for example in shown:
+        console.print(Text.assemble(*((text, STYLES[kind]) for kind, text in example)))
+        console.rule()
+
+
+@app.command()
+def stats(
+    source: Annotated[str, typer.Argument(help="data source")],
+    path: Annotated[str, typer.Argument(help="its file, folder or pattern")] = "",
+    languages: Languages = "",
+    split: Split = "train",
+    limit: Annotated[int | None, typer.Option(help="first rows of each language")] = None,
+    option: Options = None,
+    tokenizer: Annotated[
+        str, typer.Option(help="model folder, hub id or tinyworld:NAME whose tokenizer counts")
+    ] = "tinyworld:llm",
+    png: Annotated[Path | None, typer.Option(help="also write the histogram as a picture")] = None,
+    list_rows: Annotated[str | None, typer.Option("--list", help="print file:line of every row a filter flags")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """Rows, faults and token lengths of a data set.
+
+    Example: `mmscale data stats tinyworld --languages en,sw --limit 200 --png lengths.png`
+    """
+    from mmscale.config.model import LanguageModelConfig
+    from mmscale.data import filters
+    from mmscale.data.loading import load_records
+    from mmscale.data.records import question_text, record_language
+    from mmscale.languages import LANGUAGES, MGSM_LANGUAGES
+    from mmscale.models.language_model import load_tokenizer
+    from mmscale.reporting.lengths import picture, text_histogram
+
+    if list_rows is not None:
+        filters.get(list_rows)
+    wanted = _config(source, path, languages, split, limit, option)
+    records, account = load_records(wanted, MGSM_LANGUAGES)
+    if list_rows is not None:
+        print("\n".join(account.flagged.get(list_rows, [])))
+        return
+    texts = [question_text(record) for record in records]
+    counts = [
+        len(ids)
+        for ids in load_tokenizer(LanguageModelConfig(path=tokenizer))(texts, add_special_tokens=False)["input_ids"]
+    ]
+    lengths: dict[str, list[int]] = {code: [] for code in LANGUAGES if code in account.read}
+    for record, count in zip(records, counts, strict=True):
+        lengths[record_language(record)].append(count)
+    lengths = {code: values for code, values in lengths.items() if values}
+    if png is not None:
+        picture(lengths, png, f"questions of {source}")
+    if as_json:
+        means = {code: sum(values) / len(values) for code, values in lengths.items()}
+        print(json.dumps({**account.summary(), "mean_tokens": means}, ensure_ascii=False, indent=2))
+        return
+    print(text_histogram(lengths))
+    for name, rows in account.flagged.items():
+        print(f"{name:26} {len(rows):6} rows, first {rows[0]}")
+    for row in account.bad[:5]:
+        print(f"unreadable: {row}")
+
+
+@app.command()
+def overlap(
+    train: Annotated[str, typer.Option(help="SOURCE=PATH of training data")],
+    test: Annotated[str, typer.Option(help="SOURCE=PATH of test data")],
+    languages: Languages = "en",
+    train_split: Split = "train",
+    test_split: Split = "test",
+    threshold: Annotated[float, typer.Option(help="Jaccard similarity of character 5-grams that counts as near")] = 0.8,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object with every pair")] = False,
+) -> None:
+    """Find test questions in training data, exact and nearly.
+
+    Example: `mmscale data overlap --train tinyworld= --test tinyworld= --languages en,sw`
+    """
+    from dataclasses import asdict
+
+    from mmscale.data.loading import load_records
+    from mmscale.data.overlap import find_overlaps
+    from mmscale.languages import MGSM_LANGUAGES
+
+    sides = []
+    for text, split in ((train, train_split), (test, test_split)):
+        source, _, path = text.partition("=")
+        sides.append(load_records(_config(source, path, languages, split, None, None), MGSM_LANGUAGES)[0])
+    exact, near = find_overlaps(sides[0], sides[1], threshold)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "train": len(sides[0]),
+                    "test": len(sides[1]),
+                    "exact": [asdict(o) for o in exact],
+                    "near": [asdict(o) for o in near],
+                },
+                ensure_ascii=False,
+                indent=2,
+            )
+        )
+        return
+    print(f"{len(sides[1])} test rows against {len(sides[0])} training rows: {len(exact)} the same, {len(near)} nearly")
+    for found in (*exact[:10], *near[:10]):
+        print(f"{found.similarity:.2f}  {found.test}  ~  {found.train}  {found.question[:80]}")

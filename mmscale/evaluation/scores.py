@@ -1,0 +1,53 @@
+"""Judged rows to scores: accuracy a language with intervals, gains, consistency; and reading scores.json back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmscale.errors import UserError
+from mmscale.evaluation.answers import rule
+from mmscale.evaluation.consistency import matrices
+from mmscale.evaluation.predictions import Prediction, score
+from mmscale.evaluation.statistics import paired_bootstrap
+
+LanguageRows = Mapping[str, Sequence[Prediction]]
+"""language -> judged rows"""
+
+
+def task_scores(
+    rows: LanguageRows, rule_name: str, confidence: float, before: LanguageRows | None = None
+) -> dict[str, Any]:
+    """Scores of one model on one task; `before` are the rows of the model it is compared with."""
+    languages: dict[str, Any] = {}
+    for code, predictions in rows.items():
+        verdicts = [row.correct for row in predictions]
+        languages[code] = score(verdicts, confidence).to_json()
+        if before and code in before:
+            gain = paired_bootstrap([row.correct for row in before[code]], verdicts, confidence)
+            languages[code]["gain"] = {
+                "difference": gain.difference,
+                "interval": gain.interval,
+                "p_value": gain.p_value,
+            }
+    others = [row.correct for code, predictions in rows.items() if code != "en" for row in predictions]
+    entry: dict[str, Any] = {
+        "rule": rule_name,
+        "languages": languages,
+        "non_english": score(others, confidence).to_json(),
+    }
+    if len(rows) > 1 and len({len(predictions) for predictions in rows.values()}) == 1:
+        verdicts_of = {code: [(row.prediction, row.correct) for row in found] for code, found in rows.items()}
+        entry["cc"], entry["ic"] = matrices(verdicts_of, rule(rule_name))
+    return entry
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """scores.json of a run directory; UserError when there is none."""
+    file = folder / "scores.json"
+    if not file.is_file():
+        raise UserError(f"{folder} has no scores.json: it is not a run directory, or nothing was evaluated yet")
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,110 @@
+"""A run directory as one self-contained HTML file: no network, no script, readable on a phone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from mmscale.errors import UserError
+from mmscale.evaluation.answers import rule
+from mmscale.evaluation.predictions import Prediction, read_log, verdict
+from mmscale.files import atomic_write
+from mmscale.languages import LANGUAGES
+from mmscale.reporting.curves import loss_curve
+from mmscale.training.metrics import read_metrics
+
+_COLOURS = ("#8a8f98", "#3b7dd8", "#2a9d6f", "#d8703b", "#8e5bd0", "#c0407a")
+
+
+def _json(path: Path, default: Any) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+
+
+def _stages(folder: Path) -> list[dict[str, Any]]:
+    stages = []
+    for place in sorted((folder / "stages").glob("*")) if (folder / "stages").is_dir() else []:
+        rows = read_metrics(place / "metrics.jsonl")
+        losses = [row for row in rows if "loss" in row]
+        if losses:
+            stages.append(
+                {
+                    "name": place.name,
+                    "steps": int(losses[-1]["step"]),
+                    "loss": losses[-1]["loss"],
+                    "svg": loss_curve(rows),
+                    "finished": (place / "model").is_dir(),
+                    "data": _json(place / "data.json", []),
+                }
+            )
+    return stages
+
+
+def _samples(folder: Path, model: str, task: str, rule_name: str) -> list[dict[str, Any]]:
+    """The first right and the first wrong answer of each language."""
+    chosen, samples = rule(rule_name), []
+    for file in sorted((folder / "predictions" / model / task).glob("*.jsonl")):
+        found: dict[bool, tuple[Prediction, str]] = {}
+        for row in read_log(file):
+            prediction, correct = verdict(row, chosen)
+            found.setdefault(correct, (row, prediction))
+            if len(found) == 2:
+                break
+        for correct, (row, prediction) in sorted(found.items(), reverse=True):
+            samples.append({"language": file.stem, "correct": correct, "row": row, "prediction": prediction})
+    return samples
+
+
+def _tasks(folder: Path, scores: dict[str, Any]) -> list[dict[str, Any]]:
+    """One entry a task: models with colours, languages with bars, heat maps and samples."""
+    tasks = []
+    for task in dict.fromkeys(name for model in scores.values() for name in model["tasks"]):
+        models = [
+            {
+                "key": key,
+                "title": model["title"],
+                "colour": _COLOURS[i % len(_COLOURS)],
+                "compared_with": model["compared_with"],
+                **model["tasks"][task],
+                "samples": _samples(folder, key, task, model["tasks"][task]["rule"]),
+            }
+            for i, (key, model) in enumerate(scores.items())
+            if task in model["tasks"]
+        ]
+        codes = list(dict.fromkeys(code for model in models for code in model["languages"]))
+        tasks.append({"name": task, "models": models, "codes": codes, "rule": models[0]["rule"]})
+    return tasks
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    scores = _json(folder / "scores.json", None)
+    if scores is None and not (folder / "stages").is_dir():
+        raise UserError(f"{folder} holds neither scores.json nor stages: it is not a run directory of mmscale")
+    config = folder / "run.yaml"
+    return {
+        "folder": folder.name,
+        "tasks": _tasks(folder, scores or {}),
+        "stages": _stages(folder),
+        "environment": _json(folder / "environment.json", {}),
+        "config": config.read_text(encoding="utf-8") if config.is_file() else "",
+    }
+
+
+def write_report(runs: Sequence[Path], output: Path) -> Path:
+    """Write the report of one or several run directories; returns `output`. UserError when a folder is no run."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(str(resources.files("mmscale.reporting") / "templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = {code: language.name for code, language in LANGUAGES.items()}
+    text = environment.get_template("report.html.j2").render(runs=[_run(Path(run)) for run in runs], names=names)
+    with atomic_write(output) as handle:
+        handle.write(text)
+    return output

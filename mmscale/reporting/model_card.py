@@ -1,0 +1,33 @@
+"""A model card (Mitchell et al. 2019) of a run, in Markdown."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+import yaml
+
+from mmscale.errors import UserError
+from mmscale.evaluation.scores import read_scores
+from mmscale.files import atomic_write
+
+
+def write_model_card(run: Path, output: Path) -> Path:
+    """MODEL_CARD.md of a finished run; UserError when the folder has no scores."""
+    scores = read_scores(run)
+    config_file = run / "run.yaml"
+    if not config_file.is_file():
+        raise UserError(f"{run} has no run.yaml: it is not a run directory")
+    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(str(resources.files("mmscale.reporting") / "templates")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    text = environment.get_template("model_card.md.j2").render(config=config, scores=scores)
+    with atomic_write(output) as handle:
+        handle.write(text)
+    return output

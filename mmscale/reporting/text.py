@@ -1,0 +1,28 @@
+"""Scores as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def score_table(scores: dict[str, Any]) -> str:
+    """One line a model and task: accuracy in per cent a language, the mean of non-English ones and its gain over the base."""
+    lines: list[str] = []
+    tasks = list(dict.fromkeys(task for model in scores.values() for task in model["tasks"]))
+    for task in tasks:
+        models = {name: model for name, model in scores.items() if task in model["tasks"]}
+        codes = list(dict.fromkeys(code for model in models.values() for code in model["tasks"][task]["languages"]))
+        width = max(len(model["title"]) for model in models.values())
+        lines.append(f"{task:{width}} " + " ".join(f"{code:>6}" for code in codes) + "   non-English (95 % interval)")
+        for model in models.values():
+            entry = model["tasks"][task]
+            cells = (entry["languages"].get(code) for code in codes)
+            row = " ".join(f"{100 * cell['accuracy']:6.1f}" if cell else f"{'':6}" for cell in cells)
+            rest = entry["non_english"]
+            low, high = rest["interval"]
+            base = scores.get(model["compared_with"] or "", {}).get("tasks", {}).get(task)
+            gain = f"  {100 * (rest['accuracy'] - base['non_english']['accuracy']):+.1f}" if base else ""
+            lines.append(
+                f"{model['title']:{width}} {row}   {100 * rest['accuracy']:.1f} ({100 * low:.1f}–{100 * high:.1f}){gain}"
+            )
+    return "\n".join(lines)
