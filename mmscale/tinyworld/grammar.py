@@ -37,23 +37,23 @@ class Story:
     second: int
     steps: tuple[tuple[str, int], ...]
 
-    def equations(self) -> list[tuple[int, str, int, int]]:
-        """(left, operator, right, result) of every step of the chain of thought."""
-        total, rows = self.first, []
-        if self.start == "boxes":
-            rows.append((self.first, "*", self.second, total := self.first * self.second))
-        elif self.start == "double":
-            rows.append((self.first, "*", 2, total := self.first * 2))
+    def equations(self) -> list[tuple[str, int, str, int, int]]:
+        """(reason, left, operator, right, result) of every step of the chain of thought."""
+        total = self.first
+        rows: list[tuple[str, int, str, int, int]] = []
+        if self.start != "has":
+            factor = self.second if self.start == "boxes" else 2
+            rows.append(("times", self.first, "*", factor, total := self.first * factor))
         for verb, amount in self.steps:
             sign = "+" if verb in GAIN_VERBS else "-"
             result = total + amount if sign == "+" else total - amount
-            rows.append((total, sign, amount, result))
+            rows.append((verb, total, sign, amount, result))
             total = result
         return rows
 
     @property
     def answer(self) -> int:
-        return self.equations()[-1][3]
+        return self.equations()[-1][4]
 
     def is_held_out(self) -> bool:
         """Whether this story belongs to the test split: a pure function of its content."""
@@ -75,7 +75,7 @@ def draw_story(generator: random.Random) -> Story:
         story = Story(
             generator.randrange(NUMBER_OF_NAMES), generator.randrange(NUMBER_OF_THINGS), start, first, second, steps
         )
-        if all(1 <= row[3] <= 99 for row in story.equations()):
+        if all(1 <= row[4] <= 99 for row in story.equations()):
             return story
 
 
@@ -142,9 +142,9 @@ def rationale(story: Story, language: str) -> str:
     """The chain of thought in a language; it ends with the answer."""
     words = lexicon(language)
     joined = words.get("sentence_join", " ")
-    names = {"+": words["more"], "-": words["less"], "*": words["times"]}
     parts = [
-        names[sign].format(equation=f"{left}{sign}{right}={result}") for left, sign, right, result in story.equations()
+        words["reasons"][reason].format(equation=f"{left}{sign}{right}={result}")
+        for reason, left, sign, right, result in story.equations()
     ]
     parts.append(words["answer"].format(answer=story.answer))
     return joined.join(parts)

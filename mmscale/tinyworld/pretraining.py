@@ -36,7 +36,7 @@ from mmscale.training.trainer import Trainer, TrainingData
 SEED = 7
 SHAPES: dict[str, dict[str, Any]] = {
     "llm": {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 4},
-    "large_llm": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 8},
+    "large_llm": {"hidden_size": 192, "intermediate_size": 528, "num_hidden_layers": 4, "num_attention_heads": 6},
 }
 ENCODER_SHAPE: dict[str, Any] = {
     "d_model": 96,
@@ -46,7 +46,7 @@ ENCODER_SHAPE: dict[str, Any] = {
     "num_layers": 2,
     "num_decoder_layers": 2,
 }
-STEPS = {"llm": 3000, "large_llm": 2000, "encoder": 4000}
+STEPS = {"llm": 3500, "large_llm": 2000, "encoder": 1500}
 
 
 class TranslationObjective:
@@ -70,13 +70,13 @@ class TranslationObjective:
 def _stage(name: str) -> StageConfig:
     options: dict[str, Any] = {"form": "translation" if name == "encoder" else "document", "seed": SEED}
     languages = MGSM_LANGUAGES if name == "encoder" else ("en",)
-    limit = 8000 if name == "encoder" else 60000
+    limit = 8000 if name == "encoder" else 80000
     return StageConfig(
         data=(DataConfig(source="tinyworld", languages=languages, limit_per_language=limit, options=options),),
         dev_examples=256,
-        packing=PackingConfig(row_tokens=8192, global_batch_size=128 if name == "encoder" else 64),
+        packing=PackingConfig(row_tokens=8192, global_batch_size=128 if name == "encoder" else 32),
         optimizer=OptimizerConfig(
-            learning_rate=2e-3, betas=(0.9, 0.98), weight_decay=0.01, schedule="cosine", warmup_share=0.03
+            learning_rate=2e-3 if name != "llm" else 3e-3, betas=(0.9, 0.98), weight_decay=0.01, schedule="cosine", warmup_share=0.03
         ),
         steps=STEPS[name],
         evaluate_every_steps=500,

@@ -1,0 +1,149 @@
+"""Packed = left-padded = one at a time, in float64: logits, gradients, and nothing leaks between neighbours."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.conftest import VOCABULARY, random_causal_lm, random_encoder, random_merged
+
+from mmscale.data.packing import IGNORED, EncoderRow, pack
+from mmscale.data.segments import SpecialTokens, TokenizedExample
+from mmscale.training.objective import CausalObjective
+
+SPECIALS = SpecialTokens(1, 2)
+TOLERANCE = 1e-10
+LANGUAGE_MODELS = ("llama", "mistral", "qwen2")
+ENCODERS = ("t5", "m2m100", "xlm_roberta", "decoder")
+
+
+def examples(merged: bool, seed: int = 0) -> list[TokenizedExample]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(4, VOCABULARY, (count,), generator=generator).tolist())
+
+    shapes = ((5, 3, 9), (0, 12, 1), (11, 1, 4), (2, 7, 17))
+    return [TokenizedExample(ids(p), (*ids(t), 2), ids(e) if merged else (), "sw") for p, t, e in shapes]
+
+
+def hidden_by_example(model, chosen, together: bool) -> list[torch.Tensor]:
+    if together:
+        row = pack(chosen, SPECIALS)
+        return list(model.hidden(row).split(row.lengths))
+    return [model.hidden(pack([example], SPECIALS)) for example in chosen]
+
+
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
+@pytest.mark.parametrize("encoder", [None, "t5"])
+def test_packed_logits_equal_one_at_a_time(family, encoder):
+    model = random_merged(family, encoder)
+    chosen = examples(encoder is not None)
+    for packed, alone in zip(hidden_by_example(model, chosen, True), hidden_by_example(model, chosen, False), strict=True):
+        assert torch.allclose(packed, alone, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
+def test_packed_logits_equal_left_padded_transformers(family):
+    """The same weights run by transformers itself (sdpa), left-padded, with an attention mask."""
+    model, reference = random_merged(family), random_causal_lm(family, "sdpa")
+    chosen = examples(False)
+    rows = [[1, *e.prompt_ids, *e.target_ids[:-1]] for e in chosen]
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    padded = reference(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+    for i, packed in enumerate(hidden_by_example(model, chosen, True)):
+        logits = model.language_model.logits(packed)
+        assert torch.allclose(logits, padded[i, longest - len(rows[i]) :], rtol=0, atol=TOLERANCE)
+
+
+def test_merged_logits_equal_left_padded_merge():
+    """Against the published way: pad encoder states and prompt, sort padding to the left, run padded."""
+    model, reference = random_merged("llama", "t5"), random_causal_lm("llama", "sdpa")
+    chosen = examples(True)
+    embed = reference.get_input_embeddings()
+    inputs = []
+    for example in chosen:
+        states = model.encoder.model(input_ids=torch.tensor([example.encoder_ids])).last_hidden_state[0]
+        text = torch.tensor([*example.prompt_ids, *example.target_ids[:-1]])
+        parts = [embed(torch.tensor([1])), model.mapping(states), model.mapping.end_boundary[0], embed(text)]
+        inputs.append(torch.cat(parts))
+    longest = max(map(len, inputs))
+    padded = torch.stack([torch.cat([x.new_zeros(longest - len(x), x.shape[1]), x]) for x in inputs])
+    mask = torch.tensor([[0] * (longest - len(x)) + [1] * len(x) for x in inputs])
+    out = reference(inputs_embeds=padded, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits
+    for i, packed in enumerate(hidden_by_example(model, chosen, True)):
+        assert torch.allclose(model.language_model.logits(packed), out[i, longest - len(inputs[i]) :], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
+@pytest.mark.parametrize("encoder", [None, "t5"])
+def test_packed_gradients_equal_one_at_a_time(family, encoder):
+    model = random_merged(family, encoder)
+    chosen = examples(encoder is not None)
+    trained = model.mapping if encoder else model.language_model
+    trained.requires_grad_(True)
+    objective = CausalObjective(model)
+    objective.loss_sum(pack(chosen, SPECIALS)).backward()
+    packed = {name: p.grad.clone() for name, p in trained.named_parameters()}
+    trained.zero_grad()
+    for example in chosen:
+        objective.loss_sum(pack([example], SPECIALS)).backward()
+    for name, parameter in trained.named_parameters():
+        assert torch.allclose(packed[name], parameter.grad, rtol=0, atol=TOLERANCE), name
+        assert packed[name].abs().max() > 0, name
+
+
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
+def test_a_changed_neighbour_changes_nothing(family):
+    model = random_merged(family, "t5")
+    first, second = examples(True, seed=0), examples(True, seed=9)
+    before = hidden_by_example(model, first, True)
+    after = hidden_by_example(model, [second[0], first[1], second[2], first[3]], True)
+    assert torch.equal(before[1], after[1]) and torch.equal(before[3], after[3])
+    assert not torch.equal(before[0], after[0])
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_encoder_states_do_not_depend_on_company(family):
+    encoder = random_encoder(family)
+    generator = torch.Generator().manual_seed(3)
+    parts = [torch.randint(4, VOCABULARY, (n,), generator=generator) for n in (9, 1, 30, 4, 8, 29)]
+    together = encoder.states(EncoderRow(torch.cat(parts), [len(p) for p in parts], ["sw"] * 6))
+    for part, packed in zip(parts, together.split([len(p) for p in parts]), strict=True):
+        alone = encoder.states(EncoderRow(part, [len(part)], ["sw"]))
+        assert torch.allclose(packed, alone, rtol=0, atol=TOLERANCE)
+
+
+def test_encoder_stays_in_evaluation_mode_and_takes_no_gradient():
+    model = random_merged("llama", "t5")
+    model.train()
+    assert not any(module.training for module in model.encoder.modules())
+    assert not any(p.requires_grad for p in model.encoder.parameters())
+
+
+def test_labels_stand_before_the_token_they_predict():
+    example = TokenizedExample((10, 11), (20, 21, 2), (30, 31, 32), "sw")
+    row = pack([example], SPECIALS)
+    assert row.token_ids.tolist() == [1, 10, 11, 20, 21]
+    assert row.token_rows.tolist() == [0, 5, 6, 7, 8]
+    assert row.encoder_rows.tolist() == [1, 2, 3] and row.boundary_rows.tolist() == [4]
+    assert row.labels.tolist() == [IGNORED] * 6 + [20, 21, 2]
+    assert example.merged_length == sum(row.lengths) == 9
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_gradient_checkpointing_changes_no_gradient(frozen):
+    from mmscale.models.assembly import make_trainable
+
+    gradients = []
+    for checkpointing in (False, True):
+        model = random_merged("llama", "t5")
+        model.requires_grad_(False)
+        make_trainable(model.language_model, checkpointing, frozen)
+        model.mapping.requires_grad_(True)
+        CausalObjective(model).loss_sum(pack(examples(True), SPECIALS)).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
