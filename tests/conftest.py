@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import (
+    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     M2M100Config,
@@ -22,6 +26,8 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaModel,
 )
+
+from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from mmscale.data.segments import SpecialTokens
 from mmscale.models.attention import PACKED_SDPA
@@ -102,3 +108,50 @@ def public_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"public data files are not at {folder}; set MMSCALE_PUBLIC_DATA to their folder")
     return folder
+
+
+def _sentencepiece(file: Path, folder: Path):
+    """A LLaMA-style tokenizer folder around a SentencePiece model, loaded as a user's folder would be."""
+    folder.mkdir(parents=True)
+    shutil.copy(file, folder / "tokenizer.model")
+    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "add_bos_token": True, "legacy": True}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2}))
+    return AutoTokenizer.from_pretrained(folder), LlamaConfig(bos_token_id=1, eos_token_id=2)
+
+
+def _tiktoken(file: Path, specials: dict[str, int], pattern: str | None, **named: str):
+    """A fast tokenizer from a tiktoken rank file, special tokens at their published ids."""
+    pytest.importorskip("tiktoken", reason="reading tiktoken rank files needs the package tiktoken (extra dev)")
+    more = {} if pattern is None else {"pattern": pattern}
+    converted = TikTokenConverter(vocab_file=str(file), extra_special_tokens=list(specials), **more).converted()
+    assert {token: converted.token_to_id(token) for token in specials} == specials
+    return PreTrainedTokenizerFast(tokenizer_object=converted, clean_up_tokenization_spaces=False, **named)
+
+
+_QWEN_PATTERN = (
+    r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+)
+PUBLIC_TOKENIZERS = ("llama2", "llama3", "mistral", "qwen")
+
+
+@pytest.fixture(scope="session")
+def public_tokenizer(public_data, tmp_path_factory):
+    """name -> (tokenizer, model config) of the real vocabularies of four families."""
+
+    @functools.cache
+    def load(name: str):
+        folder = public_data / "tokenizers"
+        if name in ("llama2", "mistral"):
+            file = folder / name / ("tokenizer.model" if name == "llama2" else "tokenizer.model.v1")
+            return _sentencepiece(file, tmp_path_factory.mktemp("tokenizer") / name)
+        if name == "llama3":
+            specials = {"<|begin_of_text|>": 128000, "<|end_of_text|>": 128001}
+            named = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
+            tokenizer = _tiktoken(folder / "llama3" / "tokenizer.model", specials, None, **named)
+            return tokenizer, LlamaConfig(bos_token_id=128000, eos_token_id=128001)
+        specials = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645}
+        tokenizer = _tiktoken(folder / "qwen" / "qwen.tiktoken", specials, _QWEN_PATTERN, eos_token="<|im_end|>")
+        return tokenizer, Qwen2Config(bos_token_id=151643, eos_token_id=151645)
+
+    return load

@@ -176,7 +176,10 @@ class ExampleTokenizer:
         if not self.template.joined:
             return _batch_ids(self.tokenizer, targets)
         whole = _batch_ids(self.tokenizer, [text + target for text, target in zip(texts, targets, strict=True)])
-        return [ids[len(prompt) :] for ids, prompt in zip(whole, prompt_ids, strict=True)]
+        return [
+            ids[len(prompt) :] if ids[: len(prompt)] == prompt else _ids(self.tokenizer, target)
+            for ids, prompt, target in zip(whole, prompt_ids, targets, strict=True)
+        ]  # where a token would span both, the prompt keeps the ids it has when answers are generated
 
     def _encoder_ids(self, records: Sequence[Record]) -> list[list[int]]:
         if self.encoder_tokenizer is None:

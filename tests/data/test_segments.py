@@ -1,0 +1,114 @@
+"""BOS and EOS by us, exactly one of each; prompts cut inside the question only; truncated targets without EOS."""
+
+from __future__ import annotations
+
+import pytest
+from tests.conftest import PUBLIC_TOKENIZERS
+
+from mmscale.config.data import PackingConfig
+from mmscale.data.packing import pack
+from mmscale.data.prompts import TEMPLATES, template
+from mmscale.data.records import MultipleChoice, ParallelSentence, Problem
+from mmscale.data.segments import ExampleTokenizer, special_tokens
+from mmscale.errors import UserError
+
+QUESTION = "Bata wa Janet hutaga mayai 16 kila siku. 珍妮特的鸭子每天下 16 个蛋。"
+PROBLEM = Problem(QUESTION, "sw", "18", "Janet sells 16 - 3 - 4 = 9 eggs.\n#### 9", origin="file:1")
+
+
+def limits(**changes: int) -> PackingConfig:
+    return PackingConfig(global_batch_size=1, **changes)
+
+
+def tokenize(loaded, name: str, record=PROBLEM, **changes: int):
+    tokenizer, config = loaded
+    return ExampleTokenizer(tokenizer, special_tokens(tokenizer, config), template(name), limits(**changes))([record])[0]
+
+
+@pytest.mark.parametrize("name", PUBLIC_TOKENIZERS)
+@pytest.mark.parametrize("prompt", ["alpaca", "mindmerger_math", "mcot", "proxy_gsm"])
+def test_exactly_one_bos_and_one_eos(public_tokenizer, name, prompt):
+    tokenizer, config = public_tokenizer(name)
+    specials = special_tokens(tokenizer, config)
+    row = pack([tokenize((tokenizer, config), prompt)], specials)
+    labels = [label for label in row.labels.tolist() if label >= 0]
+    everything = [*row.token_ids.tolist(), labels[-1]]
+    assert everything.count(specials.bos) == 1 and everything[0] == specials.bos
+    assert everything.count(specials.eos) == 1 and labels[-1] == specials.eos
+
+
+@pytest.mark.parametrize("name", PUBLIC_TOKENIZERS)
+@pytest.mark.parametrize("prompt", ["alpaca", "mindmerger_math", "mcot", "proxy_gsm"])
+def test_prompt_and_target_decode_to_the_template(public_tokenizer, name, prompt):
+    loaded = public_tokenizer(name)
+    example = tokenize(loaded, prompt)
+    chosen = template(prompt)
+    assert loaded[0].decode(example.prompt_ids) == chosen.prompt(PROBLEM).text
+    assert loaded[0].decode(example.target_ids[:-1]).strip() == PROBLEM.rationale
+    if chosen.joined:
+        assert loaded[0].decode([*example.prompt_ids, *example.target_ids[:-1]]) == chosen.prompt(PROBLEM).text + PROBLEM.rationale
+
+
+@pytest.mark.parametrize("name", PUBLIC_TOKENIZERS)
+def test_prompt_at_generation_equals_prompt_in_training(public_tokenizer, name):
+    tokenizer, config = public_tokenizer(name)
+    make = ExampleTokenizer(tokenizer, special_tokens(tokenizer, config), template("alpaca"), limits())
+    assert make([PROBLEM])[0].prompt_ids == make([PROBLEM], with_target=False)[0].prompt_ids
+
+
+@pytest.mark.parametrize("name", PUBLIC_TOKENIZERS)
+def test_a_long_prompt_is_cut_inside_the_question(public_tokenizer, name):
+    loaded = public_tokenizer(name)
+    record = Problem(QUESTION * 40, "sw", "1", "x", origin="file:1")
+    example = tokenize(loaded, "alpaca", record, max_prompt_tokens=100)
+    text = loaded[0].decode(example.prompt_ids)
+    before, after = template("alpaca").prompt(record).before, template("alpaca").prompt(record).after
+    assert example.truncated and 90 <= len(example.prompt_ids) <= 100
+    assert text.startswith(before + "Bata wa Janet") and text.endswith(after)
+
+
+def test_a_truncated_target_has_no_eos(public_tokenizer):
+    example = tokenize(public_tokenizer("llama2"), "alpaca", max_target_tokens=5)
+    assert example.truncated and len(example.target_ids) == 5 and 2 not in example.target_ids
+
+
+def test_fixed_text_that_does_not_fit_is_refused(public_tokenizer):
+    with pytest.raises(UserError, match=r"file:1: the prompt's fixed text alone has \d+ tokens"):
+        tokenize(public_tokenizer("llama2"), "alpaca", max_prompt_tokens=8)
+
+
+def test_an_empty_target_is_refused(public_tokenizer):
+    with pytest.raises(UserError, match="file:9: the target is empty"):
+        tokenize(public_tokenizer("llama2"), "alpaca", Problem("q", "en", origin="file:9"))
+
+
+def test_qwen_takes_its_bos_from_the_model_config(public_tokenizer):
+    tokenizer, config = public_tokenizer("qwen")
+    assert tokenizer.bos_token_id is None
+    assert special_tokens(tokenizer, config).bos == 151643
+    with pytest.raises(UserError, match="names a BOS token"):
+        special_tokens(tokenizer)
+
+
+def test_templates_are_the_published_bytes():
+    """Each written out once more by hand from the papers' repositories."""
+    pair = ParallelSentence("Frage?", "Question?", "de", "en")
+    choice = MultipleChoice("Where?", tuple(zip("ABCDE", "vwxyz", strict=True)), "en", "B")
+    alpaca = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    assert TEMPLATES["question_translation"].prompt(pair).text == (
+        alpaca + "\n\n### Instruction:\nTranslate the following sentences from German to English. Frage?\n\n### Response:"
+    )
+    problem = Problem("Q", "bn")
+    assert TEMPLATES["alpaca"].prompt(problem).text == alpaca + "\n\n### Instruction:\nQ\n\n### Response:"
+    assert TEMPLATES["mindmerger_math"].prompt(problem).text == (
+        alpaca + "\n\n### Instruction:\nQ\n\n### Response: Let's think step by step."
+    )
+    assert TEMPLATES["mcot"].prompt(problem).text == "Question:\nQ\nAnswer:\nআসুন ধাপে ধাপে চিন্তা করি।\n"
+    assert TEMPLATES["xcsqa"].prompt(choice).text == "Where?\nOptions:A. v\tB. w\tC. x\tD. y\tE. z\nAnswer:"
+    assert TEMPLATES["proxy_gsm"].prompt(problem).text == "Answer the following question.\n\nQuestion: Q\nAnswer:"
+    assert TEMPLATES["mapping"].prompt(pair).text == ""
+
+
+def test_a_prompt_for_another_kind_of_record_is_refused():
+    with pytest.raises(UserError, match="needs parallel sentences, not Problem"):
+        TEMPLATES["question_translation"].prompt(PROBLEM)
