@@ -68,18 +68,34 @@ def random_causal_lm(family: str, attention: str = PACKED_SDPA):
 def random_encoder(family: str) -> Encoder:
     torch.manual_seed(6)
     model = {
-        "t5": lambda: T5EncoderModel(T5Config(vocab_size=VOCABULARY, d_model=24, d_kv=6, num_heads=4, d_ff=32, num_layers=2)),
+        "t5": lambda: T5EncoderModel(
+            T5Config(vocab_size=VOCABULARY, d_model=24, d_kv=6, num_heads=4, d_ff=32, num_layers=2)
+        ),
         "m2m100": lambda: M2M100Model(
-            M2M100Config(vocab_size=VOCABULARY, d_model=24, encoder_layers=2, decoder_layers=1, encoder_attention_heads=4,
-                         decoder_attention_heads=4, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=128)
+            M2M100Config(
+                vocab_size=VOCABULARY,
+                d_model=24,
+                encoder_layers=2,
+                decoder_layers=1,
+                encoder_attention_heads=4,
+                decoder_attention_heads=4,
+                encoder_ffn_dim=32,
+                decoder_ffn_dim=32,
+                max_position_embeddings=128,
+            )
         ).get_encoder(),
         "xlm_roberta": lambda: XLMRobertaModel(
-            XLMRobertaConfig(vocab_size=VOCABULARY, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
-                             intermediate_size=32, max_position_embeddings=128), add_pooling_layer=False
+            XLMRobertaConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=24,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                intermediate_size=32,
+                max_position_embeddings=128,
+            ),
+            add_pooling_layer=False,
         ),
-        "decoder": lambda: LlamaForCausalLM(
-            LlamaConfig(**{**_SHAPE, "hidden_size": 24})
-        ).model,
+        "decoder": lambda: LlamaForCausalLM(LlamaConfig(**{**_SHAPE, "hidden_size": 24})).model,
     }[family]()
     return Encoder(model.double(), 24)
 
@@ -129,9 +145,7 @@ def _tiktoken(file: Path, specials: dict[str, int], pattern: str | None, **named
     return PreTrainedTokenizerFast(tokenizer_object=converted, clean_up_tokenization_spaces=False, **named)
 
 
-_QWEN_PATTERN = (
-    r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
-)
+_QWEN_PATTERN = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
 PUBLIC_TOKENIZERS = ("llama2", "llama3", "mistral", "qwen")
 
 

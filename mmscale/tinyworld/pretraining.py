@@ -76,7 +76,11 @@ def _stage(name: str) -> StageConfig:
         dev_examples=256,
         packing=PackingConfig(row_tokens=8192, global_batch_size=128 if name == "encoder" else 32),
         optimizer=OptimizerConfig(
-            learning_rate=2e-3 if name != "llm" else 3e-3, betas=(0.9, 0.98), weight_decay=0.01, schedule="cosine", warmup_share=0.03
+            learning_rate=2e-3 if name != "llm" else 3e-3,
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+            schedule="cosine",
+            warmup_share=0.03,
         ),
         steps=STEPS[name],
         evaluate_every_steps=500,

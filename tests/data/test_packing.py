@@ -78,7 +78,9 @@ def test_one_data_parallel_layout_sees_the_same_global_batches_as_another():
 def test_at_least_97_percent_of_token_slots_are_used(public_tokenizer, public_data, source, batch):
     tokenizer, config = public_tokenizer("llama2")
     languages = ("de", "es", "fr", "ja", "ru", "sw", "zh") if source == "gsmtrans" else ()
-    records, _ = load_records(DataConfig(source=source, path=str(public_data / source), languages=languages), ("bn", "de", "th", "te", "en"))
+    records, _ = load_records(
+        DataConfig(source=source, path=str(public_data / source), languages=languages), ("bn", "de", "th", "te", "en")
+    )
     packing = PackingConfig(row_tokens=4096, max_prompt_tokens=1024, **batch)
     name = "question_translation" if source == "gsmtrans" else "alpaca"
     tokenize = ExampleTokenizer(tokenizer, special_tokens(tokenizer, config), template(name), packing)

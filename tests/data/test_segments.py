@@ -22,7 +22,9 @@ def limits(**changes: int) -> PackingConfig:
 
 def tokenize(loaded, name: str, record=PROBLEM, **changes: int):
     tokenizer, config = loaded
-    return ExampleTokenizer(tokenizer, special_tokens(tokenizer, config), template(name), limits(**changes))([record])[0]
+    return ExampleTokenizer(tokenizer, special_tokens(tokenizer, config), template(name), limits(**changes))([record])[
+        0
+    ]
 
 
 @pytest.mark.parametrize("name", PUBLIC_TOKENIZERS)
@@ -46,7 +48,10 @@ def test_prompt_and_target_decode_to_the_template(public_tokenizer, name, prompt
     assert loaded[0].decode(example.prompt_ids) == chosen.prompt(PROBLEM).text
     assert loaded[0].decode(example.target_ids[:-1]).strip() == PROBLEM.rationale
     if chosen.joined:
-        assert loaded[0].decode([*example.prompt_ids, *example.target_ids[:-1]]) == chosen.prompt(PROBLEM).text + PROBLEM.rationale
+        assert (
+            loaded[0].decode([*example.prompt_ids, *example.target_ids[:-1]])
+            == chosen.prompt(PROBLEM).text + PROBLEM.rationale
+        )
 
 
 @pytest.mark.parametrize("name", PUBLIC_TOKENIZERS)
@@ -96,7 +101,8 @@ def test_templates_are_the_published_bytes():
     choice = MultipleChoice("Where?", tuple(zip("ABCDE", "vwxyz", strict=True)), "en", "B")
     alpaca = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
     assert TEMPLATES["question_translation"].prompt(pair).text == (
-        alpaca + "\n\n### Instruction:\nTranslate the following sentences from German to English. Frage?\n\n### Response:"
+        alpaca
+        + "\n\n### Instruction:\nTranslate the following sentences from German to English. Frage?\n\n### Response:"
     )
     problem = Problem("Q", "bn")
     assert TEMPLATES["alpaca"].prompt(problem).text == alpaca + "\n\n### Instruction:\nQ\n\n### Response:"

@@ -19,7 +19,11 @@ def load(source, path, *languages, **more):
 
 def write(folder, name, rows, array=False):
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(rows, ensure_ascii=False) if array else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = (
+        json.dumps(rows, ensure_ascii=False)
+        if array
+        else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    )
     (folder / name).write_text(text, encoding="utf-8")
     return folder
 
@@ -65,8 +69,15 @@ def test_gsm8kinstruct_misfiled_languages_are_found(public_data):
 
 @pytest.mark.parametrize(
     "code,rows,untranslated,leaked,loops",
-    [("fr", 7464, 377, (), ()), ("es", 7468, 64, (), ()), ("de", 7464, 53, (7438,), ()), ("zh", 7363, 29, (3078, 5038), ()),
-     ("sw", 7469, 11, (), (5985,)), ("ru", 7360, 0, (), (4290,)), ("ja", 7466, 0, (3300, 5899), ())],
+    [
+        ("fr", 7464, 377, (), ()),
+        ("es", 7468, 64, (), ()),
+        ("de", 7464, 53, (7438,), ()),
+        ("zh", 7363, 29, (3078, 5038), ()),
+        ("sw", 7469, 11, (), (5985,)),
+        ("ru", 7360, 0, (), (4290,)),
+        ("ja", 7466, 0, (3300, 5899), ()),
+    ],
 )
 def test_gsmtrans_faults_are_found(public_data, code, rows, untranslated, leaked, loops):
     records, account = load("gsmtrans", public_data / "gsmtrans", code)
@@ -105,7 +116,11 @@ def test_xcsqa_and_csqa(public_data):
 
 
 def test_bitext_with_other_codes_in_file_names(public_data):
-    options = {"source_file": "tatoeba.{code}-eng.{code}", "target_file": "tatoeba.{code}-eng.eng", "codes": {"sw": "swh"}}
+    options = {
+        "source_file": "tatoeba.{code}-eng.{code}",
+        "target_file": "tatoeba.{code}-eng.eng",
+        "codes": {"sw": "swh"},
+    }
     records, _ = load("bitext", public_data / "parallel" / "tatoeba", "sw", options=options)
     assert len(records) == 390 and records[0] == ParallelSentence(
         "Alinileta kahawa.", "He brought me coffee.", "sw", "en", records[0].origin
@@ -123,10 +138,12 @@ def test_table_maps_columns(public_data):
 
 @pytest.mark.parametrize(
     "source,name,rows,array",
-    [("mgsm", "test_sw.json", [{"question": "q1", "answer": "18"}], True),
-     ("mgsm", "mgsm_sw.jsonl", [{"query": "q1", "response": "18"}], False),
-     ("msvamp", "test_Swahili.json", [{"question": "q1", "equation": "- a b", "answer": "18.0"}], True),
-     ("msvamp", "test_Swahili.json", [{"query": "e1", "m_query": "q1", "equation": "", "response": "18.0"}], False)],
+    [
+        ("mgsm", "test_sw.json", [{"question": "q1", "answer": "18"}], True),
+        ("mgsm", "mgsm_sw.jsonl", [{"query": "q1", "response": "18"}], False),
+        ("msvamp", "test_Swahili.json", [{"question": "q1", "equation": "- a b", "answer": "18.0"}], True),
+        ("msvamp", "test_Swahili.json", [{"query": "e1", "m_query": "q1", "equation": "", "response": "18.0"}], False),
+    ],
 )
 def test_both_published_forms_give_the_same_problem(tmp_path, source, name, rows, array):
     (record,), _ = load(source, write(tmp_path, name, rows, array), "sw")
@@ -134,8 +151,15 @@ def test_both_published_forms_give_the_same_problem(tmp_path, source, name, rows
 
 
 def test_metamath_rows(tmp_path):
-    rows = [{"type": "GSM_AnsAug", "query": "q", "original_question": "o", "response": "so 1+1=2\n#### 2\nThe answer is: 2"},
-            {"type": "MATH_SV", "query": "m", "original_question": "o", "response": "r\nThe answer is: \\frac{1}{2}"}]
+    rows = [
+        {
+            "type": "GSM_AnsAug",
+            "query": "q",
+            "original_question": "o",
+            "response": "so 1+1=2\n#### 2\nThe answer is: 2",
+        },
+        {"type": "MATH_SV", "query": "m", "original_question": "o", "response": "r\nThe answer is: \\frac{1}{2}"},
+    ]
     folder = write(tmp_path, "MetaMathQA-395K.json", rows, array=True)
     records, _ = load("metamath", folder, "en")
     assert [r.answer for r in records] == ["2", "\\frac{1}{2}"] and records[0].rationale.endswith("The answer is: 2")
@@ -144,8 +168,10 @@ def test_metamath_rows(tmp_path):
 
 
 def test_mathinstruct_programs_are_told_apart(tmp_path):
-    rows = [{"source": "a", "instruction": "i", "output": "so the answer is 4."},
-            {"source": "b", "instruction": "p", "output": "x = 2 + 2\nprint(x)"}]
+    rows = [
+        {"source": "a", "instruction": "i", "output": "so the answer is 4."},
+        {"source": "b", "instruction": "p", "output": "x = 2 + 2\nprint(x)"},
+    ]
     folder = write(tmp_path, "MathInstruct.json", rows, array=True)
     assert [r.question for r in load("mathinstruct", folder, "en", options={"programs": "only"})[0]] == ["p"]
     (record,), _ = load("mathinstruct", folder, "en", options={"programs": "none"})
@@ -153,7 +179,10 @@ def test_mathinstruct_programs_are_told_apart(tmp_path):
 
 
 def test_mcot_math_rows_are_filtered_by_language(tmp_path):
-    rows = [{"lang-id": "sw", "question": "a", "answer": "x #### 1"}, {"lang-id": "de", "question": "b", "answer": "y #### 2"}]
+    rows = [
+        {"lang-id": "sw", "question": "a", "answer": "x #### 1"},
+        {"lang-id": "de", "question": "b", "answer": "y #### 2"},
+    ]
     (record,), _ = load("mcot_math", write(tmp_path, "mCoT-MATH.jsonl", rows), "de")
     assert (record.question, record.answer, record.rationale_language) == ("b", "2", "de")
 
@@ -161,9 +190,15 @@ def test_mcot_math_rows_are_filtered_by_language(tmp_path):
 def test_xcsqa_dict_of_lists_equals_list(tmp_path):
     as_list = [{"label": "A", "text": "x"}, {"label": "B", "text": ""}]
     as_dict = {"label": ["A", "B"], "text": ["x", ""]}
-    rows = [{"id": str(i), "lang": "jap", "question": {"stem": "s", "choices": c}, "answerKey": "A"} for i, c in enumerate((as_list, as_dict))]
+    rows = [
+        {"id": str(i), "lang": "jap", "question": {"stem": "s", "choices": c}, "answerKey": "A"}
+        for i, c in enumerate((as_list, as_dict))
+    ]
     records, account = load("xcsqa", write(tmp_path / "jap", "dev.jsonl", rows).parent, "ja", split="dev")
-    assert isinstance(records[0], MultipleChoice) and records[0].choices == records[1].choices == (("A", "x"), ("B", ""))
+    assert isinstance(records[0], MultipleChoice) and records[0].choices == records[1].choices == (
+        ("A", "x"),
+        ("B", ""),
+    )
     assert len(account.flagged["empty_option"]) == 2
 
 
@@ -175,7 +210,9 @@ def test_mindmerger_authors_files(tmp_path):
     pairs, _ = load("bilingual_pairs", folder.parent, "sw")
     assert [(p.source, p.target) for p in pairs] == [("moja", "one"), ("mbili", "two")]
     rows = [{"query": "swali", "response": "1+1=2 #### 2"}]
-    (record,), _ = load("query_translation", write(tmp_path / "query_translation", "metamath_Swahili.json", rows, array=True), "sw")
+    (record,), _ = load(
+        "query_translation", write(tmp_path / "query_translation", "metamath_Swahili.json", rows, array=True), "sw"
+    )
     assert (record.question, record.rationale_language, record.answer) == ("swali", "en", "2")
 
 
@@ -183,7 +220,9 @@ def test_parquet_table(tmp_path):
     import pyarrow
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(pyarrow.table({"p": ["a", "b"], "h": ["c", "d"], "l": ["neutral", "entailment"]}), tmp_path / "x.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"p": ["a", "b"], "h": ["c", "d"], "l": ["neutral", "entailment"]}), tmp_path / "x.parquet"
+    )
     options = {"kind": "entailment", "columns": {"premise": "p", "hypothesis": "h", "label": "l"}}
     records, _ = load("table", tmp_path / "x.parquet", "en", options=options)
     assert records[1] == Entailment("b", "d", "en", "entailment", records[1].origin)
@@ -210,8 +249,11 @@ def test_wrong_encoding_names_file_and_line(tmp_path):
 
 @pytest.mark.parametrize(
     "call,message",
-    [(("mgsm", "/nowhere", "de"), "data not found: /nowhere"), (("mgms", "", "de"), "did you mean 'mgsm'"),
-     (("tinyworld", "", "hi"), "tinyworld has no language 'hi'")],
+    [
+        (("mgsm", "/nowhere", "de"), "data not found: /nowhere"),
+        (("mgms", "", "de"), "did you mean 'mgsm'"),
+        (("tinyworld", "", "hi"), "tinyworld has no language 'hi'"),
+    ],
 )
 def test_wrong_names_are_told(call, message):
     with pytest.raises(UserError, match=message):

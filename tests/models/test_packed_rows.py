@@ -38,7 +38,9 @@ def hidden_by_example(model, chosen, together: bool) -> list[torch.Tensor]:
 def test_packed_logits_equal_one_at_a_time(family, encoder):
     model = random_merged(family, encoder)
     chosen = examples(encoder is not None)
-    for packed, alone in zip(hidden_by_example(model, chosen, True), hidden_by_example(model, chosen, False), strict=True):
+    for packed, alone in zip(
+        hidden_by_example(model, chosen, True), hidden_by_example(model, chosen, False), strict=True
+    ):
         assert torch.allclose(packed, alone, rtol=0, atol=TOLERANCE)
 
 
@@ -74,7 +76,9 @@ def test_merged_logits_equal_left_padded_merge():
     mask = torch.tensor([[0] * (longest - len(x)) + [1] * len(x) for x in inputs])
     out = reference(inputs_embeds=padded, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits
     for i, packed in enumerate(hidden_by_example(model, chosen, True)):
-        assert torch.allclose(model.language_model.logits(packed), out[i, longest - len(inputs[i]) :], rtol=0, atol=TOLERANCE)
+        assert torch.allclose(
+            model.language_model.logits(packed), out[i, longest - len(inputs[i]) :], rtol=0, atol=TOLERANCE
+        )
 
 
 @pytest.mark.parametrize("family", LANGUAGE_MODELS)

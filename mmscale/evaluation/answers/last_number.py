@@ -2,7 +2,8 @@ r"""R1 `last_number`: the rule of MathOctopus, QAlign, MindMerger and LangBridge
 
 A comma between two digits is removed (one pass), then the last unsigned `digits[.digits]`, else 0.0;
 numeric comparison with |difference| < 1e-3. Known wrong verdicts, kept for parity: signs are lost,
-decimal commas and native digits are misread, "1,234,5" style runs are joined, no answer counts as 0.
+decimal commas are misread, "1,2,3" is read as 12 and 3, no answer counts as 0. Native digits are read (\d and
+float know them).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import re
 
 from mmscale.evaluation.answers.base import Rule
 
-_COMMA = re.compile(r"([0-9]),([0-9])")
-_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_COMMA = re.compile(r"(\d),(\d)")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 TOLERANCE = 1e-3
 
 

@@ -49,19 +49,19 @@ def extract(response: str, language: str) -> str:
 
 
 def _value(text: str) -> float | None:
-    try:
-        return float(text.replace(",", ""))
-    except ValueError:
-        return None
+    """A number, commas stripped; of text without LaTeX commands the last number in it."""
+    plain = text.replace(",", "")
+    found = [] if "\\" in plain else _NUMBER.findall(plain)
+    return float(found[-1]) if found else None
 
 
 def equal(prediction: str, gold: str) -> bool:
     if not prediction:
         return False
+    if normalise(prediction) == normalise(gold):
+        return True
     a, b = _value(prediction), _value(gold)
-    if a is not None and b is not None:
-        return abs(a - b) < TOLERANCE
-    return normalise(prediction) == normalise(gold)
+    return a is not None and b is not None and abs(a - b) < TOLERANCE
 
 
 RULE = Rule(extract, equal)

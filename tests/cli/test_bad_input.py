@@ -1,0 +1,111 @@
+"""Bad input: one sentence on standard error, exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mmscale.cli.main import main
+
+QUICK = "configs/quickstart.yaml"
+NO_METHODS = f"{QUICK} methods=[mindmerger] --dry-run"
+
+
+@pytest.mark.parametrize(
+    "command,message",
+    [
+        (f"{NO_METHODS} recipes.mindmerger.mapping.stps=3", "unknown key 'stps': did you mean 'steps'?"),
+        (f"{NO_METHODS} evaluaton.base=false", "unknown key 'evaluaton': did you mean 'evaluation'?"),
+        (f"{NO_METHODS} recipes.mindmerger.mapping.optimizer.learning_rat=1", "did you mean 'learning_rate'?"),
+        (f"{NO_METHODS} seed=abc", "seed: input should be a valid integer"),
+        (f"{NO_METHODS} languages=[xx]", "unknown language code 'xx'"),
+        (f"{QUICK} methods=[mindmerge] --dry-run", "unknown method 'mindmerge': did you mean 'mindmerger'?"),
+        (
+            f"{NO_METHODS} recipes.mindmerger.maping.steps=3",
+            "unknown stage of mindmerger 'maping': did you mean 'mapping'?",
+        ),
+        (
+            f"{NO_METHODS} evaluation.tasks.tinyworld.rule=lastnumber",
+            "unknown rule 'lastnumber': did you mean 'last_number'?",
+        ),
+        (f"{NO_METHODS} encoder=null", "mindmerger needs an encoder"),
+        (f"{NO_METHODS} seed", "'seed' is not key=value"),
+        (
+            f"{NO_METHODS} recipes.mindmerger.mapping.packing.global_batch_tokens=64",
+            "give exactly one of global_batch_size",
+        ),
+        (f"{NO_METHODS} proxy.alpha=.inf", "alpha must be a finite number"),
+        ("configs/quikstart.yaml", "did you mean configs/quickstart.yaml?"),
+    ],
+)
+def test_run(command, message, capsys):
+    assert main(["run", *command.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["evaluate"], "nothing to evaluate"),
+        (["evaluate", "--predictions", "/nowhere.jsonl"], "not found: /nowhere.jsonl"),
+        (["evaluate", "--consistency", "de"], "'de' is not LANG=FILE"),
+        (["generate", "/no/such/model", "hi"], "model folder not found: /no/such/model"),
+        (["generate", "tinyworld:nothing", "hi"], "there is no embedded model 'tinyworld:nothing'"),
+        (["generate", "tinyworld:llm", "hi", "--language", "zz"], "unknown language code 'zz'"),
+        (["generate", "tinyworld:llm", "hi", "--expert", "x"], "needs both --expert and --antiexpert"),
+        (["generate", "tinyworld:llm", "hi", "--prompt", "alpacca"], "did you mean 'alpaca'?"),
+        (
+            ["generate", "tinyworld:llm", "hi", "--temperature", "-1"],
+            "temperature: input should be greater than or equal to 0",
+        ),
+        (["generate", "tinyworld:llm", "hi", "--max-new-tokens", "5000"], "exceed the context of"),
+        (["report", "/nowhere"], "/nowhere holds neither scores.json nor stages"),
+        (["convert", "/nowhere.bin", "x.safetensors"], "mapping checkpoint not found"),
+        (["data", "stats", "mgms"], "did you mean 'mgsm'?"),
+        (["data", "preview", QUICK, "mindmerger.map"], "did you mean 'mindmerger.mapping'?"),
+        (["train", QUICK, "mindmerger.map"], "did you mean 'mindmerger.mapping'?"),
+        (["tinyworld", "lm"], "did you mean 'llm'?"),
+        (["run"], "Missing argument"),
+        (["run", QUICK, "--no-such-option"], "No such option"),
+    ],
+)
+def test_other_verbs(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_a_yaml_mistake_names_file_and_line(tmp_path, capsys):
+    file = tmp_path / "bad.yaml"
+    file.write_text("name: x\nlanguage_model: {path: y\nseed: 1\n")
+    assert main(["run", str(file)]) == 2
+    assert f"{file}:3" in capsys.readouterr().err
+
+
+def test_a_prediction_row_without_response_is_named(tmp_path, capsys):
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"question": "q", "response": "1", "answer": "1"}\n{"question": "q", "answer": "1"}\n')
+    assert main(["evaluate", "--predictions", str(file)]) == 2
+    assert f"{file}:2: the row has no response" in capsys.readouterr().err
+
+
+def test_a_damaged_model_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{")
+    assert main(["generate", str(tmp_path), "hi"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"mmscale: cannot load the") and str(tmp_path) in error
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; from mmscale.cli.main import main; main(['--help']); main(['run', '--help']); print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip().endswith("False") and "Example" in out
+
+
+def test_doctor_prints_one_json_object(capsys):
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["attention"] == "mmscale_packed_sdpa"

@@ -1,0 +1,45 @@
+"""Intervals and consistency against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmscale.errors import UserError
+from mmscale.evaluation.answers import rule
+from mmscale.evaluation.consistency import matrices
+from mmscale.evaluation.statistics import paired_bootstrap, wilson_interval
+
+
+def test_wilson_interval_by_hand():
+    """8 of 10, z = 1.96: centre (0.8 + 0.19208) / 1.38416, half-width as in Wilson (1927)."""
+    low, high = wilson_interval(8, 10)
+    assert (low, high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_paired_bootstrap_sees_a_real_gain_and_no_false_one():
+    before = [False] * 60 + [True] * 40
+    after = [True] * 30 + [False] * 30 + [True] * 40
+    gain = paired_bootstrap(before, after)
+    assert gain.difference == pytest.approx(0.3)
+    assert 0.2 < gain.interval[0] < 0.3 < gain.interval[1] < 0.4 and gain.p_value < 0.001
+    mixed = [not value if i % 2 else value for i, value in enumerate(before)]
+    assert paired_bootstrap(before, before).p_value == 1.0
+    assert paired_bootstrap(before, mixed).interval[0] < 0.1
+    with pytest.raises(ValueError, match="same rows"):
+        paired_bootstrap([True], [True, False])
+
+
+def test_consistency_by_hand():
+    """Four questions: both right; both wrong alike; both wrong unlike; only a right."""
+    a = [("1", True), ("7", False), ("8", False), ("4", True)]
+    b = [("1", True), ("7", False), ("9", False), ("5", False)]
+    cc, ic = matrices({"de": a, "fr": b}, rule("mcot"))
+    assert cc["de"]["fr"] == cc["fr"]["de"] == 1 / 4
+    assert ic["de"]["fr"] == ic["fr"]["de"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert cc["de"]["de"] == 2 / 4 and ic["de"]["de"] == 1.0
+
+
+def test_unequal_rows_are_refused():
+    with pytest.raises(UserError, match="same questions in every language"):
+        matrices({"de": [("1", True)], "fr": []}, rule("mcot"))

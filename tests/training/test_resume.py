@@ -1,0 +1,214 @@
+"""Resumed = uninterrupted, bit for bit; a step that went wrong changes nothing; damage is seen and passed over."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.conftest import VOCABULARY, random_merged
+
+from mmscale.config.data import PackingConfig
+from mmscale.config.training import OptimizerConfig, StageConfig
+from mmscale.data.segments import SpecialTokens, TokenizedExample
+from mmscale.errors import UserError
+from mmscale.training import checkpoint
+from mmscale.training.engine import LocalEngine
+from mmscale.training.metrics import read_metrics
+from mmscale.training.objective import CausalObjective
+from mmscale.training.trainer import Trainer, TrainingData
+
+STEPS = 20
+
+
+def make_trainer(folder: Path, merged: bool = True, seed: int = 1, fingerprint: str = "same", **changes) -> Trainer:
+    settings = {
+        "steps": STEPS,
+        "save_every_steps": 5,
+        "log_every_steps": 1,
+        "packing": PackingConfig(row_tokens=64, global_batch_size=6),
+    }
+    settings |= {"optimizer": OptimizerConfig(learning_rate=1e-2, schedule="cosine", warmup_share=0.1)}
+    config = StageConfig(**(settings | changes))
+    model = random_merged("llama", "t5" if merged else None).float()
+    model.requires_grad_(False)
+    (model.mapping if merged else model.language_model).requires_grad_(True)
+    generator = random.Random(4)
+
+    def example(number: int) -> TokenizedExample:
+        ids = [generator.randrange(4, VOCABULARY) for _ in range(generator.randint(6, 20))]
+        return TokenizedExample(tuple(ids[:2]), (*ids[2:], 2), tuple(ids) if merged else (), "sw", f"row:{number}")
+
+    data = TrainingData([example(i) for i in range(50)], [example(i) for i in range(8)], SpecialTokens(1, 2))
+    engine = LocalEngine(CausalObjective(model), config, torch.device("cpu"))
+    return Trainer("test", folder, config, engine, data, seed, fingerprint)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "parameters.safetensors")
+
+
+def same(a: Path, b: Path) -> bool:
+    left, right = weights(a), weights(b)
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def stop_at(trainer: Trainer, step: int) -> None:
+    """Run until just before `step`, then stop as Ctrl-C would."""
+    original = trainer._rows
+
+    def rows(number):
+        if number == step:
+            raise KeyboardInterrupt
+        return original(number)
+
+    trainer._rows = rows
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_stopped_anywhere_and_resumed_equals_uninterrupted(tmp_path, merged):
+    straight = make_trainer(tmp_path / "straight", merged).run()
+    for stop in (1, 5, 13):
+        folder = tmp_path / f"stop-{stop}"
+        stop_at(make_trainer(folder, merged), stop)
+        resumed = make_trainer(folder, merged).run()
+        assert same(straight, resumed), stop
+        losses = [
+            [(r["step"], r["loss"]) for r in read_metrics(f / "metrics.jsonl") if "loss" in r]
+            for f in (folder, tmp_path / "straight")
+        ]
+        assert losses[0] == losses[1] and len(losses[0]) == STEPS
+
+
+def test_kill_minus_nine_at_any_moment_changes_no_bit(tmp_path):
+    """A real process killed at random moments and started again until it finishes."""
+    script = "import sys; sys.path.insert(0, sys.argv[2]); from tests.training.test_resume import make_trainer; from pathlib import Path; make_trainer(Path(sys.argv[1]), steps=1500, save_every_steps=3).run()"
+    root = str(Path(__file__).resolve().parents[2])
+    command = [sys.executable, "-c", script, str(tmp_path / "killed"), root]
+    generator = random.Random(0)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    steps, newest = tmp_path / "killed" / "checkpoints", ""
+    for _ in range(3):
+        process = subprocess.Popen(
+            command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and max((p.name for p in steps.glob("step-*")), default="") <= newest:
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 0.3))
+        assert process.poll() is None, "it must still be running when it is killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        newest = max(p.name for p in steps.glob("step-*"))
+    subprocess.run(command, cwd=root, env=environment, check=True, timeout=300, capture_output=True)
+    torch.set_num_threads(1)
+    straight = make_trainer(tmp_path / "straight", steps=1500, save_every_steps=3).run()
+    torch.set_num_threads(2)
+    assert same(straight, steps / "step-00001500")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capsys):
+    straight = make_trainer(tmp_path / "a").run()
+    stop_at(make_trainer(tmp_path / "b"), 12)
+    newest = checkpoint.step_directory(tmp_path / "b" / "checkpoints", 10)
+    blob = bytearray((newest / "optimizer.safetensors").read_bytes())
+    blob[len(blob) // 2] ^= 1
+    (newest / "optimizer.safetensors").write_bytes(bytes(blob))
+    resumed = make_trainer(tmp_path / "b").run()
+    assert "optimizer.safetensors is damaged" in capsys.readouterr().err
+    assert same(straight, resumed)
+
+
+@pytest.mark.parametrize("name", ["parameters.safetensors", "manifest.json", "state.json"])
+def test_a_missing_file_is_a_fault(tmp_path, name):
+    path = make_trainer(tmp_path).run()
+    assert checkpoint.fault(path) is None
+    (path / name).unlink()
+    assert checkpoint.fault(path) == f"{name} is missing"
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    make_trainer(tmp_path).run()
+    with pytest.raises(UserError, match="another configuration of this stage"):
+        make_trainer(tmp_path, fingerprint="other").run()
+
+
+def test_a_non_finite_loss_stops_before_the_optimizer_and_keeps_the_batch(tmp_path):
+    trainer = make_trainer(tmp_path)
+    original, seen = trainer.engine.objective.loss_sum, []
+
+    def poisoned(row):
+        seen.append(row)
+        loss = original(row)
+        return loss * float("nan") if trainer.state.step == 7 else loss
+
+    trainer.engine.objective.loss_sum = poisoned
+    with pytest.raises(UserError, match=r"step 8 gave loss nan.*non-finite-step-7.json"):
+        trainer.run()
+    batch = json.loads((tmp_path / "non-finite-step-7.json").read_text())
+    assert batch[0]["token_ids"] == seen[-len(batch)].token_ids.tolist() and batch[0]["origins"][0].startswith("row:")
+    assert checkpoint.latest(tmp_path / "checkpoints").name == "step-00000007"
+    assert same(make_trainer(tmp_path / "straight").run(), make_trainer(tmp_path).run()), "mended, it goes on unharmed"
+
+
+def test_keep_best_hands_on_the_checkpoint_of_least_dev_loss(tmp_path):
+    path = make_trainer(
+        tmp_path, keep="best", dev_examples=8, evaluate_every_steps=4, optimizer=OptimizerConfig(learning_rate=0.3)
+    ).run()
+    losses = {row["step"]: row["dev_loss"] for row in read_metrics(tmp_path / "metrics.jsonl") if "dev_loss" in row}
+    assert path.name == f"step-{min(losses, key=lambda step: losses[step]):08d}" and checkpoint.fault(path) is None
+
+
+def test_accumulated_rows_give_the_gradient_of_one_row(tmp_path):
+    """The loss is summed over the step's target tokens and divided by their number, however rows are cut."""
+    whole = make_trainer(tmp_path / "a", packing=PackingConfig(row_tokens=4096, global_batch_size=6), steps=5).run()
+    parts = make_trainer(tmp_path / "b", packing=PackingConfig(row_tokens=48, global_batch_size=6), steps=5).run()
+    for name, value in weights(whole).items():
+        assert torch.allclose(value, weights(parts)[name], atol=2e-5), name
+
+
+def test_ten_examples_can_be_overfitted(tmp_path):
+    trainer = make_trainer(
+        tmp_path,
+        merged=False,
+        steps=150,
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        packing=PackingConfig(row_tokens=512, global_batch_size=10),
+    )
+    trainer.data.train[:] = trainer.data.train[:10]
+    trainer.order.lengths[:] = trainer.order.lengths[:10]
+    trainer.order._cached, trainer.order._counts = None, {}
+    trainer.run()
+    assert [row for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row][-1]["loss"] < 0.05
+
+
+def test_bfloat16_trains_close_to_float32(tmp_path):
+    exact = make_trainer(tmp_path / "a", steps=10).run()
+    rough = make_trainer(tmp_path / "b", steps=10, precision="bfloat16").run()
+    del exact, rough
+    losses = [[r["loss"] for r in read_metrics(tmp_path / f / "metrics.jsonl") if "loss" in r][-1] for f in "ab"]
+    assert abs(losses[0] - losses[1]) < 0.05 * losses[0]
+
+
+def test_a_full_disk_is_one_sentence_and_the_last_save_survives(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    saved = checkpoint.save_file
+
+    def full(tensors, path):
+        if trainer.state.step == 10:
+            raise OSError(28, "No space left on device")
+        saved(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(UserError, match="cannot write .*step-00000010: No space left on device; free space"):
+        trainer.run()
+    assert checkpoint.latest(tmp_path / "checkpoints").name == "step-00000005"
