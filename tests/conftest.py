@@ -26,7 +26,6 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaModel,
 )
-
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from mmscale.data.segments import SpecialTokens

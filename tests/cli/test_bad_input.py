@@ -97,7 +97,7 @@ def test_a_damaged_model_is_one_sentence(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{")
     assert main(["generate", str(tmp_path), "hi"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"mmscale: cannot load the") and str(tmp_path) in error
+    assert error.startswith("mmscale: cannot load the") and str(tmp_path) in error
 
 
 def test_help_does_not_import_torch():

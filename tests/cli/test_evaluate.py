@@ -59,7 +59,7 @@ def test_consistency_prints_nested_maps(tmp_path, capsys):
     for code, answers in {"de": "1 7 8 4", "fr": "1 7 9 5"}.items():
         rows = [
             {"question": "q", "response": r, "answer": a}
-            for r, a in zip(answers.split(), "1 2 3 4".split(), strict=True)
+            for r, a in zip(answers.split(), ["1", "2", "3", "4"], strict=True)
         ]
         files[code] = write(tmp_path / f"{code}.jsonl", rows, False)
     pairs = [f"{code}={file}" for code, file in files.items()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.conftest import PUBLIC_TOKENIZERS
 
 from mmscale.config.data import PackingConfig
 from mmscale.data.packing import pack
@@ -11,6 +10,7 @@ from mmscale.data.prompts import TEMPLATES, template
 from mmscale.data.records import MultipleChoice, ParallelSentence, Problem
 from mmscale.data.segments import ExampleTokenizer, special_tokens
 from mmscale.errors import UserError
+from tests.conftest import PUBLIC_TOKENIZERS
 
 QUESTION = "Bata wa Janet hutaga mayai 16 kila siku. 珍妮特的鸭子每天下 16 个蛋。"
 PROBLEM = Problem(QUESTION, "sw", "18", "Janet sells 16 - 3 - 4 = 9 eggs.\n#### 9", origin="file:1")

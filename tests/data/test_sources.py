@@ -102,7 +102,7 @@ def test_xcopa_corrupt_relations_are_found_and_repaired(public_data):
 
 
 def test_xnli_dev_is_labelled_in_fifteen_languages(public_data):
-    codes = "ar bg de el en es fr hi ru sw th tr ur vi zh".split()
+    codes = ["ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"]
     records, account = load("xnli", public_data / "xnli", *codes, split="dev")
     assert account.read == dict.fromkeys(codes, 2490)
     assert {r.label for r in records} == {"entailment", "neutral", "contradiction"}
@@ -242,7 +242,7 @@ def test_an_unreadable_row_is_named_and_too_many_stop_the_run(tmp_path):
 
 
 def test_wrong_encoding_names_file_and_line(tmp_path):
-    (tmp_path / "mgsm_de.tsv").write_bytes("Frage\t1\n".encode() + "Äpfel\t2\n".encode("latin-1"))
+    (tmp_path / "mgsm_de.tsv").write_bytes(b"Frage\t1\n" + "Äpfel\t2\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"mgsm_de.tsv:2 is not UTF-8 .*iconv"):
         load("mgsm", tmp_path, "de")
 

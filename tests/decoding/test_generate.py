@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conftest import VOCABULARY, random_merged
 
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.packing import pack
@@ -13,6 +12,7 @@ from mmscale.decoding.generate import Ending, generate
 from mmscale.decoding.sampling import choose_tokens, warp
 from mmscale.decoding.steppers import ModelStepper, ProxyStepper
 from mmscale.errors import UserError
+from tests.conftest import VOCABULARY, random_merged
 
 SPECIALS = SpecialTokens(1, 2)
 END = Ending(frozenset({2, 3, 4, 5, 6}), (), lambda ids: " ".join(map(str, ids)))

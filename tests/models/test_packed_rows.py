@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conftest import VOCABULARY, random_causal_lm, random_encoder, random_merged
 
 from mmscale.data.packing import IGNORED, EncoderRow, pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.training.objective import CausalObjective
+from tests.conftest import VOCABULARY, random_causal_lm, random_encoder, random_merged
 
 SPECIALS = SpecialTokens(1, 2)
 TOLERANCE = 1e-10

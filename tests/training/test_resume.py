@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.conftest import VOCABULARY, random_merged
 
 from mmscale.config.data import PackingConfig
 from mmscale.config.training import OptimizerConfig, StageConfig
@@ -25,6 +24,7 @@ from mmscale.training.engine import LocalEngine
 from mmscale.training.metrics import read_metrics
 from mmscale.training.objective import CausalObjective
 from mmscale.training.trainer import Trainer, TrainingData
+from tests.conftest import VOCABULARY, random_merged
 
 STEPS = 20
 

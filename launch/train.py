@@ -1,0 +1,15 @@
+"""What a launcher starts: one stage of one method, in this process.
+
+    python launch/train.py configs/quickstart.yaml mindmerger.mapping [key=value …]
+
+`python -m mmscale.launch.train` is the same for an installed mmscale.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from mmscale.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
