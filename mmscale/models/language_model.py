@@ -84,9 +84,15 @@ def load_language_model(config: LanguageModelConfig, device: torch.device) -> La
         attn_implementation=attention.choose(config.attention, device),
     ).to(device)
     tokenizer = load_tokenizer(config)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise UserError(
-            f"{config.path}: the tokenizer has {len(tokenizer)} tokens but the model embeds "
-            f"{model.get_input_embeddings().num_embeddings}: use the tokenizer that belongs to it"
-        )
+    _require_fitting_tokenizer(config.path, tokenizer, model.get_input_embeddings().num_embeddings)
     return LanguageModel(model, tokenizer, special_tokens(tokenizer, model.config, config.bos_token, config.eos_token))
+
+
+def _require_fitting_tokenizer(path: str, tokenizer: Any, rows: int) -> None:
+    """UserError when ordinary tokens have no embedding; a padding token added to the tokenizer alone is never used."""
+    special = set(tokenizer.all_special_ids)
+    largest = max(index for index in tokenizer.get_vocab().values() if index not in special)
+    if largest >= rows:
+        raise UserError(
+            f"{path}: the tokenizer has ids up to {largest} but the model embeds {rows}: use the tokenizer that belongs to it"
+        )

@@ -1,0 +1,126 @@
+"""The whole path from one command to a report, small; continuing, refusing a changed configuration, answering each row once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mmscale.cli.main import main
+
+STAGES = ("question_alignment.translation", "question_alignment.response", "mindmerger.mapping", "mindmerger.augmentation", "multilingual_cot.tuning")
+
+
+def command(folder, *more: str) -> list[str]:
+    overrides = [f"output_dir={folder}", "languages=[en,sw]", "evaluation.tasks.tinyworld.data.limit_per_language=6",
+                 "evaluation.tasks.tinyworld.generation.max_new_tokens=40", "proxy.base.path=tinyworld:llm"]
+    for stage in STAGES:
+        overrides += [f"recipes.{stage}.steps=2", f"recipes.{stage}.data.0.limit_per_language=40",
+                      f"recipes.{stage}.data.0.languages=[{'en' if 'response' in stage else 'sw'}]"]
+    return ["run", "configs/quickstart.yaml", *overrides, *more]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    assert main(command(folder)) == 0
+    return folder
+
+
+def test_a_run_leaves_everything_the_design_names(finished):
+    for name in ("run.yaml", "environment.json", "scores.json", "report.html"):
+        assert (finished / name).is_file(), name
+    for stage in STAGES:
+        assert (finished / "stages" / stage / "metrics.jsonl").is_file()
+        assert (finished / "stages" / stage / "model" / "mmscale.json").is_file()
+    scores = json.loads((finished / "scores.json").read_text())
+    assert list(scores) == ["base", "question_alignment", "mindmerger", "multilingual_cot", "proxy_base", "proxy_tuned"]
+    for model in scores.values():
+        assert {code: cell["n"] for code, cell in model["tasks"]["tinyworld"]["languages"].items()} == {"en": 6, "sw": 6}
+    assert scores["base"]["tasks"]["tinyworld"]["languages"]["en"]["accuracy"] == 1.0
+    assert "gain" in scores["mindmerger"]["tasks"]["tinyworld"]["languages"]["sw"]
+
+
+def test_running_again_repeats_nothing(finished, monkeypatch):
+    from mmscale.decoding import generate
+    from mmscale.training.trainer import Trainer
+
+    def never(*_, **__):
+        raise AssertionError("work was repeated")
+
+    monkeypatch.setattr(Trainer, "run", never)
+    monkeypatch.setattr(generate, "_batch", never)
+    before = (finished / "scores.json").read_text()
+    assert main(command(finished)) == 0
+    assert (finished / "scores.json").read_text() == before
+
+
+def test_a_lost_answer_alone_is_given_again(finished):
+    file = finished / "predictions" / "base" / "tinyworld" / "sw.jsonl"
+    rows = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_text("".join(rows[:3]) + rows[3][:20], encoding="utf-8")
+    before = (finished / "scores.json").read_text()
+    assert main(command(finished)) == 0
+    again = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert again[:3] == rows[:3] and sorted(again) == sorted(rows)
+    assert (finished / "scores.json").read_text() == before
+
+
+def test_a_changed_stage_is_refused_by_name(finished, capsys):
+    assert main(command(finished, "recipes.mindmerger.mapping.steps=3")) == 2
+    error = capsys.readouterr().err
+    assert "mindmerger.mapping" in error and "another configuration" in error
+
+
+def test_training_one_stage_gives_the_same_model_as_the_run(finished, tmp_path, capsys):
+    arguments = command(tmp_path / "one")
+    assert main(["train", "configs/quickstart.yaml", "mindmerger.mapping", *arguments[2:]]) == 0
+    assert str(tmp_path / "one") in capsys.readouterr().out
+    name = "stages/mindmerger.mapping/model/mapping.safetensors"
+    assert (finished / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_models_of_a_run_are_used_by_path(finished, capsys):
+    stages = finished / "stages"
+    question = "Anna has 12 apples. Anna buys 5 apples. Anna sells 3 apples. How many apples does Anna have now?"
+    assert main(["generate", "tinyworld:llm", question, "--prompt", "tinyworld_math", "--max-new-tokens", "40"]) == 0
+    assert "The answer is 14." in capsys.readouterr().out
+    merged = ["generate", str(stages / "mindmerger.augmentation" / "model"), question, "--max-new-tokens", "8", "--json"]
+    assert main(merged) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"question", "response"}
+    proxy = ["generate", "tinyworld:llm", question, "--expert", str(stages / "question_alignment.response" / "model"),
+             "--antiexpert", "tinyworld:llm", "--max-new-tokens", "8", "--prompt", "tinyworld_math"]
+    assert main([*proxy, "--alpha", "0"]) == 0
+    plain = capsys.readouterr().out
+    assert main(["generate", "tinyworld:llm", question, "--prompt", "tinyworld_math", "--max-new-tokens", "8"]) == 0
+    assert capsys.readouterr().out == plain
+    assert main([*proxy[:4], "tinyworld:llm", *proxy[5:]]) == 2
+    assert "expert and anti-expert are the same model" in capsys.readouterr().err
+
+
+def test_a_moved_run_still_loads(finished, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(finished / "stages" / "multilingual_cot.tuning" / "model", tmp_path / "moved")
+    assert main(["generate", str(tmp_path / "moved"), "hi", "--max-new-tokens", "3"]) == 0
+
+
+def test_preview_shows_what_the_model_sees(capsys):
+    assert main(["data", "preview", "configs/quickstart.yaml", "mindmerger.augmentation", "--rows", "2", "--json"]) == 0
+    for example in json.loads(capsys.readouterr().out):
+        kinds = [kind for kind, _ in example]
+        assert kinds == ["bos", "encoder", "boundary", "prompt", "target"]
+        texts = dict(example)
+        assert texts["encoder"].removesuffix("</s>") in texts["prompt"] and texts["target"].endswith("</s>")
+        assert texts["bos"] == "<s>" and texts["prompt"].endswith("\nA:")
+
+
+def test_data_stats_and_overlap(tmp_path, capsys):
+    assert main(["data", "stats", "tinyworld", "--languages", "en,th", "--limit", "50", "--png", str(tmp_path / "x.png")]) == 0
+    out = capsys.readouterr().out
+    assert "en " in out and "th " in out and (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["data", "overlap", "--train", "tinyworld=", "--test", "tinyworld=", "--test-split", "train", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["exact"]) == found["test"] == 1000 and not found["near"]
+    assert main(["data", "overlap", "--train", "tinyworld=", "--test", "tinyworld=", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["exact"] == []

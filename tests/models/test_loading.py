@@ -1,0 +1,123 @@
+"""Checkpoints of every family from a folder: language models, encoders, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.conftest import VOCABULARY, random_causal_lm
+from transformers import (
+    LlamaConfig,
+    LlamaModel,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+
+from mmscale.config.model import EncoderConfig, LanguageModelConfig
+from mmscale.data.packing import EncoderRow
+from mmscale.errors import UserError
+from mmscale.models.encoders import load_encoder, load_encoder_tokenizer
+from mmscale.models.encoders.base import family_of
+from mmscale.models.language_model import load_language_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
+def test_a_language_model_folder_gives_the_same_logits_as_transformers(tmp_path, tinyworld_tokenizers, family):
+    model = random_causal_lm(family, "sdpa").float()
+    model.resize_token_embeddings(len(tinyworld_tokenizers[0]))
+    model.save_pretrained(tmp_path)
+    tinyworld_tokenizers[0].save_pretrained(tmp_path)
+    loaded = load_language_model(LanguageModelConfig(path=str(tmp_path)), CPU)
+    ids = torch.tensor([1, 9, 8, 7])
+    from mmscale.models.attention import PackedLayout
+
+    hidden = loaded.hidden(loaded.embed(ids), torch.arange(4), PackedLayout((4,), CPU))
+    assert torch.allclose(loaded.logits(hidden), model(ids[None]).logits[0], atol=1e-5)
+    assert loaded.specials.bos == 1
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path, tinyworld_tokenizers):
+    random_causal_lm("llama", "sdpa").save_pretrained(tmp_path)
+    tinyworld_tokenizers[0].save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"tokenizer has ids up to 2047 but the model embeds {VOCABULARY}"):
+        load_language_model(LanguageModelConfig(path=str(tmp_path)), CPU)
+
+
+def test_an_explicit_flash_attention_without_a_gpu_is_refused():
+    with pytest.raises(UserError, match="needs a CUDA device and flash-attn"):
+        load_language_model(LanguageModelConfig(path="tinyworld:llm", attention="flash_attention_2"), CPU)
+
+
+_SMALL = {"vocab_size": 2048, "d_model": 24}
+_T5 = {**_SMALL, "d_kv": 6, "num_heads": 4, "d_ff": 32, "num_layers": 1, "decoder_start_token_id": 0}
+ENCODERS = {
+    "t5": lambda: T5ForConditionalGeneration(T5Config(**_T5)),
+    "mt5": lambda: MT5ForConditionalGeneration(MT5Config(**_T5)),
+    "m2m100": lambda: M2M100ForConditionalGeneration(
+        M2M100Config(**_SMALL, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
+                     encoder_ffn_dim=32, decoder_ffn_dim=32)
+    ),
+    "xlm_roberta": lambda: XLMRobertaModel(
+        XLMRobertaConfig(vocab_size=2048, hidden_size=24, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32)
+    ),
+    "decoder": lambda: LlamaModel(
+        LlamaConfig(vocab_size=2048, hidden_size=24, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_encoder_family_loads_from_a_folder_frozen(tmp_path, tinyworld_tokenizers, name):
+    torch.manual_seed(0)
+    ENCODERS[name]().save_pretrained(tmp_path)
+    tinyworld_tokenizers[1].save_pretrained(tmp_path)
+    config = EncoderConfig(path=str(tmp_path))
+    assert family_of(config) == ("t5" if name == "mt5" else name)
+    encoder = load_encoder(config, CPU)
+    states = encoder.states(EncoderRow(torch.tensor([5, 6, 7, 8]), [3, 1], ["sw", "de"]))
+    assert states.shape == (4, 24) and not states.requires_grad and not encoder.training
+
+
+class NllbTokenizer:
+    """The part of an NLLB tokenizer that matters: FLORES codes in its vocabulary, src_lang decides the first token."""
+
+    src_lang = ""
+
+    def get_vocab(self):
+        return {"swh_Latn": 100, "deu_Latn": 101}
+
+    def __call__(self, texts, **_):
+        return {"input_ids": [[self.get_vocab()[self.src_lang], len(text), 2] for text in texts]}
+
+
+def test_nllb_sets_the_source_language_of_every_sample():
+    from mmscale.models.encoders.base import FamilyTokenizer, family
+
+    tokenizer = FamilyTokenizer(NllbTokenizer(), family("m2m100"))
+    assert tokenizer.encode(["a", "bb", "ccc"], ["sw", "de", "sw"], 9) == [[100, 1, 2], [101, 2, 2], [100, 3, 2]]
+    with pytest.raises(UserError, match="no code for language 'te'"):
+        tokenizer.encode(["a"], ["te"], 9)
+
+
+def test_an_encoder_of_unknown_kind_is_told(tmp_path, tinyworld_tokenizers):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(UserError, match=r"has model type 'gpt2': set encoder.family"):
+        load_encoder_tokenizer(EncoderConfig(path=str(tmp_path)))
+
+
+def test_frozen_parts_hold_no_gradient_and_no_optimizer_state(tmp_path):
+    from tests.training.test_resume import make_trainer
+
+    trainer = make_trainer(tmp_path, steps=2)
+    trainer.run()
+    model = trainer.engine.objective.module
+    assert all(p.grad is None for n, p in model.named_parameters() if not n.startswith("mapping."))
+    names = {key.split("/", 1)[1] for key in trainer.engine.optimizer_tensors()}
+    assert names == {n for n, _ in model.named_parameters() if n.startswith("mapping.")} and len(names) == 5
