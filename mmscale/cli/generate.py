@@ -106,10 +106,8 @@ def _solver(model, prompt, expert, antiexpert, alpha, expert_prompt, chat_templa
 
 def _answers(solver, questions, language, config):  # type: ignore[no-untyped-def]
     from mmscale.data.records import Problem
-    from mmscale.decoding.generate import generate as decode
+    from mmscale.evaluation.solving import answer
 
     records = [Problem(text, language, origin=f"question {i}") for i, text in enumerate(questions, start=1)]
-    config = config.model_copy(update={"stop": (*config.stop, *solver.template.stop)})
-    prompts = [tokenize(records, with_target=False) for tokenize in solver.tokenizers]
-    found = [g for batch in decode(solver.stepper, prompts, config, solver.end, solver.context_length) for g in batch]
-    return [g.text.strip() for g in sorted(found, key=lambda g: g.prompt)]
+    answered = {row.origin: row.response.strip() for batch in answer(solver, records, config) for row in batch}
+    return [answered[record.origin] for record in records]

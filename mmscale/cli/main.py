@@ -32,12 +32,12 @@ app.command("tinyworld")(tinyworld.tinyworld)
 
 
 def _quiet_libraries() -> None:
-    """Their progress bars and advice would bury ours; warnings of ours are printed by ourselves."""
+    """Their advice would bury ours; their progress bars show on a terminal only, as ours do."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TQDM_DISABLE", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 

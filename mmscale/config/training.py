@@ -42,13 +42,23 @@ class StageConfig(Config):
     evaluate_every_steps: int | None = Field(default=None, ge=1)
     save_every_steps: int | None = Field(default=None, ge=1)
     log_every_steps: int = Field(default=10, ge=1)
+    evaluate_task: str | None = None
+    """Name of a task of `evaluation.tasks` that is also solved at every evaluation."""
+    evaluate_task_rows: int = Field(default=20, ge=1)
+    """Rows of each language of it."""
     keep: Literal["last", "best"] = "last"
-    """Which checkpoint the stage hands on: the last, or the one with the least dev loss."""
+    """Which checkpoint the stage hands on."""
+    best_by: Literal["dev_loss", "accuracy"] = "dev_loss"
+    """What makes a checkpoint the best: least dev loss, or highest accuracy on `evaluate_task`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> StageConfig:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give exactly one of epochs and steps")
-        if self.keep == "best" and not (self.evaluate_every_steps and (self.dev_data or self.dev_examples)):
-            raise ValueError("keep=best needs evaluate_every_steps and dev_data or dev_examples")
+        if (self.keep == "best" or self.evaluate_task) and not self.evaluate_every_steps:
+            raise ValueError("keep=best and evaluate_task need evaluate_every_steps")
+        if self.keep == "best" and self.best_by == "dev_loss" and not (self.dev_data or self.dev_examples):
+            raise ValueError("keep=best by dev_loss needs dev_data or dev_examples")
+        if self.keep == "best" and self.best_by == "accuracy" and not self.evaluate_task:
+            raise ValueError("keep=best by accuracy needs evaluate_task")
         return self

@@ -162,7 +162,7 @@ TEMPLATES: dict[str, Template] = {
     ),
     # tinyworld: the same roles in few tokens.
     "tinyworld_math": Template(_around("Q: ", "\nA:"), lambda r: " " + _rationale(r)),
-    "tinyworld_translation": Template(_around("Translate: ", "\nEnglish:"), lambda r: " " + _pair(r).target),
+    "tinyworld_translation": Template(_around("Q: ", "\nEnglish:"), lambda r: " " + _pair(r).target),
     "document": Template(lambda r: Prompt("", "", ""), lambda r: _pair(r).target),
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from mmscale.data.packing import pack
@@ -41,17 +40,16 @@ class ModelStepper:
         (own,) = prompts
         lm = self.model.language_model
         row = pack(own, lm.specials).to(lm.device)
-        lengths = torch.tensor(row.lengths, device=lm.device)
         self.cache = lm.new_cache(len(own), max(row.lengths) + max_new_tokens)
         hidden = self.model.hidden(row, self.cache)
-        self.cache.lengths = lengths
+        lengths = self.cache.begin(row.lengths, lm.device)
         return lm.logits(hidden[lengths.cumsum(0) - 1])
 
     def step(self, tokens: Tensor) -> Tensor:
         assert self.cache is not None
         lm = self.model.language_model
         hidden = lm.hidden(lm.embed(tokens), self.cache.lengths, None, self.cache)
-        self.cache.lengths = self.cache.lengths + 1
+        self.cache.advance()
         return lm.logits(hidden)
 
     def keep(self, rows: Tensor) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmscale.config.evaluation import GenerationConfig, TaskConfig
 from mmscale.data.loading import DataAccount, load_records, wanted_languages
 from mmscale.data.prompts import Template
-from mmscale.data.records import Entailment, MultipleChoice, Problem, Record, question_text
+from mmscale.data.records import Entailment, MultipleChoice, Problem, Record, question_text, record_language
 from mmscale.data.segments import ExampleTokenizer
 from mmscale.decoding.generate import Ending, generate
 from mmscale.decoding.steppers import Stepper
@@ -49,27 +49,30 @@ def gold(record: Record) -> str:
     return record.target
 
 
+def answer(solver: Solver, records: Sequence[Record], config: GenerationConfig) -> Iterator[list[Prediction]]:
+    """Answered rows, not yet judged, a batch at a time; cut at the template's stop texts as well."""
+    if not records:
+        return
+    config = config.model_copy(update={"stop": (*config.stop, *solver.template.stop)})
+    prompts = [tokenize(records, with_target=False) for tokenize in solver.tokenizers]
+    for batch in generate(solver.stepper, prompts, config, solver.end, solver.context_length):
+        chosen = [(records[found.prompt], found.text) for found in batch]
+        yield [Prediction(question_text(r), text, gold(r), record_language(r), r.origin) for r, text in chosen]
+
+
+def judge(row: Prediction, rule_name: str) -> Prediction:
+    """The row with its prediction and verdict by a rule."""
+    prediction, correct = rule(rule_name).correct(row.response, row.answer, row.language)
+    return replace(row, prediction=prediction, correct=correct)
+
+
 def solve(
     solver: Solver, records: Sequence[Record], config: GenerationConfig, log: PredictionLog, rule_name: str
 ) -> list[Prediction]:
     """Answer the records the log does not hold yet; all rows in the order of `records`, judged by the rule."""
-    missing = [record for record in records if record.origin not in log.rows]
-    if missing:
-        prompts = [tokenize(missing, with_target=False) for tokenize in solver.tokenizers]
-        for batch in generate(solver.stepper, prompts, config, solver.end, solver.context_length):
-            log.append(
-                [
-                    Prediction(question_text(r), g.text, gold(r), getattr(r, "language", ""), r.origin)
-                    for g, r in ((g, missing[g.prompt]) for g in batch)
-                ]
-            )
-    chosen = rule(rule_name)
-    judged = []
-    for record in records:
-        row = log.rows[record.origin]
-        prediction, correct = chosen.correct(row.response, row.answer, row.language)
-        judged.append(replace(row, prediction=prediction, correct=correct))
-    return judged
+    for batch in answer(solver, [record for record in records if record.origin not in log.rows], config):
+        log.append(batch)
+    return [judge(log.rows[record.origin], rule_name) for record in records]
 
 
 def evaluate_task(
@@ -81,7 +84,6 @@ def evaluate_task(
     accounts = []
     what = json.dumps([solver.fingerprint, task.generation.model_dump(mode="json")], sort_keys=True)
     digest = hashlib.sha256(what.encode()).hexdigest()[:16]
-    config = task.generation.model_copy(update={"stop": (*task.generation.stop, *solver.template.stop)})
     with bar(f"{solver.title} on {name}", len(languages)) as progress:
         for code in languages:
             data = task.data.model_copy(update={"languages": (code,)})
@@ -92,6 +94,6 @@ def evaluate_task(
                 )
             accounts.append(account)
             log = PredictionLog(folder / name / f"{code}.jsonl", digest)
-            rows[code] = solve(solver, records, config, log, task.rule)
+            rows[code] = solve(solver, records, task.generation, log, task.rule)
             progress.advance(note=code)
     return rows, accounts

@@ -45,6 +45,9 @@ def check(run: RunConfig) -> list[Method]:
                 raise UserError(
                     f"recipes.{chosen.name}.{stage} is missing: give the stage its data and steps or epochs"
                 )
+            wanted = stages[stage].evaluate_task
+            if wanted is not None and wanted not in run.evaluation.tasks:
+                raise unknown_name(f"recipes.{chosen.name}.{stage}.evaluate_task", wanted, run.evaluation.tasks)
             if not stages[stage].data:
                 raise UserError(f"recipes.{chosen.name}.{stage}.data is empty: name at least one data set")
         if chosen.needs_encoder and run.encoder is None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from mmscale.config.data import PackingConfig
-from mmscale.data.prompts import Template, template
+from mmscale.config.evaluation import TaskConfig
+from mmscale.data.loading import load_records
+from mmscale.data.prompts import Prompt, Template, template
+from mmscale.data.records import Record
 from mmscale.data.segments import ExampleTokenizer
 from mmscale.decoding.generate import ending
 from mmscale.decoding.steppers import ModelStepper, ProxyStepper
 from mmscale.decoding.vocabulary import require_same_vocabulary
 from mmscale.errors import UserError
-from mmscale.evaluation.solving import Solver
-from mmscale.models.assembly import ModelParts, assemble
+from mmscale.evaluation.solving import Solver, answer, judge
+from mmscale.models.assembly import ModelParts, assemble, provenance
+from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.merge import MergedModel
 
 DEFAULT_PROMPT = "alpaca"
@@ -28,22 +33,36 @@ def _limits(model: MergedModel) -> PackingConfig:
 
 
 def _fingerprint(parts: ModelParts, *more: object) -> str:
-    files = [Path(parts.language_model.path) / "fingerprint.json"]
-    if parts.mapping:
-        files.append(Path(parts.mapping).parent / "fingerprint.json")
-    marks = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
-    return hashlib.sha256(json.dumps([parts.to_json(), marks, more], sort_keys=True, default=str).encode()).hexdigest()[
-        :16
-    ]
+    return hashlib.sha256(
+        json.dumps([parts.to_json(), provenance(parts), more], sort_keys=True, default=str).encode()
+    ).hexdigest()[:16]
 
 
 def model_solver(title: str, parts: ModelParts, prompt: str | None, device: torch.device) -> Solver:
     """One model, asked by a template (by default the one it was trained with)."""
     model, encoder_tokenizer = assemble(parts, device)
     name = prompt or parts.prompt or DEFAULT_PROMPT
+    return solver_in_memory(title, model, encoder_tokenizer, name, _fingerprint(parts, name))
+
+
+def solver_in_memory(
+    title: str, model: MergedModel, encoder_tokenizer: FamilyTokenizer | None, prompt: str, fingerprint: str
+) -> Solver:
+    """A model that is already loaded (and perhaps still being trained)."""
     lm = model.language_model
-    tokenize = ExampleTokenizer(lm.tokenizer, lm.specials, template(name), _limits(model), encoder_tokenizer)
-    return Solver(title, _fingerprint(parts, name), [tokenize], ModelStepper(model), ending(lm, ()), lm.context_length)
+    tokenize = ExampleTokenizer(lm.tokenizer, lm.specials, template(prompt), _limits(model), encoder_tokenizer)
+    return Solver(title, fingerprint, [tokenize], ModelStepper(model), ending(lm, ()), lm.context_length)
+
+
+def task_accuracy(solver: Solver, model: MergedModel, task: TaskConfig, languages: Sequence[str]) -> float:
+    """Share of a task's rows that a model answers right now, all languages together; its modes are left as they were."""
+    records, _ = load_records(task.data, languages)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    rows = [judge(row, task.rule) for batch in answer(solver, records, task.generation) for row in batch]
+    for module, training in modes:
+        module.training = training
+    return sum(row.correct for row in rows) / len(rows)
 
 
 def proxy_solver(
@@ -89,11 +108,6 @@ def proxy_solver(
 
 def _chat(plain: Template, tokenizer: object) -> Template:
     """The same template inside the tokenizer's own chat format."""
-    from dataclasses import replace
-
-    from mmscale.data.prompts import Prompt
-    from mmscale.data.records import Record
-
     if not getattr(tokenizer, "chat_template", None):
         raise UserError("the expert's tokenizer has no chat template: leave --chat-template out")
 

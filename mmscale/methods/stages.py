@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +18,18 @@ from mmscale.data.segments import ExampleTokenizer
 from mmscale.errors import UserError
 from mmscale.files import recover_directory, write_directory, write_json
 from mmscale.methods.base import Method, StageSpec
+from mmscale.methods.solvers import solver_in_memory, task_accuracy
 from mmscale.models import mapping_files
-from mmscale.models.assembly import ModelParts, assemble, make_trainable, read_parts, write_parts
+from mmscale.models.assembly import (
+    FINGERPRINT_FILE,
+    ModelParts,
+    assemble,
+    make_trainable,
+    provenance,
+    read_parts,
+    write_parts,
+)
+from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.merge import MergedModel
 from mmscale.training import checkpoint
 from mmscale.training.engine import LocalEngine
@@ -58,15 +69,11 @@ class StagePlace:
 
 def fingerprint(place: StagePlace, start: ModelParts) -> str:
     """What decides a stage's result: its configuration, where it starts, languages and seed."""
-    start_file = Path(start.language_model.path) / "fingerprint.json"
-    before = start_file.read_text(encoding="utf-8") if start_file.is_file() else ""
-    if start.mapping:
-        before += (Path(start.mapping).parent / "fingerprint.json").read_text(encoding="utf-8")
     content = [
         place.config.model_dump(mode="json"),
         start.language_model.model_dump(mode="json"),
         start.encoder.model_dump(mode="json") if start.encoder else None,
-        before,
+        provenance(start),
         place.run.languages,
         place.run.seed,
         place.spec.name,
@@ -78,8 +85,8 @@ def run_stage(place: StagePlace, start: ModelParts, device: torch.device) -> Mod
     """Train (or go on training, or take as finished) a stage; the parts of the model it made."""
     recover_directory(place.model)
     print_of_start = fingerprint(place, start)
-    if (place.model / "fingerprint.json").is_file():
-        made = json.loads((place.model / "fingerprint.json").read_text(encoding="utf-8"))["fingerprint"]
+    if (place.model / FINGERPRINT_FILE).is_file():
+        made = json.loads((place.model / FINGERPRINT_FILE).read_text(encoding="utf-8"))["fingerprint"]
         if made != print_of_start:
             raise UserError(
                 f"{place.model} was trained with another configuration: choose another output_dir, or remove {place.folder} to train again"
@@ -110,7 +117,10 @@ def _train(place: StagePlace, start: ModelParts, print_of_start: str, device: to
     data = tokenize_stage(train, dev, tokenize, model.language_model.context_length)
     write_json(place.folder / "data.json", [account.summary() for account in accounts])
     engine = LocalEngine(CausalObjective(model), config, device)
-    trainer = Trainer(place.title, place.folder, config, engine, data, place.run.seed, print_of_start)
+    scored = _task_accuracy(place, model, encoder_tokenizer) if config.evaluate_task else None
+    trainer = Trainer(
+        place.title, place.folder, config, engine, data, place.run.seed, print_of_start, task_accuracy=scored
+    )
     chosen = trainer.run()
     engine_parameters = checkpoint.load_parameters(chosen)
     with torch.no_grad():
@@ -118,6 +128,17 @@ def _train(place: StagePlace, start: ModelParts, print_of_start: str, device: to
             if name in engine_parameters:
                 parameter.copy_(engine_parameters[name])
     return _write_model(place, start, model, print_of_start)
+
+
+def _task_accuracy(
+    place: StagePlace, model: MergedModel, encoder_tokenizer: FamilyTokenizer | None
+) -> Callable[[], float]:
+    """Solves the first rows of the stage's `evaluate_task` with the model as it stands."""
+    task = place.run.evaluation.tasks[place.config.evaluate_task or ""]
+    data = task.data.model_copy(update={"limit_per_language": place.config.evaluate_task_rows})
+    small = task.model_copy(update={"data": data})
+    solver = solver_in_memory(place.title, model, encoder_tokenizer, place.prompt, "")
+    return lambda: task_accuracy(solver, model, small, place.run.languages)
 
 
 def _write_model(place: StagePlace, start: ModelParts, model: MergedModel, print_of_start: str) -> ModelParts:
@@ -134,7 +155,7 @@ def _write_model(place: StagePlace, start: ModelParts, model: MergedModel, print
             model.language_model.tokenizer.save_pretrained(folder)
             own: LanguageModelConfig = start.language_model.model_copy(update={"path": ".", "revision": None})
             write_parts(folder, replace(parts, language_model=own))
-        write_json(folder / "fingerprint.json", {"fingerprint": print_of_start})
+        write_json(folder / FINGERPRINT_FILE, {"fingerprint": print_of_start})
 
     write_directory(place.model, fill)
     return read_parts(str(place.model))

@@ -21,6 +21,7 @@ from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
 
 PARTS_FILE = "mmscale.json"
+FINGERPRINT_FILE = "fingerprint.json"
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,13 @@ def read_parts(path: str) -> ModelParts:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} does not describe a model ({error}): write it again by finishing its stage") from error
+
+
+def provenance(parts: ModelParts) -> list[str]:
+    """What mmscale itself wrote about how these parts were made; empty for models from elsewhere."""
+    folders = [Path(parts.language_model.path), *([Path(parts.mapping).parent] if parts.mapping else [])]
+    marks = [folder / FINGERPRINT_FILE for folder in folders]
+    return [mark.read_text(encoding="utf-8") for mark in marks if mark.is_file()]
 
 
 def _beside(config: LanguageModelConfig, folder: Path) -> LanguageModelConfig:

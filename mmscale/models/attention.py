@@ -10,6 +10,7 @@ Legend: T tokens of the row, B sequences, L longest sequence, H heads, K key/val
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -68,6 +69,17 @@ class KeyValueCache:
         self.values: list[Tensor | None] = [None] * layers
         self.lengths = torch.zeros(batch, dtype=torch.int64)
         """int64 [B]: tokens held for each sequence."""
+        self.longest = 0
+        """At least the largest of them, known without asking the device."""
+
+    def begin(self, lengths: Sequence[int], device: torch.device) -> Tensor:
+        """Note what a prefill filled in; returns the lengths as int64 [B]."""
+        self.lengths, self.longest = torch.tensor(lengths, device=device), max(lengths)
+        return self.lengths
+
+    def advance(self) -> None:
+        """One more token of every sequence is held."""
+        self.lengths, self.longest = self.lengths + 1, self.longest + 1
 
     def fill(self, layer: int, layout: PackedLayout, key_TKD: Tensor, value_TKD: Tensor) -> None:
         """Take over the keys and values of a prefill."""
@@ -148,10 +160,10 @@ def _flash_varlen(
 
 
 def _decode_step(
-    query_BHD: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scaling: float, window: int | None
+    query_BHD: Tensor, keys: Tensor, values: Tensor, cache: KeyValueCache, scaling: float, window: int | None
 ) -> Tensor:
-    """One new token of each sequence against its cache: [B, H, D]. `lengths` counts the tokens before it."""
-    held = int(lengths.max()) + 1
+    """One new token of each sequence against its cache: [B, H, D]; the cache's lengths count the tokens before it."""
+    lengths, held = cache.lengths, cache.longest + 1
     place = torch.arange(held, device=keys.device)
     mask = place[None, :] <= lengths[:, None]
     if window is not None:
@@ -190,7 +202,7 @@ def _attend(varlen: Any) -> Any:
         if layout is None:
             assert cache is not None, "a packed model is called with a layout (train, prefill) or a cache (decode)"
             keys, values = cache.append(layer, rows[1], rows[2])
-            out = _decode_step(rows[0], keys, values, cache.lengths, scale, sliding_window)
+            out = _decode_step(rows[0], keys, values, cache, scale, sliding_window)
         else:
             if cache is not None:
                 cache.fill(layer, layout, rows[1], rows[2])

@@ -27,7 +27,8 @@ class TrainingState:
     fingerprint: str
     """Hash of what was being trained on what; another run's checkpoint is refused."""
     best_step: int | None = None
-    best_loss: float | None = None
+    best_value: float | None = None
+    """Of what `best_by` names, turned so that less is better."""
     seconds: float = 0.0
 
 

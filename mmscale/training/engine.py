@@ -117,5 +117,4 @@ class LocalEngine:
                 self._named[name].copy_(value)
         for key, value in optimizer.items():
             kind, name = key.split("/", 1)
-            device = "cpu" if kind == "step" and self.device.type == "cpu" else self.device
-            self.optimizer.state[self._named[name]][kind] = value.to(device)
+            self.optimizer.state[self._named[name]][kind] = value.to(self.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class Trainer:
         seed: int,
         fingerprint: str,
         ranks: DataParallelRank = ONE_RANK,
+        task_accuracy: Callable[[], float] | None = None,
     ) -> None:
         self.title, self.folder, self.config, self.engine, self.data = title, folder, config, engine, data
         self.order = StepOrder([e.merged_length for e in data.train], config.packing, seed, ranks)
@@ -51,6 +52,7 @@ class Trainer:
                 f"{title}: epochs={config.epochs} of {len(data.train)} examples is no whole step: raise epochs"
             )
         self.state = TrainingState(step=0, fingerprint=fingerprint)
+        self.task_accuracy = task_accuracy
 
     @property
     def checkpoints(self) -> Path:
@@ -115,12 +117,19 @@ class Trainer:
 
     def _evaluate(self, metrics: Metrics, last: bool) -> None:
         every = self.config.evaluate_every_steps
-        if not self.data.dev or not (last or (every and self.state.step % every == 0)):
+        if not (last or (every and self.state.step % every == 0)):
             return
-        loss = self.dev_loss()
-        metrics.write(self.state.step, dev_loss=loss)
-        if self.state.best_loss is None or loss < self.state.best_loss:
-            self.state = replace(self.state, best_loss=loss, best_step=self.state.step)
+        values: dict[str, float] = {}
+        if self.data.dev:
+            values["dev_loss"] = self.dev_loss()
+        if self.task_accuracy is not None:
+            values["accuracy"] = self.task_accuracy()
+        if not values:
+            return
+        metrics.write(self.state.step, **values)
+        value = -values["accuracy"] if self.config.best_by == "accuracy" else values.get("dev_loss")
+        if value is not None and (self.state.best_value is None or value < self.state.best_value):
+            self.state = replace(self.state, best_value=value, best_step=self.state.step)
             if self.config.keep == "best":
                 checkpoint.save(self.checkpoints, self.engine, self.state)
 

@@ -8,15 +8,29 @@ import pytest
 
 from mmscale.cli.main import main
 
-STAGES = ("question_alignment.translation", "question_alignment.response", "mindmerger.mapping", "mindmerger.augmentation", "multilingual_cot.tuning")
+STAGES = (
+    "question_alignment.translation",
+    "question_alignment.response",
+    "mindmerger.mapping",
+    "mindmerger.augmentation",
+    "multilingual_cot.tuning",
+)
 
 
 def command(folder, *more: str) -> list[str]:
-    overrides = [f"output_dir={folder}", "languages=[en,sw]", "evaluation.tasks.tinyworld.data.limit_per_language=6",
-                 "evaluation.tasks.tinyworld.generation.max_new_tokens=40", "proxy.base.path=tinyworld:llm"]
+    overrides = [
+        f"output_dir={folder}",
+        "languages=[en,sw]",
+        "evaluation.tasks.tinyworld.data.limit_per_language=6",
+        "evaluation.tasks.tinyworld.generation.max_new_tokens=60",
+        "proxy.base.path=tinyworld:llm",
+    ]
     for stage in STAGES:
-        overrides += [f"recipes.{stage}.steps=2", f"recipes.{stage}.data.0.limit_per_language=40",
-                      f"recipes.{stage}.data.0.languages=[{'en' if 'response' in stage else 'sw'}]"]
+        overrides += [
+            f"recipes.{stage}.steps=2",
+            f"recipes.{stage}.data.0.limit_per_language=40",
+            f"recipes.{stage}.data.0.languages=[{'en' if 'response' in stage else 'sw'}]",
+        ]
     return ["run", "configs/quickstart.yaml", *overrides, *more]
 
 
@@ -36,7 +50,10 @@ def test_a_run_leaves_everything_the_design_names(finished):
     scores = json.loads((finished / "scores.json").read_text())
     assert list(scores) == ["base", "question_alignment", "mindmerger", "multilingual_cot", "proxy_base", "proxy_tuned"]
     for model in scores.values():
-        assert {code: cell["n"] for code, cell in model["tasks"]["tinyworld"]["languages"].items()} == {"en": 6, "sw": 6}
+        assert {code: cell["n"] for code, cell in model["tasks"]["tinyworld"]["languages"].items()} == {
+            "en": 6,
+            "sw": 6,
+        }
     assert scores["base"]["tasks"]["tinyworld"]["languages"]["en"]["accuracy"] == 1.0
     assert "gain" in scores["mindmerger"]["tasks"]["tinyworld"]["languages"]["sw"]
 
@@ -83,13 +100,31 @@ def test_training_one_stage_gives_the_same_model_as_the_run(finished, tmp_path, 
 def test_models_of_a_run_are_used_by_path(finished, capsys):
     stages = finished / "stages"
     question = "Anna has 12 apples. Anna buys 5 apples. Anna sells 3 apples. How many apples does Anna have now?"
-    assert main(["generate", "tinyworld:llm", question, "--prompt", "tinyworld_math", "--max-new-tokens", "40"]) == 0
+    assert main(["generate", "tinyworld:llm", question, "--prompt", "tinyworld_math", "--max-new-tokens", "60"]) == 0
     assert "The answer is 14." in capsys.readouterr().out
-    merged = ["generate", str(stages / "mindmerger.augmentation" / "model"), question, "--max-new-tokens", "8", "--json"]
+    merged = [
+        "generate",
+        str(stages / "mindmerger.augmentation" / "model"),
+        question,
+        "--max-new-tokens",
+        "8",
+        "--json",
+    ]
     assert main(merged) == 0
     assert set(json.loads(capsys.readouterr().out)) == {"question", "response"}
-    proxy = ["generate", "tinyworld:llm", question, "--expert", str(stages / "question_alignment.response" / "model"),
-             "--antiexpert", "tinyworld:llm", "--max-new-tokens", "8", "--prompt", "tinyworld_math"]
+    proxy = [
+        "generate",
+        "tinyworld:llm",
+        question,
+        "--expert",
+        str(stages / "question_alignment.response" / "model"),
+        "--antiexpert",
+        "tinyworld:llm",
+        "--max-new-tokens",
+        "8",
+        "--prompt",
+        "tinyworld_math",
+    ]
     assert main([*proxy, "--alpha", "0"]) == 0
     plain = capsys.readouterr().out
     assert main(["generate", "tinyworld:llm", question, "--prompt", "tinyworld_math", "--max-new-tokens", "8"]) == 0
@@ -116,11 +151,30 @@ def test_preview_shows_what_the_model_sees(capsys):
 
 
 def test_data_stats_and_overlap(tmp_path, capsys):
-    assert main(["data", "stats", "tinyworld", "--languages", "en,th", "--limit", "50", "--png", str(tmp_path / "x.png")]) == 0
+    assert (
+        main(["data", "stats", "tinyworld", "--languages", "en,th", "--limit", "50", "--png", str(tmp_path / "x.png")])
+        == 0
+    )
     out = capsys.readouterr().out
     assert "en " in out and "th " in out and (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
-    assert main(["data", "overlap", "--train", "tinyworld=", "--test", "tinyworld=", "--test-split", "train", "--json"]) == 0
+    assert (
+        main(["data", "overlap", "--train", "tinyworld=", "--test", "tinyworld=", "--test-split", "train", "--json"])
+        == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert len(found["exact"]) == found["test"] == 1000 and not found["near"]
     assert main(["data", "overlap", "--train", "tinyworld=", "--test", "tinyworld=", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["exact"] == []
+
+
+def test_a_stage_is_evaluated_by_task_while_it_trains_and_keeps_the_best(tmp_path):
+    from mmscale.training.metrics import read_metrics
+
+    stage = "recipes.multilingual_cot.tuning"
+    more = [f"{stage}.steps=4", f"{stage}.evaluate_every_steps=2", f"{stage}.evaluate_task=tinyworld", f"{stage}.evaluate_task_rows=3",
+            f"{stage}.keep=best", f"{stage}.best_by=accuracy", f"{stage}.optimizer.learning_rate=1.0e-2", f"{stage}.optimizer.warmup_share=0"]
+    arguments = [a for a in command(tmp_path / "x", *more)[2:] if not a.startswith(f"{stage}.steps=2")]
+    assert main(["train", "configs/quickstart.yaml", "multilingual_cot.tuning", *arguments]) == 0
+    rows = read_metrics(tmp_path / "x" / "stages" / "multilingual_cot.tuning" / "metrics.jsonl")
+    accuracy = {row["step"]: row["accuracy"] for row in rows if "accuracy" in row}
+    assert set(accuracy) == {2, 4} and all(0 <= value <= 1 for value in accuracy.values())

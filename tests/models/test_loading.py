@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conftest import VOCABULARY, random_causal_lm
 from transformers import (
     LlamaConfig,
     LlamaModel,
@@ -24,6 +23,7 @@ from mmscale.errors import UserError
 from mmscale.models.encoders import load_encoder, load_encoder_tokenizer
 from mmscale.models.encoders.base import family_of
 from mmscale.models.language_model import load_language_model
+from tests.conftest import VOCABULARY, random_causal_lm
 
 CPU = torch.device("cpu")
 
@@ -61,11 +61,20 @@ ENCODERS = {
     "t5": lambda: T5ForConditionalGeneration(T5Config(**_T5)),
     "mt5": lambda: MT5ForConditionalGeneration(MT5Config(**_T5)),
     "m2m100": lambda: M2M100ForConditionalGeneration(
-        M2M100Config(**_SMALL, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
-                     encoder_ffn_dim=32, decoder_ffn_dim=32)
+        M2M100Config(
+            **_SMALL,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+        )
     ),
     "xlm_roberta": lambda: XLMRobertaModel(
-        XLMRobertaConfig(vocab_size=2048, hidden_size=24, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32)
+        XLMRobertaConfig(
+            vocab_size=2048, hidden_size=24, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32
+        )
     ),
     "decoder": lambda: LlamaModel(
         LlamaConfig(vocab_size=2048, hidden_size=24, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4)

@@ -27,8 +27,11 @@ def equal(a: Mapping, b: Mapping, dtype=torch.float32) -> bool:
 def test_names_and_shapes_are_the_published_five():
     shapes = {key: tuple(value.shape) for key, value in Mapping(2048, 4096).state_dict().items()}
     assert shapes == {
-        "end_boundary": (1, 1, 4096), "mlp.linear1.weight": (4096, 2048), "mlp.linear1.bias": (4096,),
-        "mlp.linear2.weight": (4096, 4096), "mlp.linear2.bias": (4096,),
+        "end_boundary": (1, 1, 4096),
+        "mlp.linear1.weight": (4096, 2048),
+        "mlp.linear1.bias": (4096,),
+        "mlp.linear2.weight": (4096, 4096),
+        "mlp.linear2.bias": (4096,),
     }
     assert sum(p.numel() for p in Mapping(2048, 4096).parameters()) == 25_178_112
     assert not Mapping(4, 4).end_boundary.any(), "zero-initialised"
