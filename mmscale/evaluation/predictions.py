@@ -16,6 +16,7 @@ from mmscale.files import atomic_write
 
 RESPONSE_KEYS = ("response", "model_output", "output", "generation", "completion")
 """ours and mCoT, proxy-tuning, then names seen elsewhere"""
+LANGUAGE_KEYS = ("language", "lang", "lang-id", "lang_id")
 GOLD_KEYS = ("answer", "gold", "ground_truth", "label", "target")
 
 
@@ -72,7 +73,7 @@ def read(path: Path, language: str = "en") -> list[Prediction]:
                 str(row.get("question", row.get("query", ""))),
                 _text(row, RESPONSE_KEYS, origin, "response"),
                 _text(row, GOLD_KEYS, origin, "gold answer"),
-                str(row.get("language") or row.get("lang") or language),
+                str(next((row[key] for key in LANGUAGE_KEYS if row.get(key)), language)),
                 str(row.get("origin", origin)),
             )
         )

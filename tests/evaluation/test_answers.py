@@ -137,6 +137,11 @@ def test_default_agrees_with_openai_on_their_own_samples(public_data):
     assert total == 5276 and same / total >= 0.995
 
 
+@pytest.mark.parametrize("name", ["default", "last_number", "mcot", "proxy_gsm"])
+def test_a_gold_solution_is_reduced_to_its_final_answer(name):
+    assert verdict(name, "so it is 1800", "9 * 200 = <<9*200=1800>>1,800\n#### 1800")
+
+
 def test_unknown_rule_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'last_number'"):
         rule("lastnumber")

@@ -171,8 +171,16 @@ def test_a_stage_is_evaluated_by_task_while_it_trains_and_keeps_the_best(tmp_pat
     from mmscale.training.metrics import read_metrics
 
     stage = "recipes.multilingual_cot.tuning"
-    more = [f"{stage}.steps=4", f"{stage}.evaluate_every_steps=2", f"{stage}.evaluate_task=tinyworld", f"{stage}.evaluate_task_rows=3",
-            f"{stage}.keep=best", f"{stage}.best_by=accuracy", f"{stage}.optimizer.learning_rate=1.0e-2", f"{stage}.optimizer.warmup_share=0"]
+    more = [
+        f"{stage}.steps=4",
+        f"{stage}.evaluate_every_steps=2",
+        f"{stage}.evaluate_task=tinyworld",
+        f"{stage}.evaluate_task_rows=3",
+        f"{stage}.keep=best",
+        f"{stage}.best_by=accuracy",
+        f"{stage}.optimizer.learning_rate=1.0e-2",
+        f"{stage}.optimizer.warmup_share=0",
+    ]
     arguments = [a for a in command(tmp_path / "x", *more)[2:] if not a.startswith(f"{stage}.steps=2")]
     assert main(["train", "configs/quickstart.yaml", "multilingual_cot.tuning", *arguments]) == 0
     rows = read_metrics(tmp_path / "x" / "stages" / "multilingual_cot.tuning" / "metrics.jsonl")

@@ -21,3 +21,8 @@ class Rule:
         """(prediction, is it right?) of one response."""
         prediction = self.extract(response, language)
         return prediction, self.equal(prediction, self.gold(gold))
+
+
+def final_gold(text: str) -> str:
+    """A gold field that is a whole solution ("… #### 18") reduced to what follows its last mark."""
+    return text.split("####")[-1].strip()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from mmscale.evaluation.answers.base import Rule
+from mmscale.evaluation.answers.base import Rule, final_gold
 
 _COMMA = re.compile(r"(\d),(\d)")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -33,4 +33,4 @@ def equal(prediction: str, gold: str) -> bool:
     return abs(_value(prediction) - _value(gold)) < TOLERANCE
 
 
-RULE = Rule(extract, equal, gold=lambda text: text.replace(",", "").strip())
+RULE = Rule(extract, equal, gold=lambda text: final_gold(text).replace(",", ""))

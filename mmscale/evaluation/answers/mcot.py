@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from mmscale.evaluation.answers.base import Rule
+from mmscale.evaluation.answers.base import Rule, final_gold
 
 _NUMBER = re.compile(r"-?\d+\.?\d*")
 TOLERANCE = 1e-3
@@ -64,4 +64,4 @@ def equal(prediction: str, gold: str) -> bool:
     return a is not None and b is not None and abs(a - b) < TOLERANCE
 
 
-RULE = Rule(extract, equal)
+RULE = Rule(extract, equal, final_gold)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import string
 
-from mmscale.evaluation.answers.base import Rule
+from mmscale.evaluation.answers.base import Rule, final_gold
 
 _COMMA = re.compile(r"(\d),(\d)")
 _NUMBER = re.compile(r"[-+]?\d*\.\d+|\d+")
@@ -40,7 +40,7 @@ def equal(prediction: str, gold: str) -> bool:
 
 
 def _gold(text: str) -> str:
-    return _COMMA.sub(r"\1\2", text.split("####")[-1].strip())
+    return _COMMA.sub(r"\1\2", final_gold(text))
 
 
 RULE = Rule(extract, equal, _gold)
