@@ -14,6 +14,8 @@ class OptimizerConfig(Config):
     """AdamW and its schedule."""
 
     learning_rate: float = Field(default=2e-5, gt=0)
+    embedding_learning_rate: float | None = Field(default=None, gt=0)
+    """Rate of embedding tables, where it differs: words new to a model need larger steps than what it can already do."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)

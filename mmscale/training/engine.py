@@ -57,13 +57,26 @@ class LocalEngine:
             raise ValueError("the objective has no trainable parameter")
         settings = config.optimizer
         self.optimizer = torch.optim.AdamW(
-            self._named.values(),
+            self._groups(),
             lr=settings.learning_rate,
             betas=settings.betas,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
             fused=True,
         )
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters with the factor on the scheduled learning rate that they take."""
+        settings = self.config.optimizer
+        tables = {id(m.weight) for m in self.objective.module.modules() if isinstance(m, torch.nn.Embedding)}
+        if settings.embedding_learning_rate is None:
+            tables = set()
+        groups = []
+        for chosen, factor in ((False, 1.0), (True, (settings.embedding_learning_rate or 0) / settings.learning_rate)):
+            parameters = [p for p in self._named.values() if (id(p) in tables) == chosen]
+            if parameters:
+                groups.append({"params": parameters, "factor": factor})
+        return groups
 
     def _precision(self) -> Any:
         if self.config.precision == "bfloat16":
@@ -85,7 +98,7 @@ class LocalEngine:
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteLoss(f"loss {float(total)}, gradient norm {float(norm)}")
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["factor"]
         self.optimizer.step()
         return StepResult(float(total), float(norm), target_tokens)
 

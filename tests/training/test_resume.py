@@ -176,6 +176,17 @@ def test_accumulated_rows_give_the_gradient_of_one_row(tmp_path):
         assert torch.allclose(value, weights(parts)[name], atol=2e-5), name
 
 
+def test_embeddings_may_take_their_own_learning_rate(tmp_path):
+    """Adam's first step moves every entry by its learning rate (Kingma & Ba 2015, section 2.1)."""
+    rates = OptimizerConfig(learning_rate=1e-3, embedding_learning_rate=5e-3)
+    trainer = make_trainer(tmp_path, merged=False, steps=1, optimizer=rates)
+    before = {name: value.clone() for name, value in trainer.engine.parameters().items()}
+    trainer.run()
+    for name, value in trainer.engine.parameters().items():
+        moved = (value - before[name]).abs().max().item()
+        assert moved == pytest.approx(5e-3 if "embed_tokens" in name else 1e-3, rel=0.02), name
+
+
 def test_ten_examples_can_be_overfitted(tmp_path):
     trainer = make_trainer(
         tmp_path,
