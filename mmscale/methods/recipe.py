@@ -87,6 +87,8 @@ class Run:
         with atomic_write(self.folder / "run.yaml") as handle:
             handle.write(dump_run(self.config))
         write_json(self.folder / "environment.json", describe_environment())
+        stages = [f"{m.name}.{spec.name}" for m in self.methods for spec in m.stages]
+        say(f"run {self.config.name} in {self.folder}: {', '.join(stages) or 'evaluation only'}")
         untouched = ModelParts(self.config.language_model)
         if self.config.evaluation.base:
             self._evaluate(BASE, "Base", lambda: model_solver("Base", untouched, self._base_prompt(), self.device))
