@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args, get_origin
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -14,18 +16,26 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+def _below(annotation: Any, key: int | str) -> Any:
+    """The type that stands behind `key` in a value of type `annotation`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get(str(key))
+        return None if field is None else field.annotation
+    arguments = [a for a in get_args(annotation) if a not in (type(None), Ellipsis)]
+    if get_origin(annotation) is dict:
+        return arguments[1]
+    if get_origin(annotation) is tuple:
+        return arguments[0]
+    return _below(arguments[0], key) if arguments else None
+
+
 def _fields_at(root: type[BaseModel], path: tuple[int | str, ...]) -> set[str]:
     """Names of the keys that are valid beside the last element of `path`, seen from `root`."""
-    current: object = root
+    current: Any = root
     for part in path[:-1]:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            field = current.model_fields.get(str(part))
-            current = None if field is None else field.annotation
-        while (arguments := getattr(current, "__args__", None)) is not None:
-            models = [
-                a for a in arguments if hasattr(a, "__args__") or (isinstance(a, type) and issubclass(a, BaseModel))
-            ]
-            current = models[-1] if models else None
+        current = _below(current, part)
+    while get_args(current) and get_origin(current) not in (dict, tuple):
+        current = next(a for a in get_args(current) if a is not type(None))
     if isinstance(current, type) and issubclass(current, BaseModel):
         return set(current.model_fields)
     return set()
