@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from mmscale.errors import UserError, unknown_name
+from mmscale.languages import language
+
+
+def _known_languages(codes: tuple[str, ...]) -> tuple[str, ...]:
+    for code in codes:
+        language(code)
+    return codes
+
+
+LanguageCodes = Annotated[tuple[str, ...], AfterValidator(_known_languages)]
+"""ISO codes of languages in mmscale/languages.py."""
 
 
 class Config(BaseModel):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from mmscale.config.base import Config
-from mmscale.languages import language
+from mmscale.config.base import Config, LanguageCodes
 
 
 class DataConfig(Config):
@@ -17,7 +16,7 @@ class DataConfig(Config):
     """Name of a source in mmscale/data/sources."""
     path: str = ""
     """File, folder in the published layout, or pattern with {language} or {Language}; a hub id for `table`."""
-    languages: tuple[str, ...] = ()
+    languages: LanguageCodes = ()
     """ISO codes; empty means every language of the run."""
     split: str = "train"
     limit_per_language: int | None = Field(default=None, ge=1)
@@ -28,13 +27,6 @@ class DataConfig(Config):
     """More unreadable rows than this share stops the run."""
     options: dict[str, Any] = {}
     """Options of the source, for example `columns` of `table`."""
-
-    @field_validator("languages")
-    @classmethod
-    def _known(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
-        for code in codes:
-            language(code)
-        return codes
 
 
 class PackingConfig(Config):

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError
 
-from mmscale.config.base import Config, validation_sentence
+from mmscale.config.base import Config, LanguageCodes, validation_sentence
 from mmscale.config.evaluation import EvaluationConfig, ProxyConfig
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
-from mmscale.languages import MGSM_LANGUAGES, language
+from mmscale.languages import MGSM_LANGUAGES
 
 
 class RunConfig(Config):
@@ -26,7 +26,7 @@ class RunConfig(Config):
     output_dir: str = ""
     """Run directory; empty means runs/<name>."""
     seed: int = 1234
-    languages: tuple[str, ...] = MGSM_LANGUAGES
+    languages: LanguageCodes = MGSM_LANGUAGES
     language_model: LanguageModelConfig
     encoder: EncoderConfig | None = None
     methods: tuple[str, ...] = ()
@@ -37,13 +37,6 @@ class RunConfig(Config):
     proxy: ProxyConfig | None = None
     threads: int | None = None
     """CPU threads of torch; None leaves torch's choice."""
-
-    @field_validator("languages")
-    @classmethod
-    def _known(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
-        for code in codes:
-            language(code)
-        return codes
 
     @property
     def directory(self) -> Path:
@@ -139,6 +132,8 @@ def parse_run(values: dict[str, Any], origin: str) -> RunConfig:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise validation_sentence(RunConfig, error, origin) from error
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from error
 
 
 def dump_run(config: RunConfig) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record, question_text
 from mmscale.errors import UserError, unknown_name
@@ -62,51 +63,29 @@ class Template:
     """Texts at which a generated answer is cut."""
 
 
-def _problem(record: Record) -> Problem:
-    if not isinstance(record, Problem):
-        raise UserError(
-            f"{getattr(record, 'origin', '')}: this prompt needs problems, not {type(record).__name__} rows"
-        )
-    return record
+Kind = TypeVar("Kind", Problem, ParallelSentence, MultipleChoice, Entailment)
 
 
-def _pair(record: Record) -> ParallelSentence:
-    if not isinstance(record, ParallelSentence):
-        raise UserError(
-            f"{getattr(record, 'origin', '')}: this prompt needs parallel sentences, not {type(record).__name__} rows"
-        )
-    return record
-
-
-def _choice(record: Record) -> MultipleChoice:
-    if not isinstance(record, MultipleChoice):
-        raise UserError(
-            f"{getattr(record, 'origin', '')}: this prompt needs multiple choice, not {type(record).__name__} rows"
-        )
-    return record
-
-
-def _entailment(record: Record) -> Entailment:
-    if not isinstance(record, Entailment):
-        raise UserError(
-            f"{getattr(record, 'origin', '')}: this prompt needs entailment, not {type(record).__name__} rows"
-        )
+def _expect(kind: type[Kind], record: Record) -> Kind:
+    """The record, if it is of the kind a template needs."""
+    if not isinstance(record, kind):
+        raise UserError(f"{record.origin}: this prompt needs {kind.__name__} rows, not {type(record).__name__} rows")
     return record
 
 
 def _rationale(record: Record) -> str:
-    return _problem(record).rationale
+    return _expect(Problem, record).rationale
 
 
 def _translation(record: Record) -> Prompt:
-    pair = _pair(record)
+    pair = _expect(ParallelSentence, record)
     source, target = language(pair.source_language).name, language(pair.target_language).name
     before = ALPACA_BEFORE + f"Translate the following sentences from {source} to {target}. "
     return Prompt(before, pair.source, ALPACA_AFTER)
 
 
 def _mcot(record: Record) -> Prompt:
-    code = _problem(record).language
+    code = _expect(Problem, record).language
     if code not in MCOT_PHRASES:
         raise UserError(
             f"prompt mcot has no step-by-step phrase for language '{code}': use one of {', '.join(MCOT_PHRASES)}"
@@ -115,18 +94,18 @@ def _mcot(record: Record) -> Prompt:
 
 
 def _xcsqa(record: Record) -> Prompt:
-    choice = _choice(record)
+    choice = _expect(MultipleChoice, record)
     options = "\t".join(f"{label}. {text}" for label, text in choice.choices)
     return Prompt("", choice.question, f"\nOptions:{options}\nAnswer:")
 
 
 def _xnli(record: Record) -> Prompt:
-    pair = _entailment(record)
+    pair = _expect(Entailment, record)
     return Prompt("Premise: ", pair.premise, f"\nHypothesis: {pair.hypothesis}\nLabel:")
 
 
 def _xcopa(record: Record) -> Prompt:
-    choice = _choice(record)
+    choice = _expect(MultipleChoice, record)
     ask = "What was the cause?" if choice.relation == "cause" else "What happened as a result?"
     options = "\n".join(f"{label}. {text}" for label, text in choice.choices)
     return Prompt("", choice.question, f"\n{ask}\n{options}\nAnswer:")
@@ -142,16 +121,20 @@ def _full_text(render: Callable[[Record], Prompt]) -> Callable[[Record], str]:
 
 TEMPLATES: dict[str, Template] = {
     # Question alignment (Zhu et al. 2024), stages I and II; decoding uses the second.
-    "question_translation": Template(_translation, lambda r: _pair(r).target),
+    "question_translation": Template(_translation, lambda r: _expect(ParallelSentence, r).target),
     "alpaca": Template(_around(ALPACA_BEFORE, ALPACA_AFTER), _rationale),
     # MindMerger (Huang et al. 2024): mapping stage without prompt, then one prompt a task.
-    "mapping": Template(lambda r: Prompt("", "", ""), lambda r: _pair(r).target, joined=False),
+    "mapping": Template(lambda r: Prompt("", "", ""), lambda r: _expect(ParallelSentence, r).target, joined=False),
     "mindmerger_math": Template(
         _around(ALPACA_BEFORE, ALPACA_AFTER + " Let's think step by step."), _rationale, joined=False
     ),
-    "xcsqa": Template(_xcsqa, lambda r: _choice(r).answer, joined=False, encoder_text=_full_text(_xcsqa)),
-    "xnli": Template(_xnli, lambda r: _entailment(r).label, joined=False, encoder_text=_full_text(_xnli)),
-    "xcopa": Template(_xcopa, lambda r: _choice(r).answer, joined=False, encoder_text=_full_text(_xcopa)),
+    "xcsqa": Template(
+        _xcsqa, lambda r: _expect(MultipleChoice, r).answer, joined=False, encoder_text=_full_text(_xcsqa)
+    ),
+    "xnli": Template(_xnli, lambda r: _expect(Entailment, r).label, joined=False, encoder_text=_full_text(_xnli)),
+    "xcopa": Template(
+        _xcopa, lambda r: _expect(MultipleChoice, r).answer, joined=False, encoder_text=_full_text(_xcopa)
+    ),
     # mCoT (Lai & Nissim 2024).
     "mcot": Template(_mcot, _rationale),
     # Proxy-tuning's GSM prompt (Liu et al. 2024) and the texts at which its outputs are cut.
@@ -162,8 +145,10 @@ TEMPLATES: dict[str, Template] = {
     ),
     # tinyworld: the same roles in few tokens.
     "tinyworld_math": Template(_around("Q: ", "\nA:"), lambda r: " " + _rationale(r)),
-    "tinyworld_translation": Template(_around("Q: ", "\nEnglish:"), lambda r: " " + _pair(r).target),
-    "document": Template(lambda r: Prompt("", "", ""), lambda r: _pair(r).target),
+    "tinyworld_translation": Template(
+        _around("Q: ", "\nEnglish:"), lambda r: " " + _expect(ParallelSentence, r).target
+    ),
+    "document": Template(lambda r: Prompt("", "", ""), lambda r: _expect(ParallelSentence, r).target),
 }
 
 

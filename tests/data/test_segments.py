@@ -116,5 +116,5 @@ def test_templates_are_the_published_bytes():
 
 
 def test_a_prompt_for_another_kind_of_record_is_refused():
-    with pytest.raises(UserError, match="needs parallel sentences, not Problem"):
+    with pytest.raises(UserError, match="needs ParallelSentence rows, not Problem rows"):
         TEMPLATES["question_translation"].prompt(PROBLEM)
