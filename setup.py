@@ -32,12 +32,11 @@ setup(
         "matplotlib>=3.8",
         "scipy>=1.11",
         "datasketch>=1.6",
-        "tensorboard>=2.15",
     ],
     extras_require={
         "gpu": ["flash-attn>=2.6; platform_system == 'Linux'"],
         "mpi": ["mpi4py>=4.0"],
-        "tracking": ["wandb>=0.18"],
+        "tracking": ["tensorboard>=2.15"],
         "dev": [
             "pytest>=8.0",
             "ruff>=0.9",
@@ -45,6 +44,7 @@ setup(
             "types-PyYAML",
             "hypothesis>=6.100",
             "selenium>=4.20",
+            "tensorboard>=2.15",
             "tiktoken>=0.9",
             "psutil>=5.9",
         ],

@@ -1,7 +1,8 @@
-"""metrics.jsonl and TensorBoard of one stage; a resumed stage goes on as if it had not stopped."""
+"""metrics.jsonl and (where it is installed) TensorBoard of one stage; a resumed stage goes on as if it had not stopped."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ from mmscale.files import atomic_write
 class Metrics:
     """Rows of {"step": n, name: value …}; rows after `from_step` of an earlier try are dropped."""
 
-    def __init__(self, folder: Path, from_step: int, tensorboard: bool = True) -> None:
+    def __init__(self, folder: Path, from_step: int) -> None:
         self.path = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(self.path) if row["step"] <= from_step]
         with atomic_write(self.path) as handle:
             handle.writelines(json.dumps(row) + "\n" for row in kept)
         self._file = open(self.path, "a", encoding="utf-8")
         self._board: Any = None
-        if tensorboard:
+        if importlib.util.find_spec("tensorboard") is not None:  # extra `tracking`
             from torch.utils.tensorboard import SummaryWriter  # imports slowly; only a run needs it
 
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)

@@ -222,3 +222,13 @@ def test_a_full_disk_is_one_sentence_and_the_last_save_survives(tmp_path, monkey
     with pytest.raises(UserError, match="cannot write .*step-00000010: No space left on device; free space"):
         trainer.run()
     assert checkpoint.latest(tmp_path / "checkpoints").name == "step-00000005"
+
+
+def test_tensorboard_holds_the_same_losses_as_metrics(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    make_trainer(tmp_path).run()
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    shown = [(event.step, pytest.approx(event.value, rel=1e-5)) for event in board.Scalars("loss")]
+    assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row] == shown
