@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mmscale.data.records import Problem
 from mmscale.errors import BadRow
 
@@ -26,12 +24,6 @@ def numeric_gold(text: str) -> str:
     except ValueError as error:
         raise BadRow(f"answer '{text}' is not a number") from error
     return str(int(value)) if value.is_integer() else plain
-
-
-def require_object(row: Any) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise BadRow("not a JSON object")
-    return row
 
 
 def solved(question: str, rationale: str, code: str, origin: str, english: str = "") -> Problem:
