@@ -13,6 +13,7 @@ setup(
     package_dir=shipped,
     package_data={
         "mmscale.configs": ["*.yaml", "*/*.yaml"],
+        "mmscale.launch": ["slurm/*.j2"],
         "mmscale.reporting": ["templates/*"],
         "mmscale.tinyworld": ["lexicon/*.yaml", "artifacts/*/*"],
     },
@@ -35,6 +36,7 @@ setup(
     ],
     extras_require={
         "gpu": ["flash-attn>=2.6; platform_system == 'Linux'"],
+        "deepspeed": ["deepspeed>=0.17", "accelerate>=1.1"],  # transformers loads ZeRO-3 models through accelerate
         "mpi": ["mpi4py>=4.0"],
         "tracking": ["tensorboard>=2.15"],
         "dev": [
@@ -47,6 +49,10 @@ setup(
             "tensorboard>=2.15",
             "tiktoken>=0.9",
             "psutil>=5.9",
+            "deepspeed>=0.17",
+            "accelerate>=1.1",
+            "mpi4py>=4.0",
+            "mpich>=4.2; platform_system == 'Linux'",
         ],
     },
     entry_points={"console_scripts": ["mmscale=mmscale.cli.main:main"]},

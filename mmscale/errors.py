@@ -20,3 +20,11 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"
     return UserError(f"unknown {kind} '{name}': {hint}")
+
+
+class Interrupted(Exception):
+    """Work was stopped from outside by a signal or a time limit; everything done is saved, the same command goes on."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

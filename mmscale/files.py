@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,29 +55,49 @@ def write_json(path: Path, value: Any) -> None:
         handle.write("\n")
 
 
+def temporary_directory(path: Path, make: bool = True) -> Path:
+    """The neighbour of `path` that is filled before `publish_directory`; made anew and empty unless told not to."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    if make:
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+    return temporary
+
+
+def sync_tree(folder: Path, names: Iterable[str]) -> None:
+    """Put files of a folder, and their entries in it, on the disk."""
+    for name in names:
+        with open(folder / name, "rb") as handle:
+            os.fsync(handle.fileno())
+    _sync_directory(folder)
+
+
+def publish_directory(temporary: Path, path: Path) -> None:
+    """Rename a filled, synced folder to `path`, in place of what stood there."""
+    previous = path.with_name(f".{path.name}.previous")
+    _sync_directory(temporary)
+    shutil.rmtree(previous, ignore_errors=True)
+    if path.exists():
+        os.rename(path, previous)
+    os.rename(temporary, path)
+    _sync_directory(path.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
 def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
     """Make directory `path` whole: `fill` writes into a temporary neighbour, which then takes its place.
 
     A reader sees the old directory or the new one. Should the process die between the two renames,
     `recover_directory` puts the old one back.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    previous = path.with_name(f".{path.name}.previous")
+    temporary = temporary_directory(path)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
         fill(temporary)
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
-        _sync_directory(temporary)
-        shutil.rmtree(previous, ignore_errors=True)
-        if path.exists():
-            os.rename(path, previous)
-        os.rename(temporary, path)
-        _sync_directory(path.parent)
-        shutil.rmtree(previous, ignore_errors=True)
+        sync_tree(temporary, (str(p.relative_to(temporary)) for p in sorted(temporary.rglob("*")) if p.is_file()))
+        publish_directory(temporary, path)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise _cannot_write(path, error) from error

@@ -1,15 +1,65 @@
-"""Where a single process computes."""
+"""Where this process computes, and with whom."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from mmscale.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     import torch
 
+    from mmscale.config.parallel import ParallelConfig
+    from mmscale.parallel.layout import Layout
 
-def default_device() -> torch.device:
-    """The first GPU, else the CPU."""
+
+def default_device(local_rank: int = 0) -> torch.device:
+    """The GPU of a local rank, else the CPU."""
     import torch
 
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    return torch.device(f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def joined(parallel: ParallelConfig) -> Iterator[Layout]:
+    """The layout of the world that a launcher started this process in; only its first rank speaks.
+
+    When training inside is Interrupted, a Slurm job goes back into the queue, and the process ends with exit code 0.
+    """
+    import torch
+    import torch.distributed as dist
+
+    from mmscale import progress
+    from mmscale.parallel.layout import process_groups
+    from mmscale.parallel.slurm import requeue
+    from mmscale.parallel.world import discover
+
+    world = discover()
+    device = default_device(world.local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    progress.console.quiet = world.rank != 0
+    with process_groups(world, device, parallel.timeout_minutes, parallel.zero.stage > 0) as layout:
+        try:
+            yield layout
+        except Interrupted:
+            layout.barrier()
+            if layout.is_first and parallel.interruption.requeue:
+                requeue()
+            raise
+        except dist.DistError as error:
+            raise _lost(layout, error) from error
+        except RuntimeError as error:
+            if layout.size > 1 and "gloo" in str(error):  # gloo's failures have no class of their own
+                raise _lost(layout, error) from error
+            raise
+
+
+def _lost(layout: Layout, error: Exception) -> UserError:
+    first = str(error).strip().splitlines()[0]
+    return UserError(
+        f"rank {layout.rank} lost the others ({first}): another rank has ended, and its own message says why; "
+        f"start the same command again to go on from the last save"
+    )

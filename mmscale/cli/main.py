@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import typer
 
-from mmscale.cli import convert, data, doctor, evaluate, generate, report, run, tinyworld, train
-from mmscale.errors import UserError
+from mmscale.cli import convert, data, doctor, evaluate, generate, launch, report, run, tinyworld, train
+from mmscale.errors import Interrupted, UserError
 
 app = typer.Typer(
     name="mmscale",
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("train")(train.train)
+app.command("launch")(launch.launch)
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.add_typer(data.app, name="data")
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:  # unknown option, missing argument
         print(f"mmscale: {error.format_message()}", file=sys.stderr)
         code = 2
+    except Interrupted:
+        code = 0  # saved, and said; a scheduler must not take it for a failure
     except (KeyboardInterrupt, typer.Abort):
         print("mmscale: stopped; the same command goes on from the last save", file=sys.stderr)
         code = 130

@@ -32,13 +32,20 @@ def run(
 
         show(resolve(loaded), as_json)
         return
-    from mmscale.cli.devices import default_device
+    from mmscale.cli.devices import joined
+    from mmscale.errors import UserError
     from mmscale.methods.recipe import Run
     from mmscale.progress import say
     from mmscale.reporting.html import write_report
 
-    work = Run(loaded, default_device())
-    work.execute()
+    with joined(loaded.parallel) as layout:
+        if layout.size > 1:
+            raise UserError(
+                "mmscale run works in one process: train with several through mmscale train CONFIG METHOD.STAGE, "
+                "then start mmscale run alone for what is left"
+            )
+        work = Run(loaded, layout.device)
+        work.execute()
     report = write_report([work.folder], work.folder / "report.html")
     if as_json:
         import json

@@ -12,11 +12,15 @@ def train(
     stage: Annotated[str, typer.Argument(help="METHOD.STAGE, for example mindmerger.mapping")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
 ) -> None:
-    """Train one stage, and those before it that are not finished.
+    """Train one stage, and those before it that are not finished; one process, or one of many that a launcher starts.
 
     Example: `mmscale train configs/quickstart.yaml mindmerger.mapping`
+
+    Several ranks: `torchrun --nproc-per-node 2 launch/train.py configs/quickstart.yaml mindmerger.mapping parallel.zero.stage=3`
     """
-    from mmscale.cli.devices import default_device
+    import torch
+
+    from mmscale.cli.devices import joined
     from mmscale.config.run import load_run
     from mmscale.errors import unknown_name
     from mmscale.methods import METHODS
@@ -31,9 +35,13 @@ def train(
         raise unknown_name("stage", stage, names)
     method = METHODS[stage.split(".")[0]]
     parts = ModelParts(loaded.language_model, loaded.encoder if method.needs_encoder else None)
-    for spec in method.stages:
-        place = StagePlace(loaded, method, spec)
-        parts = run_stage(place, parts, default_device())
-        if f"{method.name}.{spec.name}" == stage:
-            print(place.model)
-            return
+    with joined(loaded.parallel) as layout:
+        if loaded.threads:
+            torch.set_num_threads(loaded.threads)
+        for spec in method.stages:
+            place = StagePlace(loaded, method, spec)
+            parts = run_stage(place, parts, layout)
+            if f"{method.name}.{spec.name}" == stage:
+                if layout.is_first:
+                    print(place.model)
+                return

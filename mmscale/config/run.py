@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from mmscale.config.base import Config, LanguageCodes, validation_sentence
 from mmscale.config.evaluation import EvaluationConfig, ProxyConfig
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
+from mmscale.config.parallel import ParallelConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
 from mmscale.languages import MGSM_LANGUAGES
@@ -35,6 +36,7 @@ class RunConfig(Config):
     """method name -> stage name -> stage."""
     evaluation: EvaluationConfig = EvaluationConfig()
     proxy: ProxyConfig | None = None
+    parallel: ParallelConfig = ParallelConfig()
     threads: int | None = None
     """CPU threads of torch; None leaves torch's choice."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,6 @@ class DataParallelRank:
 
     rank: int = 0
     size: int = 1
-
-
-ONE_RANK = DataParallelRank()
 
 
 def fill_rows(lengths: Sequence[int], order: Sequence[int], capacity: int, window: int = 2048) -> list[list[int]]:
@@ -187,6 +184,11 @@ class PackedRow:
             if isinstance(value, (torch.Tensor, EncoderRow))
         }
         return PackedRow(**{**vars(self), **moved})
+
+
+def silent(row: PackedRow) -> PackedRow:
+    """The same row without targets: its loss and gradients are zero."""
+    return replace(row, labels=torch.full_like(row.labels, IGNORED))
 
 
 def pack(examples: Sequence[TokenizedExample], specials: SpecialTokens) -> PackedRow:

@@ -32,6 +32,8 @@ class Prediction:
     origin: str = ""
     prediction: str = ""
     correct: bool = False
+    rule: str = ""
+    """That made `prediction` and `correct`."""
 
 
 @dataclass(frozen=True)

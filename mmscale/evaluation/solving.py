@@ -63,15 +63,18 @@ def answer(solver: Solver, records: Sequence[Record], config: GenerationConfig) 
 def judge(row: Prediction, rule_name: str) -> Prediction:
     """The row with its prediction and verdict by a rule."""
     prediction, correct = rule(rule_name).correct(row.response, row.answer, row.language)
-    return replace(row, prediction=prediction, correct=correct)
+    return replace(row, prediction=prediction, correct=correct, rule=rule_name)
 
 
 def solve(
     solver: Solver, records: Sequence[Record], config: GenerationConfig, log: PredictionLog, rule_name: str
 ) -> list[Prediction]:
-    """Answer the records the log does not hold yet; all rows in the order of `records`, judged by the rule."""
+    """Answer the records the log does not hold yet; all rows in the order of `records`.
+
+    Rows are judged when they are written, for whoever reads the file, and again here, by the rule asked for now.
+    """
     for batch in answer(solver, [record for record in records if record.origin not in log.rows], config):
-        log.append(batch)
+        log.append([judge(row, rule_name) for row in batch])
     return [judge(log.rows[record.origin], rule_name) for record in records]
 
 

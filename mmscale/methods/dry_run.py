@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.config.run import RunConfig
-from mmscale.data.packing import ONE_RANK, StepOrder
+from mmscale.data.packing import DataParallelRank, StepOrder
 from mmscale.data.prompts import template
 from mmscale.data.segments import ExampleTokenizer, special_tokens
 from mmscale.errors import UserError
@@ -86,7 +86,7 @@ def _stage_tokens(place: StagePlace) -> dict[str, Any]:
     context = int(getattr(model_config, "max_position_embeddings", 1 << 30))
     data = tokenize_stage(train, dev, tokenize, context)
     lengths = [example.merged_length for example in data.train]
-    order = StepOrder(lengths, place.config.packing, run.seed, ONE_RANK)
+    order = StepOrder(lengths, place.config.packing, run.seed, DataParallelRank())
     steps = place.config.steps or order.steps_in(place.config.epochs or 0)
     return result | {
         "tokens": sum(lengths),

@@ -20,6 +20,7 @@ from mmscale.methods.environment import describe_environment
 from mmscale.methods.solvers import model_solver, proxy_solver
 from mmscale.methods.stages import StagePlace, run_stage
 from mmscale.models.assembly import ModelParts
+from mmscale.parallel.layout import Layout
 from mmscale.progress import say
 
 BASE = "base"
@@ -62,11 +63,11 @@ def check(run: RunConfig) -> list[Method]:
     return methods
 
 
-def train_method(run: RunConfig, chosen: Method, device: torch.device) -> ModelParts:
+def train_method(run: RunConfig, chosen: Method, layout: Layout) -> ModelParts:
     """Every stage of a method in order; the parts of its model."""
     parts = ModelParts(run.language_model, run.encoder if chosen.needs_encoder else None)
     for spec in chosen.stages:
-        parts = run_stage(StagePlace(run, chosen, spec), parts, device)
+        parts = run_stage(StagePlace(run, chosen, spec), parts, layout)
     return parts
 
 
@@ -93,7 +94,7 @@ class Run:
         if self.config.evaluation.base:
             self._evaluate(BASE, "Base", lambda: model_solver("Base", untouched, self._base_prompt(), self.device))
         for chosen in self.methods:
-            parts = train_method(self.config, chosen, self.device)
+            parts = train_method(self.config, chosen, Layout(self.device))
             self._evaluate(chosen.name, chosen.title, _deferred(chosen.title, parts, self.device))
         if self.config.proxy is not None and self.config.proxy.expert in self.config.methods:
             self._proxy(self.config.proxy, untouched)
@@ -123,7 +124,7 @@ class Run:
     def _proxy(self, proxy: ProxyConfig, antiexpert: ModelParts) -> None:
         base = ModelParts(proxy.base)
         expert_method = method(proxy.expert)
-        expert = train_method(self.config, expert_method, self.device)
+        expert = train_method(self.config, expert_method, Layout(self.device))
         self._evaluate(
             PROXY_BASE,
             "Larger base",

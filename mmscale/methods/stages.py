@@ -30,9 +30,13 @@ from mmscale.models.assembly import (
     write_parts,
 )
 from mmscale.models.encoders.base import FamilyTokenizer
+from mmscale.models.export import TRUNK_PREFIX, export
+from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
-from mmscale.training import checkpoint
-from mmscale.training.engine import LocalEngine
+from mmscale.parallel.layout import Layout
+from mmscale.parallel.zero import partitioned_loading
+from mmscale.training.engines import make_engine
+from mmscale.training.fragments import SavedState
 from mmscale.training.objective import CausalObjective
 from mmscale.training.stage_data import read_stage_records, tokenize_stage
 from mmscale.training.trainer import Trainer
@@ -81,9 +85,11 @@ def fingerprint(place: StagePlace, start: ModelParts) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run_stage(place: StagePlace, start: ModelParts, device: torch.device) -> ModelParts:
-    """Train (or go on training, or take as finished) a stage; the parts of the model it made."""
-    recover_directory(place.model)
+def run_stage(place: StagePlace, start: ModelParts, layout: Layout) -> ModelParts:
+    """Train (or go on training, or take as finished) a stage; the parts of the model it made. All ranks call it."""
+    if layout.is_first:
+        recover_directory(place.model)
+    layout.barrier()
     print_of_start = fingerprint(place, start)
     if (place.model / FINGERPRINT_FILE).is_file():
         made = json.loads((place.model / FINGERPRINT_FILE).read_text(encoding="utf-8"))["fingerprint"]
@@ -92,17 +98,17 @@ def run_stage(place: StagePlace, start: ModelParts, device: torch.device) -> Mod
                 f"{place.model} was trained with another configuration: choose another output_dir, or remove {place.folder} to train again"
             )
         return read_parts(str(place.model))
-    return _train(place, start, print_of_start, device)
+    return _train(place, start, print_of_start, layout)
 
 
-def _train(place: StagePlace, start: ModelParts, print_of_start: str, device: torch.device) -> ModelParts:
-    config, trains_mapping = place.config, place.spec.trains == "mapping"
+def _train(place: StagePlace, start: ModelParts, print_of_start: str, layout: Layout) -> ModelParts:
+    config, zero, trains_mapping = place.config, place.run.parallel.zero, place.spec.trains == "mapping"
     if trains_mapping and start.encoder is None:
         raise UserError(
             f"{place.method.name} needs an encoder: add an encoder section with a path to the configuration"
         )
-    torch.manual_seed(place.run.seed)
-    model, encoder_tokenizer = assemble(start, device)
+    with partitioned_loading(zero, config, layout):
+        model, encoder_tokenizer = assemble(start, layout.device, place.run.seed)
     make_trainable(model.language_model, config.gradient_checkpointing, frozen=trains_mapping)
     if model.mapping is not None:
         model.mapping.requires_grad_(trains_mapping).train()
@@ -115,19 +121,28 @@ def _train(place: StagePlace, start: ModelParts, print_of_start: str, device: to
         encoder_tokenizer,
     )
     data = tokenize_stage(train, dev, tokenize, model.language_model.context_length)
-    write_json(place.folder / "data.json", [account.summary() for account in accounts])
-    engine = LocalEngine(CausalObjective(model), config, device)
+    if layout.is_first:
+        write_json(place.folder / "data.json", [account.summary() for account in accounts])
+    torch.manual_seed(place.run.seed)
+    engine = make_engine(CausalObjective(model), config, zero, layout)
     scored = _task_accuracy(place, model, encoder_tokenizer) if config.evaluate_task else None
     trainer = Trainer(
-        place.title, place.folder, config, engine, data, place.run.seed, print_of_start, task_accuracy=scored
+        place.title,
+        place.folder,
+        config,
+        engine,
+        data,
+        place.run.seed,
+        print_of_start,
+        layout,
+        place.run.parallel.interruption,
+        scored,
     )
     chosen = trainer.run()
-    engine_parameters = checkpoint.load_parameters(chosen)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in engine_parameters:
-                parameter.copy_(engine_parameters[name])
-    return _write_model(place, start, model, print_of_start)
+    if layout.is_first:
+        _write_model(place, start, model, SavedState(chosen), print_of_start)
+    layout.barrier()
+    return read_parts(str(place.model))
 
 
 def _task_accuracy(
@@ -141,21 +156,23 @@ def _task_accuracy(
     return lambda: task_accuracy(solver, model, small, place.run.languages)
 
 
-def _write_model(place: StagePlace, start: ModelParts, model: MergedModel, print_of_start: str) -> ModelParts:
+def _write_model(
+    place: StagePlace, start: ModelParts, model: MergedModel, trained: SavedState, print_of_start: str
+) -> None:
     """The stage's model, whole or not at all, in the formats others load: Hugging Face folder or mapping file."""
     parts = replace(start, prompt=place.prompt)
 
     def fill(folder: Path) -> None:
         if place.spec.trains == "mapping":
             assert model.mapping is not None
-            mapping_files.write(model.mapping, folder / "mapping.safetensors")
+            mapping = Mapping(model.mapping.encoder_width, model.mapping.llm_width)
+            mapping.load_state_dict({key: trained.parameter(f"mapping.{key}") for key in mapping_files.KEYS})
+            mapping_files.write(mapping, folder / "mapping.safetensors")
             write_parts(folder, replace(parts, mapping="mapping.safetensors"))
         else:
-            model.language_model.causal_lm.save_pretrained(folder)
-            model.language_model.tokenizer.save_pretrained(folder)
+            export(model.language_model, lambda name: trained.parameter(TRUNK_PREFIX + name), folder)
             own: LanguageModelConfig = start.language_model.model_copy(update={"path": ".", "revision": None})
             write_parts(folder, replace(parts, language_model=own))
         write_json(folder / FINGERPRINT_FILE, {"fingerprint": print_of_start})
 
     write_directory(place.model, fill)
-    return read_parts(str(place.model))

@@ -83,15 +83,22 @@ def _beside_path(path: str | None, folder: Path) -> str | None:
     return path if path is None or Path(path).is_absolute() else str(folder / path)
 
 
-def assemble(parts: ModelParts, device: torch.device) -> tuple[MergedModel, FamilyTokenizer | None]:
-    """The model and, when it has an encoder, the encoder's tokenizer; everything frozen, in evaluation mode."""
+def assemble(parts: ModelParts, device: torch.device, seed: int = 0) -> tuple[MergedModel, FamilyTokenizer | None]:
+    """The model and, when it has an encoder, the encoder's tokenizer; everything frozen, in evaluation mode.
+
+    A new mapping is initialised from `seed`, the same whatever was loaded before it and however.
+    """
     language_model = load_language_model(parts.language_model, device)
     if parts.encoder is None:
         model = MergedModel(language_model)
         freeze(model)
         return model, None
     encoder = load_encoder(parts.encoder, device)
-    mapping = mapping_files.read(Path(parts.mapping)) if parts.mapping else Mapping(encoder.width, language_model.width)
+    if parts.mapping:
+        mapping = mapping_files.read(Path(parts.mapping))
+    else:
+        torch.manual_seed(seed)
+        mapping = Mapping(encoder.width, language_model.width)
     model = MergedModel(language_model, encoder, mapping.to(device))
     freeze(model)
     return model, load_encoder_tokenizer(parts.encoder)

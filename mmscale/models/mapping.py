@@ -19,7 +19,11 @@ class TwoLayerPerceptron(nn.Module):
 
 
 class Mapping(nn.Module):
-    """Encoder states [E, d_enc] -> rows of the LLM's input [E, d_llm]; five tensors named as published."""
+    """Encoder states [E, d_enc] -> rows of the LLM's input [E, d_llm], and the row that ends them [d_llm].
+
+    Five tensors named as published. The boundary comes out of `forward` because parameters that are partitioned
+    over ranks are whole only inside their own module's forward.
+    """
 
     def __init__(self, encoder_width: int, llm_width: int) -> None:
         super().__init__()
@@ -34,5 +38,5 @@ class Mapping(nn.Module):
     def llm_width(self) -> int:
         return self.mlp.linear2.out_features
 
-    def forward(self, states_ED: Tensor) -> Tensor:
-        return self.mlp(states_ED)
+    def forward(self, states_ED: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mlp(states_ED), self.end_boundary[0, 0]

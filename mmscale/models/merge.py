@@ -42,9 +42,11 @@ class MergedModel(nn.Module):
         assert row.encoder is not None and row.encoder_rows is not None and row.boundary_rows is not None
         with torch.no_grad():
             states = self.encoder.states(row.encoder)
-        mapped = self.mapping(states.to(self.mapping.end_boundary.dtype)).to(tokens.dtype)
-        boundary = self.mapping.end_boundary[0, 0].to(tokens.dtype)
-        return merge_rows(tokens, mapped, boundary, row.token_rows, row.encoder_rows, row.boundary_rows)
+        mapped, boundary = self.mapping(states.to(self.mapping.end_boundary.dtype))
+        kind = tokens.dtype
+        return merge_rows(
+            tokens, mapped.to(kind), boundary.to(kind), row.token_rows, row.encoder_rows, row.boundary_rows
+        )
 
     def hidden(self, row: PackedRow, cache: KeyValueCache | None = None) -> Tensor:
         """Last hidden states [T, D]."""

@@ -27,8 +27,9 @@ from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.encoders.t5 import FAMILY as T5
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
+from mmscale.parallel.layout import Layout
 from mmscale.tinyworld import tokenizer as tinyworld_tokenizer
-from mmscale.training.engine import LocalEngine
+from mmscale.training.engines.local import LocalEngine
 from mmscale.training.objective import CausalObjective, Objective
 from mmscale.training.stage_data import read_stage_records, tokenize_stage
 from mmscale.training.trainer import Trainer, TrainingData
@@ -46,7 +47,7 @@ ENCODER_SHAPE: dict[str, Any] = {
     "num_layers": 2,
     "num_decoder_layers": 2,
 }
-STEPS = {"llm": 3500, "large_llm": 2000, "encoder": 1500}
+STEPS = {"llm": 2500, "large_llm": 2000, "encoder": 1500}
 
 
 class TranslationObjective:
@@ -90,8 +91,10 @@ def _stage(name: str) -> StageConfig:
 
 
 def _train(name: str, folder: Path, stage: StageConfig, objective: Objective, data: TrainingData) -> None:
-    engine = LocalEngine(objective, stage, torch.device("cpu"))
-    Trainer(f"tinyworld {name}", folder / f".{name}", stage, engine, data, SEED, fingerprint=f"tinyworld-{name}").run()
+    layout = Layout(torch.device("cpu"))
+    engine = LocalEngine(objective, stage, layout)
+    fingerprint = f"tinyworld-{name}"
+    Trainer(f"tinyworld {name}", folder / f".{name}", stage, engine, data, SEED, fingerprint, layout).run()
 
 
 def _language_model(name: str, tokenizer: PreTrainedTokenizerFast) -> LanguageModel:
@@ -146,7 +149,11 @@ def pretrain_encoder(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def build(folder: Path, names: tuple[str, ...] = ("llm", "encoder", "large_llm")) -> None:
-    """All embedded artifacts under `folder`; a killed build goes on where it was."""
+    """All embedded artifacts under `folder`; a killed build goes on where it was.
+
+    One thread: sums are then split the same way on every machine, and models this small gain nothing from more.
+    """
+    torch.set_num_threads(1)
     trained = tinyworld_tokenizer.train()
     for name in names:
         if name == "encoder":

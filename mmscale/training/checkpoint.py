@@ -1,4 +1,4 @@
-"""Training checkpoints: safetensors and JSON only, written whole, hashed, and believed only when they verify."""
+"""Training checkpoints: safetensors and JSON only, written whole by all ranks, hashed, believed only when they verify."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmscale.errors import UserError
-from mmscale.files import sha256, write_directory, write_json
+from mmscale.files import publish_directory, sha256, sync_tree, temporary_directory, write_json
+from mmscale.parallel.layout import Layout
 from mmscale.progress import say
-from mmscale.training.engine import Engine
+from mmscale.training.engines.base import Engine
+from mmscale.training.fragments import SavedState, rank_file, write_fragments
 
-_FILES = ("parameters.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
+_STATE, _MANIFEST = "state.json", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,8 @@ class TrainingState:
     seconds: float = 0.0
 
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies that share no memory (tied weights appear once in named_parameters already)."""
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+def _random_file(rank: int) -> str:
+    return f"random-{rank:05d}.safetensors"
 
 
 def _random_state() -> dict[str, Tensor]:
@@ -48,20 +50,42 @@ def step_directory(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def save(folder: Path, engine: Engine, state: TrainingState, keep: int = 2) -> Path:
-    """Write the checkpoint of a step; older ones but the best are pruned to `keep`."""
+def save(folder: Path, engine: Engine, state: TrainingState, layout: Layout, keep: int = 2) -> Path:
+    """Write the checkpoint of a step; older ones but the best are pruned to `keep`.
 
-    def fill(target: Path) -> None:
-        save_file(_plain(engine.parameters()), target / _FILES[0])
-        save_file(_plain(engine.optimizer_tensors()), target / _FILES[1])
-        save_file(_random_state(), target / _FILES[2])
-        write_json(target / _FILES[3], asdict(state))
-        write_json(target / "manifest.json", {name: sha256(target / name) for name in _FILES})
-
+    Each rank writes and hashes its own files in a temporary folder that all share; the first one adds the manifest
+    and renames. Raises UserError on every rank when one could not write.
+    """
     path = step_directory(folder, state.step)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_directory(path, fill)
-    _prune(folder, keep, state.best_step)
+    target = temporary_directory(path, make=layout.is_first)
+    layout.agree(None)
+    hashes: dict[str, str] = {}
+    problem = None
+    try:
+        names = [rank_file(layout.rank), _random_file(layout.rank)]
+        write_fragments(target / names[0], engine.fragments())
+        save_file(_random_state(), target / names[1])
+        if layout.is_first:
+            names.append(_STATE)
+            write_json(target / _STATE, {**asdict(state), "ranks": layout.size})
+        sync_tree(target, names)
+        hashes = {name: sha256(target / name) for name in names}
+    except OSError as error:
+        problem = f"cannot write {path}: {error.strerror or error}; free space, then run again"
+    except UserError as error:
+        problem = str(error)
+    try:
+        layout.agree(problem)
+    except UserError:
+        if layout.is_first:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+    gathered = layout.gather(hashes)
+    if layout.is_first:
+        write_json(target / _MANIFEST, {name: value for part in gathered for name, value in part.items()})
+        publish_directory(target, path)
+        _prune(folder, keep, state.best_step)
+    layout.barrier()
     return path
 
 
@@ -75,49 +99,70 @@ def _prune(folder: Path, keep: int, best_step: int | None) -> None:
             shutil.rmtree(step_directory(folder, step))
 
 
-def fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint directory, or None when every file matches its manifest."""
-    manifest = path / "manifest.json"
+def fault(path: Path, layout: Layout) -> str | None:
+    """What is wrong with a checkpoint directory, or None when every file matches its manifest; ranks share the hashing."""
+    manifest = path / _MANIFEST
     if not manifest.is_file():
-        return "manifest.json is missing"
+        return f"{_MANIFEST} is missing"
     try:
-        expected = json.loads(manifest.read_text(encoding="utf-8"))
+        expected: dict[str, str] = json.loads(manifest.read_text(encoding="utf-8"))
     except ValueError:
-        return "manifest.json is damaged"
-    for name in _FILES:
-        if not (path / name).is_file():
-            return f"{name} is missing"
-        if sha256(path / name) != expected.get(name):
-            return f"{name} is damaged (its hash differs from the manifest)"
-    return None
+        return f"{_MANIFEST} is damaged"
+    mine = [_file_fault(path / name, expected[name]) for name in sorted(expected)[layout.rank :: layout.size]]
+    problems = [problem for part in layout.gather(mine) for problem in part if problem]
+    return problems[0] if problems else None
 
 
-def latest(folder: Path) -> Path | None:
+def _file_fault(file: Path, expected: str) -> str | None:
+    if not file.is_file():
+        return f"{file.name} is missing"
+    return None if sha256(file) == expected else f"{file.name} is damaged (its hash differs from the manifest)"
+
+
+def latest(folder: Path, layout: Layout) -> Path | None:
     """The newest checkpoint that verifies; damaged ones are named and passed over."""
-    for step in reversed(_steps(folder)):
+    for step in layout.gather(sorted(_steps(folder), reverse=True))[0]:
         path = step_directory(folder, step)
-        problem = fault(path)
+        problem = fault(path, layout)
         if problem is None:
             return path
         say(f"checkpoint {path}: {problem}; going back to the one before")
     return None
 
 
-def load(path: Path, engine: Engine, fingerprint: str) -> TrainingState:
-    """Bring an engine and the random generators to the state of a checkpoint."""
-    state = TrainingState(**json.loads((path / _FILES[3]).read_text(encoding="utf-8")))
+def load(path: Path, engine: Engine, fingerprint: str, layout: Layout) -> TrainingState:
+    """Bring an engine and the random generators to the state of a checkpoint, whatever layout wrote it."""
+    values: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    ranks = values.pop("ranks")
+    state = TrainingState(**values)
     if state.fingerprint != fingerprint:
         raise UserError(
             f"{path} was made by another configuration of this stage: choose another output_dir, or remove {path.parent}"
         )
-    engine.load(load_file(path / _FILES[0]), load_file(path / _FILES[1]))
-    random = load_file(path / _FILES[2])
-    torch.set_rng_state(random["cpu"])
-    if "cuda" in random and torch.cuda.is_available():
-        torch.cuda.set_rng_state(random["cuda"])
+    saved = SavedState(path)
+    _require_same_parameters(path, saved, engine)
+    engine.restore(saved, state.step)
+    if ranks == layout.size:
+        random = load_file(path / _random_file(layout.rank))
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random["cuda"])
     return state
 
 
+def _require_same_parameters(path: Path, saved: SavedState, engine: Engine) -> None:
+    wanted = engine.shapes()
+    for name in sorted(set(wanted) ^ set(saved.shapes)):
+        where = "the model" if name in wanted else "the checkpoint"
+        raise UserError(f"{path} is of another model: only {where} has the parameter {name}; remove it to train anew")
+    for name, shape in wanted.items():
+        if saved.shapes[name] != shape:
+            raise UserError(
+                f"{path} is of another model: {name} has shape {list(saved.shapes[name])} there and {list(shape)} here"
+            )
+
+
 def load_parameters(path: Path) -> dict[str, Tensor]:
-    """The trained tensors of a checkpoint alone."""
-    return load_file(path / _FILES[0])
+    """The trained tensors of a checkpoint alone, whole."""
+    saved = SavedState(path)
+    return {name: saved.parameter(name) for name in saved.shapes}

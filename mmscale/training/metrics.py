@@ -11,21 +11,29 @@ from mmscale.files import atomic_write
 
 
 class Metrics:
-    """Rows of {"step": n, name: value …}; rows after `from_step` of an earlier try are dropped."""
+    """Rows of {"step": n, name: value …}; rows after `from_step` of an earlier try are dropped.
 
-    def __init__(self, folder: Path, from_step: int) -> None:
+    Of several ranks one writes; the others keep silent.
+    """
+
+    def __init__(self, folder: Path, from_step: int, writes: bool = True) -> None:
         self.path = folder / "metrics.jsonl"
+        self._file: Any = None
+        self._board: Any = None
+        if not writes:
+            return
         kept = [row for row in read_metrics(self.path) if row["step"] <= from_step]
         with atomic_write(self.path) as handle:
             handle.writelines(json.dumps(row) + "\n" for row in kept)
         self._file = open(self.path, "a", encoding="utf-8")
-        self._board: Any = None
         if importlib.util.find_spec("tensorboard") is not None:  # extra `tracking`
             from torch.utils.tensorboard import SummaryWriter  # imports slowly; only a run needs it
 
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
 
     def write(self, step: int, **values: float) -> None:
+        if self._file is None:
+            return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         if self._board is not None:
@@ -33,7 +41,8 @@ class Metrics:
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

@@ -7,15 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmscale.config.parallel import InterruptionConfig
 from mmscale.config.training import StageConfig
-from mmscale.data.packing import ONE_RANK, DataParallelRank, PackedRow, StepOrder, balance_rows, pack
+from mmscale.data.packing import DataParallelRank, PackedRow, StepOrder, balance_rows, pack, silent
 from mmscale.data.segments import SpecialTokens, TokenizedExample
-from mmscale.errors import UserError
+from mmscale.errors import Interrupted, UserError
 from mmscale.files import write_json
+from mmscale.parallel.layout import Layout
 from mmscale.progress import Bar, bar, say
 from mmscale.training import checkpoint
 from mmscale.training.checkpoint import TrainingState
-from mmscale.training.engine import Engine, NonFiniteLoss, StepResult
+from mmscale.training.engines.base import Engine, NonFiniteLoss, StepResult
+from mmscale.training.interruption import Interruption
 from mmscale.training.metrics import Metrics
 from mmscale.training.schedule import learning_rate
 
@@ -41,34 +44,44 @@ class Trainer:
         data: TrainingData,
         seed: int,
         fingerprint: str,
-        ranks: DataParallelRank = ONE_RANK,
+        layout: Layout,
+        interruption: InterruptionConfig | None = None,
         task_accuracy: Callable[[], float] | None = None,
     ) -> None:
         self.title, self.folder, self.config, self.engine, self.data = title, folder, config, engine, data
-        self.order = StepOrder([e.merged_length for e in data.train], config.packing, seed, ranks)
+        self.layout = layout
+        self.ranks = DataParallelRank(layout.data_rank, layout.data_size)
+        self.order = StepOrder([e.merged_length for e in data.train], config.packing, seed, self.ranks)
         self.total_steps = config.steps or self.order.steps_in(config.epochs or 0)
         if self.total_steps < 1:
             raise UserError(
                 f"{title}: epochs={config.epochs} of {len(data.train)} examples is no whole step: raise epochs"
             )
         self.state = TrainingState(step=0, fingerprint=fingerprint)
+        self.interruption = Interruption(interruption or InterruptionConfig(), layout)
         self.task_accuracy = task_accuracy
+        self._saved_step = 0
 
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
     def run(self) -> Path:
-        """Train to the end; the checkpoint to hand on (the last, or the best by dev loss)."""
-        found = checkpoint.latest(self.checkpoints)
+        """Train to the end; the checkpoint to hand on (the last, or the best by dev loss).
+
+        Raises Interrupted when a signal or a time limit ends it early.
+        """
+        found = checkpoint.latest(self.checkpoints, self.layout)
         if found is not None:
-            self.state = checkpoint.load(found, self.engine, self.state.fingerprint)
+            self.state = checkpoint.load(found, self.engine, self.state.fingerprint, self.layout)
             say(f"{self.title}: going on after step {self.state.step} of {self.total_steps}")
-        metrics = Metrics(self.folder, self.state.step)
+        metrics = Metrics(self.folder, self.state.step, writes=self.layout.is_first)
         try:
-            with bar(self.title, self.total_steps, self.state.step) as progress:
+            with bar(self.title, self.total_steps, self.state.step) as progress, self.interruption:
                 while self.state.step < self.total_steps:
+                    self.interruption.watch()
                     self._step(metrics, progress)
+                    self._stop_if_asked()
         finally:
             metrics.close()
         chosen = self.state.step
@@ -77,8 +90,14 @@ class Trainer:
         return checkpoint.step_directory(self.checkpoints, chosen)
 
     def _rows(self, step: int) -> list[PackedRow]:
-        rows = self.order.step(step)[2]
-        return [pack([self.data.train[i] for i in row], self.data.specials) for row in rows if row]
+        return self._packed(self.order.step(step)[2], self.data.train)
+
+    def _packed(self, rows: Sequence[Sequence[int]], examples: Sequence[TokenizedExample]) -> list[PackedRow]:
+        """Rows of example numbers as tensors; a rank left without examples takes part with one that has no loss."""
+        specials = self.data.specials
+        return [
+            pack([examples[i] for i in row], specials) if row else silent(pack(examples[:1], specials)) for row in rows
+        ]
 
     def _step(self, metrics: Metrics, progress: Bar) -> None:
         started = time.monotonic()
@@ -90,12 +109,27 @@ class Trainer:
             raise self._stopped_by(error, rows) from error
         seconds = time.monotonic() - started
         self.state = replace(self.state, step=self.state.step + 1, seconds=self.state.seconds + seconds)
-        tokens = sum(sum(row.lengths) for row in rows)
+        tokens = self.layout.sum([sum(sum(row.lengths) for row in rows)])[0]
         self._log(metrics, progress, result, rate, tokens / seconds)
         last = self.state.step == self.total_steps
         self._evaluate(metrics, last)
         if last or (self.config.save_every_steps and self.state.step % self.config.save_every_steps == 0):
-            checkpoint.save(self.checkpoints, self.engine, self.state)
+            self._save()
+
+    def _save(self) -> None:
+        self.interruption.watch()
+        checkpoint.save(self.checkpoints, self.engine, self.state, self.layout)
+        self._saved_step = self.state.step
+
+    def _stop_if_asked(self) -> None:
+        """Raises Interrupted, on all ranks after the same step, with everything saved."""
+        reason = self.interruption.reason()
+        if reason is None or self.state.step == self.total_steps:
+            return
+        if self._saved_step != self.state.step:
+            self._save()
+        say(f"{self.title}: stopped after step {self.state.step} by {reason}; the same command goes on from there")
+        raise Interrupted(reason)
 
     def _log(self, metrics: Metrics, progress: Bar, result: StepResult, rate: float, tokens_per_s: float) -> None:
         step, last = self.state.step, self.state.step == self.total_steps
@@ -131,25 +165,26 @@ class Trainer:
         if value is not None and (self.state.best_value is None or value < self.state.best_value):
             self.state = replace(self.state, best_value=value, best_step=self.state.step)
             if self.config.keep == "best":
-                checkpoint.save(self.checkpoints, self.engine, self.state)
+                self._save()
 
     def dev_loss(self) -> float:
         """Mean loss over all dev target tokens."""
         lengths = [example.merged_length for example in self.data.dev]
-        rows = balance_rows(lengths, range(len(lengths)), max(self.config.packing.row_tokens, max(lengths)))
-        total, tokens = self.engine.loss(
-            [pack([self.data.dev[i] for i in row], self.data.specials) for row in rows if row]
-        )
+        capacity = max(self.config.packing.row_tokens, max(lengths))
+        rows = balance_rows(lengths, range(len(lengths)), capacity, self.ranks.size)
+        mine = rows[self.ranks.rank :: self.ranks.size]
+        total, tokens = self.engine.loss(self._packed(mine, self.data.dev))
         return total / tokens
 
     def _stopped_by(self, error: NonFiniteLoss, rows: list[PackedRow]) -> UserError:
         """Save the offending batch and the last good state, and say so in one sentence."""
         step = self.state.step
-        path = self.folder / f"non-finite-step-{step}.json"
+        suffix = f"-rank-{self.layout.rank}" if self.layout.size > 1 else ""
+        path = self.folder / f"non-finite-step-{step}{suffix}.json"
         write_json(
             path, [{"origins": r.origins, "token_ids": r.token_ids.tolist(), "labels": r.labels.tolist()} for r in rows]
         )
-        checkpoint.save(self.checkpoints, self.engine, self.state)
+        self._save()
         return UserError(
             f"{self.title}: step {step + 1} gave {error}; nothing was updated, the batch is in {path}: "
             f"look at it, lower optimizer.learning_rate, or use precision=float32"

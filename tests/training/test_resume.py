@@ -13,20 +13,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from mmscale.config.data import PackingConfig
 from mmscale.config.training import OptimizerConfig, StageConfig
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import UserError
+from mmscale.parallel.layout import Layout
 from mmscale.training import checkpoint
-from mmscale.training.engine import LocalEngine
+from mmscale.training.engines.local import LocalEngine
 from mmscale.training.metrics import read_metrics
 from mmscale.training.objective import CausalObjective
 from mmscale.training.trainer import Trainer, TrainingData
 from tests.conftest import VOCABULARY, random_merged
 
 STEPS = 20
+HERE = Layout(torch.device("cpu"))
 
 
 def make_trainer(folder: Path, merged: bool = True, seed: int = 1, fingerprint: str = "same", **changes) -> Trainer:
@@ -48,12 +49,12 @@ def make_trainer(folder: Path, merged: bool = True, seed: int = 1, fingerprint: 
         return TokenizedExample(tuple(ids[:2]), (*ids[2:], 2), tuple(ids) if merged else (), "sw", f"row:{number}")
 
     data = TrainingData([example(i) for i in range(50)], [example(i) for i in range(8)], SpecialTokens(1, 2))
-    engine = LocalEngine(CausalObjective(model), config, torch.device("cpu"))
-    return Trainer("test", folder, config, engine, data, seed, fingerprint)
+    engine = LocalEngine(CausalObjective(model), config, HERE)
+    return Trainer("test", folder, config, engine, data, seed, fingerprint, HERE)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    return load_file(path / "parameters.safetensors")
+    return checkpoint.load_parameters(path)
 
 
 def same(a: Path, b: Path) -> bool:
@@ -119,20 +120,20 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, caps
     straight = make_trainer(tmp_path / "a").run()
     stop_at(make_trainer(tmp_path / "b"), 12)
     newest = checkpoint.step_directory(tmp_path / "b" / "checkpoints", 10)
-    blob = bytearray((newest / "optimizer.safetensors").read_bytes())
+    blob = bytearray((newest / "state-00000.safetensors").read_bytes())
     blob[len(blob) // 2] ^= 1
-    (newest / "optimizer.safetensors").write_bytes(bytes(blob))
+    (newest / "state-00000.safetensors").write_bytes(bytes(blob))
     resumed = make_trainer(tmp_path / "b").run()
-    assert "optimizer.safetensors is damaged" in capsys.readouterr().err
+    assert "state-00000.safetensors is damaged" in capsys.readouterr().err
     assert same(straight, resumed)
 
 
-@pytest.mark.parametrize("name", ["parameters.safetensors", "manifest.json", "state.json"])
+@pytest.mark.parametrize("name", ["state-00000.safetensors", "manifest.json", "state.json"])
 def test_a_missing_file_is_a_fault(tmp_path, name):
     path = make_trainer(tmp_path).run()
-    assert checkpoint.fault(path) is None
+    assert checkpoint.fault(path, HERE) is None
     (path / name).unlink()
-    assert checkpoint.fault(path) == f"{name} is missing"
+    assert checkpoint.fault(path, HERE) == f"{name} is missing"
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
@@ -155,7 +156,7 @@ def test_a_non_finite_loss_stops_before_the_optimizer_and_keeps_the_batch(tmp_pa
         trainer.run()
     batch = json.loads((tmp_path / "non-finite-step-7.json").read_text())
     assert batch[0]["token_ids"] == seen[-len(batch)].token_ids.tolist() and batch[0]["origins"][0].startswith("row:")
-    assert checkpoint.latest(tmp_path / "checkpoints").name == "step-00000007"
+    assert checkpoint.latest(tmp_path / "checkpoints", HERE).name == "step-00000007"
     assert same(make_trainer(tmp_path / "straight").run(), make_trainer(tmp_path).run()), "mended, it goes on unharmed"
 
 
@@ -164,7 +165,9 @@ def test_keep_best_hands_on_the_checkpoint_of_least_dev_loss(tmp_path):
         tmp_path, keep="best", dev_examples=8, evaluate_every_steps=4, optimizer=OptimizerConfig(learning_rate=0.3)
     ).run()
     losses = {row["step"]: row["dev_loss"] for row in read_metrics(tmp_path / "metrics.jsonl") if "dev_loss" in row}
-    assert path.name == f"step-{min(losses, key=lambda step: losses[step]):08d}" and checkpoint.fault(path) is None
+    assert (
+        path.name == f"step-{min(losses, key=lambda step: losses[step]):08d}" and checkpoint.fault(path, HERE) is None
+    )
 
 
 def test_accumulated_rows_give_the_gradient_of_one_row(tmp_path):
@@ -179,9 +182,9 @@ def test_embeddings_may_take_their_own_learning_rate(tmp_path):
     """Adam's first step moves every entry by its learning rate (Kingma & Ba 2015, section 2.1)."""
     rates = OptimizerConfig(learning_rate=1e-3, embedding_learning_rate=5e-3)
     trainer = make_trainer(tmp_path, merged=False, steps=1, optimizer=rates)
-    before = {name: value.clone() for name, value in trainer.engine.parameters().items()}
+    before = {name: value.detach().clone() for name, value in trainer.engine._named.items()}
     trainer.run()
-    for name, value in trainer.engine.parameters().items():
+    for name, value in trainer.engine._named.items():
         moved = (value - before[name]).abs().max().item()
         assert moved == pytest.approx(5e-3 if "embed_tokens" in name else 1e-3, rel=0.02), name
 
@@ -221,7 +224,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_save_survives(tmp_path, monkey
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(UserError, match="cannot write .*step-00000010: No space left on device; free space"):
         trainer.run()
-    assert checkpoint.latest(tmp_path / "checkpoints").name == "step-00000005"
+    assert checkpoint.latest(tmp_path / "checkpoints", HERE).name == "step-00000005"
 
 
 def test_tensorboard_holds_the_same_losses_as_metrics(tmp_path):

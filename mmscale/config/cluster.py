@@ -1,0 +1,83 @@
+"""What a Slurm cluster is like: one YAML file a cluster, shared by every configuration that runs there."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, ValidationError, field_validator
+
+from mmscale.config.base import Config, validation_sentence
+from mmscale.config.run import find_config, read_with_parent
+
+_TIME = re.compile(r"(\d+-)?\d{1,2}(:\d{2}){0,2}$|\d+$")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*$")
+
+
+class ClusterConfig(Config):
+    """Everything `mmscale launch` has to know to write a batch script."""
+
+    nodes: int = Field(ge=1)
+    gpus_per_node: int = Field(ge=0)
+    """0 for a cluster without GPUs."""
+    ranks_per_node: int | None = Field(default=None, ge=1)
+    """Processes on a node; None takes one a GPU."""
+    cpus_per_rank: int = Field(default=8, ge=1)
+    time: str = "24:00:00"
+    """Limit of a job, as sbatch --time takes it."""
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    memory: str | None = None
+    """Of a node, as sbatch --mem takes it."""
+    network_interface: str | None = None
+    """Which one NCCL and gloo use, where a node has several: ib0, eth0."""
+    modules: tuple[str, ...] = ()
+    container: str | None = None
+    """Image for srun --container-image (pyxis)."""
+    container_mounts: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+    """Shell lines before training starts, run as they are: activating an environment, for example."""
+    python: str = "python"
+    """The interpreter that has mmscale, on the nodes."""
+    environment: dict[str, str] = {}
+    """Exported to every rank."""
+    signal_seconds: int = Field(default=300, ge=30)
+    """How long before the end Slurm sends SIGUSR1; half a minute of it is Slurm's own slack."""
+    extra_sbatch: tuple[str, ...] = ()
+    """More #SBATCH lines, without that word: "--exclusive"."""
+
+    @field_validator("time")
+    @classmethod
+    def _is_time(cls, value: str) -> str:
+        if not _TIME.match(value):
+            raise ValueError("give the time limit as minutes, HH:MM:SS or D-HH:MM:SS")
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _are_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not _NAME.match(name):
+                raise ValueError(f"'{name}' is no name of an environment variable")
+        return value
+
+    @field_validator("extra_sbatch")
+    @classmethod
+    def _are_options(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for line in value:
+            if not line.startswith("--") or "\n" in line:
+                raise ValueError(f"'{line}' is no sbatch option: one option a line, starting with --")
+        return value
+
+    @property
+    def ranks_on_node(self) -> int:
+        return self.ranks_per_node or max(1, self.gpus_per_node)
+
+
+def load_cluster(name: str) -> ClusterConfig:
+    """A cluster's description from a YAML file, or one that ships with mmscale; UserError names file and key."""
+    path = find_config(name)
+    try:
+        return ClusterConfig.model_validate(read_with_parent(path))
+    except ValidationError as error:
+        raise validation_sentence(ClusterConfig, error, str(path)) from error

@@ -1,0 +1,80 @@
+"""How a stage is spread over ranks: ZeRO partitioning and what it may put elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mmscale.config.base import Config
+
+
+class OffloadConfig(Config):
+    """Where DeepSpeed keeps a part of the state that does not fit the GPU."""
+
+    device: Literal["none", "cpu", "nvme"] = "none"
+    nvme_path: str | None = None
+    """Folder on a local NVMe disk."""
+    pin_memory: bool = True
+
+    @model_validator(mode="after")
+    def _has_place(self) -> OffloadConfig:
+        if self.device == "nvme" and not self.nvme_path:
+            raise ValueError("device nvme needs nvme_path, a folder on a local NVMe disk")
+        return self
+
+
+class ZeroConfig(Config):
+    """DeepSpeed's ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054); stage 0 replicates everything, without DeepSpeed."""
+
+    stage: Literal[0, 1, 2, 3] = 0
+    """1 partitions the optimizer, 2 the gradients too, 3 the parameters too."""
+    offload_optimizer: OffloadConfig = OffloadConfig()
+    offload_parameters: OffloadConfig = OffloadConfig()
+    bucket_elements: int = Field(default=500_000_000, ge=1)
+    """Gradient elements reduced at once (DeepSpeed's default)."""
+    persistence_threshold: int = Field(default=100_000, ge=0)
+    """Parameters of fewer elements stay whole on every rank under stage 3 (DeepSpeed's default)."""
+    hierarchical_partition_size: int = Field(default=1, ge=1)
+    """ZeRO++ hpZ (arXiv 2306.10209): ranks, usually those of a node, that hold a secondary copy of the parameters."""
+    quantized_weights: bool = False
+    """ZeRO++ qwZ: parameters travel as int8."""
+    quantized_gradients: bool = False
+    """ZeRO++ qgZ: gradients travel as int4."""
+    extra: dict[str, Any] = {}
+    """Laid over the generated DeepSpeed JSON, for keys that are not modelled here."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ZeroConfig:
+        if self.offload_parameters.device != "none" and self.stage != 3:
+            raise ValueError("offload_parameters needs stage 3, the only one that partitions parameters")
+        if self.offload_optimizer.device != "none" and self.stage == 0:
+            raise ValueError("offload_optimizer needs stage 1, 2 or 3")
+        if self.offload_optimizer.device == "nvme" and self.stage != 3:
+            raise ValueError("offload_optimizer to nvme needs stage 3")
+        plus = self.hierarchical_partition_size > 1 or self.quantized_weights or self.quantized_gradients
+        if plus and self.stage != 3:
+            raise ValueError("hierarchical_partition_size and quantized_* (ZeRO++) need stage 3")
+        return self
+
+
+class InterruptionConfig(Config):
+    """When training stops by itself, having saved; the same command goes on from there."""
+
+    wall_clock_minutes: float | None = Field(default=None, gt=0)
+    """Of this process; under Slurm the job's own end counts as well."""
+    minutes_before_job_end: float = Field(default=5, ge=0)
+    """How early to stop before Slurm does: longer than a step and a save."""
+    hang_minutes: float = Field(default=60, gt=0)
+    """A step, evaluation or save that takes longer makes every rank write its stacks and end."""
+    requeue: bool = True
+    """Under Slurm, put the job back into the queue."""
+
+
+class ParallelConfig(Config):
+    """The spread of one run; the number of ranks comes from the launcher."""
+
+    zero: ZeroConfig = ZeroConfig()
+    interruption: InterruptionConfig = InterruptionConfig()
+    timeout_minutes: float = Field(default=30, gt=0)
+    """A collective that takes longer ends the rank: longer than a first compilation, shorter than a lost night."""

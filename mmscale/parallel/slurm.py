@@ -1,0 +1,79 @@
+"""Jobs on a Slurm cluster: batch scripts from templates, submitting, watching, and what a job says about itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from mmscale.config.cluster import ClusterConfig
+from mmscale.errors import UserError
+from mmscale.files import atomic_write
+from mmscale.progress import say
+
+FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL"})
+"""squeue(1), job state codes; PREEMPTED and NODE_FAIL go back into the queue with --requeue."""
+
+
+def render(template: str, cluster: ClusterConfig, **values: Any) -> str:
+    """A batch script of launch/slurm; a value the template wants and nobody gives is an error, text is shell-quoted."""
+    folder = Path(str(resources.files("mmscale.launch"))) / "slurm"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["q"] = _quoted
+    return environment.get_template(f"{template}.sbatch.j2").render(cluster=cluster, **values)
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    if "\n" in text or "\r" in text:
+        raise UserError(f"{text!r} has a line break, which no batch script option can hold: take it out")
+    return shlex.quote(text)
+
+
+def write_script(text: str, path: Path) -> Path:
+    with atomic_write(path) as handle:
+        handle.write(text)
+    return path
+
+
+def submit(script: Path, after: str | None = None) -> str:
+    """The job number of a submitted script; it starts when job `after` has succeeded."""
+    command = ["sbatch", "--parsable", *([f"--dependency=afterok:{after}"] if after else []), str(script)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"sbatch is not on this machine: run this on a login node of the cluster, or submit {script} there"
+        ) from error
+    if done.returncode != 0:
+        raise UserError(f"Slurm refused {script}: {done.stderr.strip().splitlines()[-1]}; correct the cluster file")
+    return done.stdout.strip().split(";")[0]
+
+
+def state(job: str) -> str:
+    """The state of a job as the controller knows it; UNKNOWN when it has forgotten the job."""
+    done = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True)
+    found = re.search(r"JobState=(\S+)", done.stdout)
+    return found[1] if found else "UNKNOWN"
+
+
+def requeue() -> None:
+    """Put this Slurm job back into the queue; nothing outside Slurm. The controller may have done so already."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return
+    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+    answer = "back in the queue" if done.returncode == 0 else f"not requeued ({done.stderr.strip()})"
+    say(f"Slurm job {job}: {answer}")

@@ -1,0 +1,127 @@
+"""Which rank this process is, as its launcher tells: torchrun, deepspeed, srun, mpirun, or none."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mmscale.errors import UserError
+
+DEFAULT_PORT = 29500
+"""torch.distributed's own."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all that train together."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Rank among those on this node: the GPU it takes."""
+    address: str = "127.0.0.1"
+    """Host of rank 0."""
+    port: int = DEFAULT_PORT
+    launcher: str = "none"
+
+
+def discover(environment: Mapping[str, str] | None = None) -> World:
+    """The world of this process.
+
+    Raises UserError where the launcher started several processes that would each be a world of their own.
+    """
+    found = dict(os.environ) if environment is None else dict(environment)
+    if "RANK" in found and "WORLD_SIZE" in found:
+        world = _from_variables(found)
+    elif int(found.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in found:
+        world = _from_slurm(found)
+    elif _mpi_size(found) > 1:
+        world = _from_mpi(found)
+    else:
+        world = World()
+    _require_one_world(world, found)
+    return world
+
+
+def _from_variables(found: Mapping[str, str]) -> World:
+    """torchrun and deepspeed set these."""
+    missing = [name for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in found]
+    if missing and int(found["WORLD_SIZE"]) > 1:
+        raise UserError(f"RANK and WORLD_SIZE are set but {missing[0]} is not: start with torchrun, srun or mpirun")
+    launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in found else "environment"
+    return World(
+        int(found["RANK"]),
+        int(found["WORLD_SIZE"]),
+        int(found.get("LOCAL_RANK", "0")),
+        found.get("MASTER_ADDR", "127.0.0.1"),
+        int(found.get("MASTER_PORT", DEFAULT_PORT)),
+        launcher,
+    )
+
+
+def _from_slurm(found: Mapping[str, str]) -> World:
+    """srun: one task a rank. The port follows from the job, so that jobs sharing a node do not meet."""
+    job = int(found.get("SLURM_JOB_ID", "0"))
+    return World(
+        int(found["SLURM_PROCID"]),
+        int(found["SLURM_STEP_NUM_TASKS"]),
+        int(found["SLURM_LOCALID"]),
+        found.get("MASTER_ADDR") or first_host(found["SLURM_STEP_NODELIST"]),
+        int(found.get("MASTER_PORT") or 20000 + job % 10000),
+        "srun",
+    )
+
+
+def first_host(nodes: str) -> str:
+    """The first name of a Slurm node list: "n[03-05,9],m1" -> "n03"."""
+    match = re.match(r"([^\[,]+)(?:\[([^\],-]+))?", nodes)
+    if match is None:
+        raise UserError(f"cannot read the Slurm node list '{nodes}': set MASTER_ADDR to the host of the first rank")
+    return match[1] + (match[2] or "")
+
+
+_MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
+"""Open MPI; MPICH, Intel MPI and MVAPICH; PMIx."""
+
+
+def _mpi_size(found: Mapping[str, str]) -> int:
+    return max(int(found.get(name, "1")) for name in _MPI_SIZES)
+
+
+def _from_mpi(found: Mapping[str, str]) -> World:
+    """mpirun: ranks agree through mpi4py on the first one's host and a port that is free there."""
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise UserError(
+            "started by mpirun, but mpi4py is not installed: pip install 'mmscale[mpi]', or use torchrun"
+        ) from error
+    everyone = MPI.COMM_WORLD
+    rank, size = everyone.Get_rank(), everyone.Get_size()
+    if size != _mpi_size(found):
+        raise UserError(
+            f"mpirun started {_mpi_size(found)} processes but mpi4py sees {size}: it was built for another MPI; "
+            f"reinstall mpi4py with the mpicc of this mpirun, or use torchrun"
+        )
+    place = everyone.bcast((socket.gethostname(), free_port()) if rank == 0 else None)
+    local = everyone.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
+    return World(rank, size, local, place[0], place[1], "mpirun")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return int(listener.getsockname()[1])
+
+
+def _require_one_world(world: World, found: Mapping[str, str]) -> None:
+    """`deepspeed --launcher slurm` on its own starts N worlds of one rank that all train the same and succeed."""
+    started = max(int(found.get("SLURM_STEP_NUM_TASKS", "1")), _mpi_size(found))
+    if started > world.size:
+        raise UserError(
+            f"the launcher started {started} processes but this one belongs to a world of {world.size}, so each would "
+            f"train alone: start one task a node with torchrun in it, or let srun or mpirun start the ranks themselves"
+        )

@@ -1,0 +1,93 @@
+"""The DeepSpeed configuration of a stage, generated from ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from mmscale.config.parallel import OffloadConfig, ZeroConfig
+from mmscale.config.training import StageConfig
+from mmscale.parallel.layout import Layout
+
+
+def deepspeed_json(zero: ZeroConfig, stage: StageConfig, ranks: int) -> dict[str, Any]:
+    """What `deepspeed.initialize` is given; `zero.extra` is laid over it key by key.
+
+    Accumulation is ours: a step's rows differ in number, so DeepSpeed is told one micro-batch a step and where the
+    step ends. Batch sizes count rows and serve DeepSpeed's own bookkeeping only.
+    """
+    partition: dict[str, Any] = {
+        "stage": zero.stage,
+        "reduce_bucket_size": zero.bucket_elements,
+        "allgather_bucket_size": zero.bucket_elements,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+    }
+    if zero.offload_optimizer.device != "none":
+        partition["offload_optimizer"] = _offload(zero.offload_optimizer)
+    if zero.stage == 3:
+        partition["stage3_param_persistence_threshold"] = zero.persistence_threshold
+        if zero.offload_parameters.device != "none":
+            partition["offload_param"] = _offload(zero.offload_parameters)
+        if zero.hierarchical_partition_size > 1:
+            partition["zero_hpz_partition_size"] = zero.hierarchical_partition_size
+        partition["zero_quantized_weights"] = zero.quantized_weights
+        partition["zero_quantized_gradients"] = zero.quantized_gradients
+    values: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "train_batch_size": ranks,
+        "gradient_clipping": stage.optimizer.max_gradient_norm,
+        "zero_optimization": partition,
+        "bf16": {"enabled": stage.precision == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 30,
+        "wall_clock_breakdown": False,
+    }
+    return _laid_over(values, zero.extra)
+
+
+def _offload(config: OffloadConfig) -> dict[str, Any]:
+    values: dict[str, Any] = {"device": config.device, "pin_memory": config.pin_memory}
+    if config.device == "nvme":
+        values["nvme_path"] = config.nvme_path
+    return values
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _laid_over(merged[key], value) if both else value
+    return merged
+
+
+@contextlib.contextmanager
+def partitioned_loading(zero: ZeroConfig, stage: StageConfig, layout: Layout) -> Iterator[None]:
+    """Under stage 3, models that transformers loads inside go shard by shard into each rank's pieces."""
+    if zero.stage != 3:
+        yield
+        return
+    start_deepspeed(layout)
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    alive = HfDeepSpeedConfig(deepspeed_json(zero, stage, layout.data_size))
+    try:
+        yield
+    finally:
+        del alive
+        unset_hf_deepspeed_config()
+
+
+def start_deepspeed(layout: Layout) -> Any:
+    """The deepspeed module, talking over the process group that is already there."""
+    if layout.device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it chooses once, at import
+    import deepspeed  # late: its import takes seconds
+
+    deepspeed.init_distributed(dist_init_required=None, auto_mpi_discovery=False, verbose=False)
+    return deepspeed

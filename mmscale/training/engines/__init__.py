@@ -1,0 +1,19 @@
+"""Engines: what takes an optimizer step, whole on every rank or partitioned by ZeRO."""
+
+from __future__ import annotations
+
+from mmscale.config.parallel import ZeroConfig
+from mmscale.config.training import StageConfig
+from mmscale.parallel.layout import Layout
+from mmscale.training.engines.base import Engine
+from mmscale.training.engines.local import LocalEngine
+from mmscale.training.objective import Objective
+
+
+def make_engine(objective: Objective, config: StageConfig, zero: ZeroConfig, layout: Layout) -> Engine:
+    """The engine a configuration asks for."""
+    if zero.stage == 0:
+        return LocalEngine(objective, config, layout)
+    from mmscale.training.engines.zero import ZeroEngine  # needs the extra `deepspeed`
+
+    return ZeroEngine(objective, config, zero, layout)

@@ -1,0 +1,116 @@
+"""The boundary behind which parameters, gradients and optimizer live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mmscale.config.training import OptimizerConfig
+from mmscale.data.packing import PackedRow
+from mmscale.training.objective import Objective
+
+PARAMETER = "parameter"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's first and second moment, under torch's names."""
+
+
+class NonFiniteLoss(Exception):
+    """Loss or gradient norm is inf or nan; raised before the optimizer moved anything."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did, on all ranks together."""
+
+    loss: float
+    """Mean over the step's target tokens."""
+    gradient_norm: float
+    target_tokens: int
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A stretch of one flattened tensor of the training state, as one rank owns it."""
+
+    kind: str
+    """PARAMETER or one of MOMENTS."""
+    name: str
+    """Of the parameter."""
+    shape: tuple[int, ...]
+    """Of the whole parameter."""
+    offset: int
+    """Where `values` begin in the flattened parameter."""
+    values: Tensor
+    """1-D"""
+
+
+class State(Protocol):
+    """Training state to read from, whatever the layout it was written under."""
+
+    def read(self, kind: str, name: str, start: int, stop: int) -> Tensor:
+        """Elements start..stop of the flattened tensor; KeyError when there is none of that kind and name."""
+        ...
+
+
+class Engine(Protocol):
+    """One optimizer step on the rows of this rank, and the state that makes it repeatable.
+
+    Every rank calls every method at the same time.
+    """
+
+    def train_step(self, rows: Sequence[PackedRow], learning_rate: float) -> StepResult:
+        """Raises NonFiniteLoss before the optimizer step."""
+        ...
+
+    def loss(self, rows: Sequence[PackedRow]) -> tuple[float, int]:
+        """(summed loss, target tokens) of all ranks' rows, without gradients."""
+        ...
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every trainable parameter."""
+        ...
+
+    def fragments(self) -> Iterator[Fragment]:
+        """What this rank has to write; over all ranks every element occurs once."""
+        ...
+
+    def restore(self, state: State, steps: int) -> None:
+        """Take up parameters and moments after so many optimizer steps."""
+        ...
+
+
+def trainable(objective: Objective) -> dict[str, nn.Parameter]:
+    """Parameters that have gradients, by name; there is at least one."""
+    found = {name: p for name, p in objective.module.named_parameters() if p.requires_grad}
+    if not found:
+        raise ValueError("the objective has no trainable parameter")
+    return found
+
+
+def make_optimizer(objective: Objective, settings: OptimizerConfig, fused: bool) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; each group has the `factor` it takes on the scheduled learning rate."""
+    tables = {id(m.weight) for m in objective.module.modules() if isinstance(m, nn.Embedding)}
+    if settings.embedding_learning_rate is None:
+        tables = set()
+    groups: list[dict[str, Any]] = []
+    for chosen, factor in ((False, 1.0), (True, (settings.embedding_learning_rate or 0) / settings.learning_rate)):
+        parameters = [p for p in trainable(objective).values() if (id(p) in tables) == chosen]
+        if parameters:
+            groups.append({"params": parameters, "factor": factor})
+    return torch.optim.AdamW(
+        groups,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=fused,
+    )
+
+
+def set_learning_rate(optimizer: Any, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["factor"]

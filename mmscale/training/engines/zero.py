@@ -1,0 +1,156 @@
+"""DeepSpeed ZeRO-1, 2 and 3 behind the engine boundary (Rajbhandari et al. 2020, arXiv 1910.02054)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmscale.config.parallel import ZeroConfig
+from mmscale.config.training import StageConfig
+from mmscale.data.packing import PackedRow
+from mmscale.parallel.layout import Layout
+from mmscale.parallel.zero import deepspeed_json, start_deepspeed
+from mmscale.training.engines.base import (
+    MOMENTS,
+    PARAMETER,
+    Fragment,
+    NonFiniteLoss,
+    State,
+    StepResult,
+    make_optimizer,
+    set_learning_rate,
+    trainable,
+)
+from mmscale.training.objective import Objective
+
+
+class _Loss(nn.Module):
+    """An objective as the module DeepSpeed wraps: its hooks gather parameters around submodules' forwards."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.module = objective.module
+        self._objective = [objective]  # in a list, so that the module is registered once
+
+    def forward(self, row: PackedRow) -> Tensor:
+        return self._objective[0].loss_sum(row)
+
+
+class ZeroEngine:
+    """Optimizer state (1), gradients (2) and parameters (3) partitioned over the data-parallel ranks."""
+
+    def __init__(self, objective: Objective, config: StageConfig, zero: ZeroConfig, layout: Layout) -> None:
+        deepspeed = start_deepspeed(layout)
+        self.layout, self.stage = layout, zero.stage
+        self._named = trainable(objective)
+        self.engine, _, _, _ = deepspeed.initialize(
+            model=_Loss(objective),
+            optimizer=make_optimizer(objective, config.optimizer, fused=False),
+            config=deepspeed_json(zero, config, layout.data_size),
+            dist_init_required=False,
+        )
+
+    def train_step(self, rows: Sequence[PackedRow], learning_rate: float) -> StepResult:
+        target_tokens = int(self.layout.sum([sum(row.target_tokens for row in rows)])[0])
+        share = self.layout.data_size / target_tokens  # DeepSpeed takes the mean over ranks; the loss is a sum
+        set_learning_rate(self.engine.optimizer, learning_rate)
+        total = 0.0
+        for number, row in enumerate(rows):
+            self.engine.set_gradient_accumulation_boundary(number == len(rows) - 1)
+            loss = self.engine(row.to(self.layout.device)) * share
+            self.engine.backward(loss, scale_wrt_gas=False)
+            total += float(loss.detach()) / self.layout.data_size
+        self.engine.step()
+        mean = self.layout.sum([total])[0]
+        norm = float(self.engine.get_global_grad_norm() or 0.0)
+        if self.engine.optimizer.overflow or not torch.isfinite(torch.tensor([mean, norm])).all():
+            raise NonFiniteLoss(f"loss {mean}, gradient norm {norm}")
+        return StepResult(mean, norm, target_tokens)
+
+    @torch.no_grad()
+    def loss(self, rows: Sequence[PackedRow]) -> tuple[float, int]:
+        total, tokens = 0.0, 0
+        for row in rows:
+            total += float(self.engine(row.to(self.layout.device)))
+            tokens += row.target_tokens
+        summed = self.layout.sum([total, tokens])
+        return summed[0], int(summed[1])
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: _shape(parameter) for name, parameter in self._named.items()}
+
+    def fragments(self) -> Iterator[Fragment]:
+        for name, parameter in self._named.items():
+            for kind, offset, values in self._owned(parameter):
+                yield Fragment(kind, name, _shape(parameter), offset, values)
+
+    def _owned(self, parameter: nn.Parameter) -> Iterator[tuple[str, int, Tensor]]:
+        """(kind, offset, float32 values) of what this rank holds of a parameter; views, to be read or written."""
+        if self.stage == 3:
+            yield from self._owned_stage3(parameter)
+            return
+        mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+        if mapping is None:  # no part of it is ours
+            return
+        begin, place = mapping.lp_fragment_address.start, mapping.hp_fragment_address
+        flat = self.engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+        yield PARAMETER, begin, flat.detach().narrow(0, place.start, place.numel)
+        for kind, tensor in self._moments(flat):
+            yield kind, begin, tensor.narrow(0, place.start, place.numel)
+
+    def _owned_stage3(self, parameter: nn.Parameter) -> Iterator[tuple[str, int, Tensor]]:
+        optimizer = self.engine.optimizer
+        group, start, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        flat = optimizer.fp32_partitioned_groups_flat[group]
+        begin = size * self.layout.data_rank
+        valid = min(size, parameter.ds_numel - begin)  # type: ignore[attr-defined]
+        if valid <= 0:  # the last ranks may hold padding alone
+            return
+        yield PARAMETER, begin, flat.detach().narrow(0, start, valid)
+        for kind, tensor in self._moments(flat):
+            yield kind, begin, tensor.narrow(0, start, valid)
+
+    def _moments(self, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
+        held = self.engine.optimizer.optimizer.state.get(flat, {})
+        for kind in MOMENTS:
+            if kind in held:
+                yield kind, held[kind]
+
+    def _flat_partitions(self) -> list[Tensor]:
+        optimizer = self.engine.optimizer
+        return optimizer.fp32_partitioned_groups_flat if self.stage == 3 else optimizer.single_partition_of_fp32_groups
+
+    @torch.no_grad()
+    def restore(self, state: State, steps: int) -> None:
+        for flat in self._flat_partitions():
+            held: dict[str, Any] = self.engine.optimizer.optimizer.state[flat]
+            held["step"] = torch.tensor(float(steps))
+            for kind in MOMENTS:
+                held.setdefault(kind, torch.zeros_like(flat))
+        for name, parameter in self._named.items():
+            for kind, offset, values in self._owned(parameter):
+                try:
+                    values.copy_(state.read(kind, name, offset, offset + values.numel()))
+                except KeyError:  # saved before the first optimizer step
+                    values.zero_()
+            self._restore_working_copy(name, parameter, state)
+        if self.stage == 3 and self.engine.optimizer.persistent_parameters:
+            self.engine.optimizer.persistent_parameters[0].all_gather(self.engine.optimizer.persistent_parameters)
+
+    def _restore_working_copy(self, name: str, parameter: nn.Parameter, state: State) -> None:
+        """The copy that the forward pass reads: whole under stages 1 and 2, this rank's part under 3."""
+        if self.stage == 3:
+            held: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
+            begin = held.numel() * self.layout.data_rank
+            valid = max(0, min(held.numel(), parameter.ds_numel - begin))  # type: ignore[attr-defined]
+            if valid:
+                held.data.narrow(0, 0, valid).copy_(state.read(PARAMETER, name, begin, begin + valid))
+            return
+        parameter.data.copy_(state.read(PARAMETER, name, 0, parameter.numel()).view(parameter.shape))
+
+
+def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))

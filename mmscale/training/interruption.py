@@ -1,0 +1,64 @@
+"""Stopping in time: signals, the end of the allocation and hangs, seen by all ranks at the same step."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+from mmscale.config.parallel import InterruptionConfig
+from mmscale.parallel.layout import Layout
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+"""What schedulers send before they take the nodes away."""
+
+
+def deadline(config: InterruptionConfig, started: float, environment: Mapping[str, str]) -> float | None:
+    """Unix time at which training has to stop, or None: the earlier of our own limit and the Slurm job's end."""
+    ends = []
+    if config.wall_clock_minutes is not None:
+        ends.append(started + 60 * config.wall_clock_minutes)
+    if environment.get("SLURM_JOB_END_TIME", "").isdigit():
+        ends.append(int(environment["SLURM_JOB_END_TIME"]) - 60 * config.minutes_before_job_end)
+    return min(ends) if ends else None
+
+
+class Interruption:
+    """Handlers of one stage, in place while it trains. Signals may come twice, and to some ranks alone."""
+
+    def __init__(self, config: InterruptionConfig, layout: Layout) -> None:
+        self._config, self._layout = config, layout
+        self._deadline = deadline(config, time.time(), os.environ)
+        self._received = 0
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals to it alone
+            for number in SIGNALS:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._received = number
+
+    def watch(self) -> None:
+        """Something is about to start that must end within `hang_minutes`, or this rank writes its stacks and dies."""
+        faulthandler.dump_traceback_later(60 * self._config.hang_minutes, exit=True)
+
+    def reason(self) -> str | None:
+        """Why all ranks should stop now; every rank asks, and all get the same answer."""
+        late = self._deadline is not None and time.time() >= self._deadline
+        codes = self._layout.maximum([float(self._received), float(late)])
+        if codes[0]:
+            return f"signal {signal.Signals(int(codes[0])).name}"
+        return "the time limit" if codes[1] else None

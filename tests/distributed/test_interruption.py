@@ -1,0 +1,100 @@
+"""A signal to one rank stops all after the same step, saved; a dead rank ends the others; the run goes on."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmscale.training import checkpoint
+from mmscale.training.fragments import SavedState
+from mmscale.training.metrics import read_metrics
+from tests.distributed import ranks
+
+STEPS = 60
+STAGE = "recipes.mindmerger.mapping"
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    settings = {
+        "output_dir": folder,
+        "languages": "[sw]",
+        "threads": 1,
+        f"{STAGE}.steps": STEPS,
+        f"{STAGE}.log_every_steps": 1,
+        f"{STAGE}.save_every_steps": 10,
+        f"{STAGE}.packing.global_batch_size": 6,
+        f"{STAGE}.data.0.limit_per_language": 100,
+    }
+    overrides = [f"{key}={value}" for key, value in settings.items()]
+    return ["launch/train.py", "configs/quickstart.yaml", "mindmerger.mapping", *overrides, *more]
+
+
+def stage(folder: Path) -> Path:
+    return folder / "stages" / "mindmerger.mapping"
+
+
+def reached(folder: Path, step: int) -> bool:
+    return max((row["step"] for row in read_metrics(stage(folder) / "metrics.jsonl")), default=0) >= step
+
+
+def final(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load_parameters(checkpoint.step_directory(stage(folder) / "checkpoints", STEPS))
+
+
+def losses(folder: Path) -> list[tuple[float, float]]:
+    return [(r["step"], r["loss"]) for r in read_metrics(stage(folder) / "metrics.jsonl") if "loss" in r]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ranks.run(2, command(folder))
+    return folder
+
+
+def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_bit_for_bit(tmp_path, undisturbed):
+    started = ranks.start(2, command(tmp_path))
+    ranks.wait_for(lambda: reached(tmp_path, 13), started)
+    started[1].send_signal(signal.SIGUSR1)
+    started[1].send_signal(signal.SIGUSR1)  # Slurm may send it twice
+    results = ranks.finish(started)
+    assert [code for code, _ in results] == [0, 0], results
+    assert "by signal SIGUSR1; the same command goes on" in results[0][1].replace("\n", " ")
+    saved = max(checkpoint._steps(stage(tmp_path) / "checkpoints"))
+    assert 13 <= saved < STEPS and saved == losses(tmp_path)[-1][0], "no step beyond the save was lost"
+    ranks.run(2, command(tmp_path))
+    expected, found = final(undisturbed), final(tmp_path)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert losses(tmp_path) == losses(undisturbed)
+
+
+def test_a_time_limit_stops_and_another_number_of_ranks_goes_on(tmp_path, undisturbed):
+    results = ranks.finish(ranks.start(2, command(tmp_path, "parallel.interruption.wall_clock_minutes=0.01")))
+    assert [code for code, _ in results] == [0, 0], results
+    assert "by the time limit" in results[0][1]
+    assert checkpoint._steps(stage(tmp_path) / "checkpoints")
+    ranks.run(1, command(tmp_path))
+    assert len(losses(tmp_path)) == STEPS
+    for (_, expected), (_, found) in zip(losses(undisturbed), losses(tmp_path), strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_dead_rank_ends_the_others_with_one_sentence_and_the_run_goes_on(tmp_path, undisturbed):
+    started = ranks.start(2, command(tmp_path))
+    ranks.wait_for(lambda: reached(tmp_path, 23), started)
+    started[1].kill()
+    code, told = ranks.finish(started, timeout=60)[0]
+    assert code == 2 and "Traceback" not in told and "another rank" in told, told
+    ranks.run(2, command(tmp_path))
+    expected, found = final(undisturbed), final(tmp_path)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_ranks_write_each_element_once(undisturbed):
+    path = checkpoint.step_directory(stage(undisturbed) / "checkpoints", STEPS)
+    saved = SavedState(path)
+    for places in saved._places.values():
+        assert len(places) == 1

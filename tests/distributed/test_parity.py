@@ -1,0 +1,94 @@
+"""One rank = two = four, replicated = ZeRO-1 = 2 = 3: losses of 20 steps and final weights, fp32.
+
+Each launch trains all four stages of question alignment and MindMerger: a run of its own is mostly imports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmscale.training.metrics import read_metrics
+from tests.distributed.parity_worker import STEPS
+
+pytest.importorskip("deepspeed", reason="extra deepspeed")
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = (
+    "question_alignment.translation",
+    "question_alignment.response",
+    "mindmerger.mapping",
+    "mindmerger.augmentation",
+)
+RELATIVE = 1e-5
+WEIGHTS = 2e-4
+"""AdamW divides by the root of the second moment: an entry whose gradient is rounding alone moves by its learning rate
+times noise, so weights agree less closely than losses do."""
+
+
+def launch(folder: Path, ranks: int, *overrides: str) -> Path:
+    worker = [str(ROOT / "tests/distributed/parity_worker.py"), str(folder), *overrides]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
+    environment["PYTHONWARNINGS"] = "ignore::FutureWarning"
+    folder.mkdir(parents=True)
+    command = [*torchrun, *worker] if ranks > 1 else [sys.executable, *worker]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    return launch(tmp_path_factory.mktemp("one") / "run", 1)
+
+
+def losses(folder: Path, stage: str, key: str = "loss") -> torch.Tensor:
+    rows = read_metrics(folder / "stages" / stage / "metrics.jsonl")
+    return torch.tensor([row[key] for row in rows if key in row], dtype=torch.float64)
+
+
+def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
+    files = list((folder / "stages" / stage / "model").glob("*.safetensors"))
+    return {name: value for file in files for name, value in load_file(file).items()}
+
+
+def require_parity(one: Path, other: Path) -> None:
+    for stage in STAGES:
+        expected, found = losses(one, stage), losses(other, stage)
+        assert len(expected) == len(found) == STEPS and torch.isfinite(found).all()
+        worst = ((expected - found).abs() / expected).max().item()
+        assert worst < RELATIVE, f"{stage}: losses differ by {worst:.1e}"
+        assert torch.allclose(losses(one, stage, "dev_loss"), losses(other, stage, "dev_loss"), rtol=RELATIVE)
+        norms = losses(one, stage, "gradient_norm"), losses(other, stage, "gradient_norm")
+        assert torch.allclose(*norms, rtol=1e-4), stage
+        left, right = weights(one, stage), weights(other, stage)
+        assert left.keys() == right.keys() and left
+        for name in left:
+            assert torch.allclose(left[name].float(), right[name].float(), rtol=1e-4, atol=WEIGHTS), f"{stage}: {name}"
+
+
+@pytest.mark.parametrize(("ranks", "stage"), [(2, 0), (2, 1), (2, 2), (2, 3), (4, 3)], ids=lambda value: str(value))
+def test_many_ranks_train_as_one(one, tmp_path, ranks, stage):
+    # no parameter of a model this small would be partitioned at DeepSpeed's default threshold
+    settings = (f"parallel.zero.stage={stage}", "parallel.zero.persistence_threshold=0")
+    run = launch(tmp_path / "run", ranks, *settings)
+    require_parity(one, run)
+    accounts = [json.loads((run / f"account-{rank}.json").read_text()) for rank in range(ranks)]
+    for account in accounts:
+        for kept in account.values():
+            assert kept["data_size"] == ranks
+            if stage:
+                share = kept["trainable_elements"] / ranks
+                assert kept["frozen_gradients"] == 0
+                assert share <= kept["optimizer_elements"] < 1.02 * share + 64, (
+                    "frozen parameters have no optimizer state"
+                )
+            if stage == 3:
+                assert kept["held_elements"] < 1.01 * kept["all_elements"] / ranks + 64

@@ -1,0 +1,73 @@
+"""Every launcher's rank is found; worlds of one that should be worlds of many are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmscale.errors import UserError
+from mmscale.parallel.world import World, discover, first_host
+
+TORCHRUN = {
+    "RANK": "3",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "1",
+    "MASTER_ADDR": "n1",
+    "MASTER_PORT": "1234",
+    "TORCHELASTIC_RUN_ID": "x",
+}
+SRUN = {
+    "SLURM_PROCID": "3",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "n[1-2]",
+    "SLURM_JOB_ID": "12",
+}
+
+
+def test_alone():
+    assert discover({}) == World()
+
+
+def test_torchrun():
+    assert discover(TORCHRUN) == World(3, 4, 1, "n1", 1234, "torchrun")
+
+
+def test_srun_takes_the_first_node_and_a_port_of_the_job():
+    assert discover(SRUN) == World(3, 4, 1, "n1", 20012, "srun")
+
+
+def test_srun_starting_torchrun_belongs_to_torchrun():
+    once_a_node = {**SRUN, "SLURM_STEP_NUM_TASKS": "2"}
+    assert discover({**once_a_node, **TORCHRUN}).launcher == "torchrun"
+
+
+def test_a_batch_script_is_no_rank():
+    """sbatch sets SLURM_PROCID=0 and SLURM_NTASKS for the script itself, which is one process."""
+    assert discover({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "1"}) == World()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {**SRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "n1", "MASTER_PORT": "1"},
+        {"PMI_SIZE": "4", "PMI_RANK": "2", "RANK": "0", "WORLD_SIZE": "1"},
+        {"OMPI_COMM_WORLD_SIZE": "2", "RANK": "0", "WORLD_SIZE": "1"},
+    ],
+    ids=["srun", "mpich", "openmpi"],
+)
+def test_many_worlds_of_one_are_refused(environment):
+    with pytest.raises(UserError, match="each would train alone"):
+        discover(environment)
+
+
+def test_half_a_torchrun_environment_is_refused():
+    with pytest.raises(UserError, match="MASTER_ADDR is not"):
+        discover({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [("n1", "n1"), ("n[03-05,9],m1", "n03"), ("gpu-a[1,4]", "gpu-a1"), ("a,b", "a"), ("node-1-2", "node-1-2")],
+)
+def test_first_host_of_a_node_list(nodes, host):
+    assert first_host(nodes) == host
