@@ -37,23 +37,23 @@ class Story:
     second: int
     steps: tuple[tuple[str, int], ...]
 
-    def equations(self) -> list[tuple[str, int, str, int, int]]:
-        """(reason, left, operator, right, result) of every step of the chain of thought."""
+    def equations(self) -> list[tuple[int, str, int, int]]:
+        """(left, operator, right, result) of every step of the chain of thought."""
         total = self.first
-        rows: list[tuple[str, int, str, int, int]] = []
+        rows: list[tuple[int, str, int, int]] = []
         if self.start != "has":
             factor = self.second if self.start == "boxes" else 2
-            rows.append(("times", self.first, "*", factor, total := self.first * factor))
+            rows.append((self.first, "*", factor, total := self.first * factor))
         for verb, amount in self.steps:
             sign = "+" if verb in GAIN_VERBS else "-"
             result = total + amount if sign == "+" else total - amount
-            rows.append((verb, total, sign, amount, result))
+            rows.append((total, sign, amount, result))
             total = result
         return rows
 
     @property
     def answer(self) -> int:
-        return self.equations()[-1][4]
+        return self.equations()[-1][3]
 
     def is_held_out(self) -> bool:
         """Whether this story belongs to the test split: a pure function of its content."""
@@ -75,7 +75,7 @@ def draw_story(generator: random.Random) -> Story:
         story = Story(
             generator.randrange(NUMBER_OF_NAMES), generator.randrange(NUMBER_OF_THINGS), start, first, second, steps
         )
-        if all(1 <= row[4] <= 99 for row in story.equations()):
+        if all(1 <= row[3] <= 99 for row in story.equations()):
             return story
 
 
@@ -118,11 +118,10 @@ def plural(words: dict[str, Any], thing: int) -> str:
     return forms if isinstance(forms, str) else forms[2]
 
 
-def question(story: Story, language: str) -> str:
-    """The problem in a language, one sentence a step and the question last."""
+def sentences(story: Story, language: str) -> list[str]:
+    """What the problem tells, a sentence for the start and one for each step."""
     words = lexicon(language)
     name = words["names"][story.name]
-    joined = words.get("sentence_join", " ")
     start = words["starts"][story.start].format(
         name=name,
         first=story.first,
@@ -131,20 +130,30 @@ def question(story: Story, language: str) -> str:
         counted=counted(words, story.thing, story.first),
         counted_second=counted(words, story.thing, story.second),
     )
-    parts = [start]
-    for verb, amount in story.steps:
-        parts.append(words["steps"][verb].format(name=name, counted=counted(words, story.thing, amount)))
-    parts.append(words["ask"].format(name=name, thing=plural(words, story.thing)))
-    return joined.join(parts)
+    steps = [
+        words["steps"][verb].format(name=name, counted=counted(words, story.thing, amount))
+        for verb, amount in story.steps
+    ]
+    return [start, *steps]
+
+
+def question(story: Story, language: str) -> str:
+    """The problem in a language, one sentence a step and the question last."""
+    words = lexicon(language)
+    ask = words["ask"].format(name=words["names"][story.name], thing=plural(words, story.thing))
+    return words.get("sentence_join", " ").join([*sentences(story, language), ask])
 
 
 def rationale(story: Story, language: str) -> str:
-    """The chain of thought in a language; it ends with the answer."""
+    """The chain of thought in a language: every sentence told again with what follows from it, then the answer."""
     words = lexicon(language)
-    joined = words.get("sentence_join", " ")
-    parts = [
-        words["reasons"][reason].format(equation=f"{left}{sign}{right}={result}")
-        for reason, left, sign, right, result in story.equations()
-    ]
+    stop = words.get("full_stop", ".")
+    equations = [*([None] if story.start == "has" else []), *story.equations()]
+    parts = []
+    for sentence, equation in zip(sentences(story, language), equations, strict=True):
+        if equation is not None:
+            left, sign, right, result = equation
+            sentence = f"{sentence.removesuffix(stop)}: {left}{sign}{right}={result}{stop}"
+        parts.append(sentence)
     parts.append(words["answer"].format(answer=story.answer))
-    return joined.join(parts)
+    return words.get("sentence_join", " ").join(parts)

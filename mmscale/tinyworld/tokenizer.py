@@ -28,7 +28,7 @@ def train() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"[0-9]|\n|[.,:;?!¿।。]| ?[^\s0-9.,:;?!¿।。]+|\s"), behavior="isolated"),
+            pre_tokenizers.Split(Regex(r"[0-9]|\n|[.,:;?!¿।。、]| ?[^\s0-9.,:;?!¿।。、]+|\s"), behavior="isolated"),
         ]
     )
     byte_tokens = [f"<0x{i:02X}>" for i in range(256)]
