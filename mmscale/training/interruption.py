@@ -16,6 +16,8 @@ from mmscale.parallel.layout import Layout
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 """What schedulers send before they take the nodes away."""
+_STANDARD_ERROR = 2
+"""The descriptor itself: sys.stderr may be something that has none."""
 
 
 def deadline(config: InterruptionConfig, started: float, environment: Mapping[str, str]) -> float | None:
@@ -53,7 +55,7 @@ class Interruption:
 
     def watch(self) -> None:
         """Something is about to start that must end within `hang_minutes`, or this rank writes its stacks and dies."""
-        faulthandler.dump_traceback_later(60 * self._config.hang_minutes, exit=True)
+        faulthandler.dump_traceback_later(60 * self._config.hang_minutes, exit=True, file=_STANDARD_ERROR)
 
     def reason(self) -> str | None:
         """Why all ranks should stop now; every rank asks, and all get the same answer."""

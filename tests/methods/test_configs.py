@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from mmscale.cli.main import main
+from mmscale.config.cluster import load_cluster
 from mmscale.config.run import dump_run, load_run, parse_run, read_yaml
 from mmscale.data.sources import SOURCES, source
 from mmscale.methods import METHODS
 from mmscale.methods.recipe import check
 
 CONFIGS = Path(str(resources.files("mmscale.configs")))
-NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+CLUSTERS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("cluster/*.yaml"))
+NAMES = sorted({str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} - set(CLUSTERS))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -26,6 +28,15 @@ def test_every_shipped_configuration_is_complete(name):
     for stages in run.recipes.values():
         for stage in stages.values():
             assert all(part.source in SOURCES and source(part.source) for part in stage.data)
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_every_shipped_cluster_makes_a_batch_script(name, capsys):
+    assert main(["launch", "configs/quickstart.yaml", "mindmerger", "--cluster", f"configs/{name}"]) == 0
+    shown = capsys.readouterr().out
+    cluster = load_cluster(name)
+    assert shown.count(f"#SBATCH --nodes={cluster.nodes}\n") == 2, "one job a stage"
+    assert shown.count(f"#SBATCH --ntasks-per-node={cluster.ranks_on_node}\n") == 2
 
 
 def test_a_resolved_configuration_reads_back_the_same(tmp_path):
