@@ -3,56 +3,14 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
 import pytest
 import torch
 
 from mmscale.training import checkpoint
 from mmscale.training.fragments import SavedState
-from mmscale.training.metrics import read_metrics
 from tests.distributed import ranks
-
-STEPS = 60
-STAGE = "recipes.mindmerger.mapping"
-
-
-def command(folder: Path, *more: str) -> list[str]:
-    settings = {
-        "output_dir": folder,
-        "languages": "[sw]",
-        "threads": 1,
-        f"{STAGE}.steps": STEPS,
-        f"{STAGE}.log_every_steps": 1,
-        f"{STAGE}.save_every_steps": 10,
-        f"{STAGE}.packing.global_batch_size": 6,
-        f"{STAGE}.data.0.limit_per_language": 100,
-    }
-    overrides = [f"{key}={value}" for key, value in settings.items()]
-    return ["launch/train.py", "configs/quickstart.yaml", "mindmerger.mapping", *overrides, *more]
-
-
-def stage(folder: Path) -> Path:
-    return folder / "stages" / "mindmerger.mapping"
-
-
-def reached(folder: Path, step: int) -> bool:
-    return max((row["step"] for row in read_metrics(stage(folder) / "metrics.jsonl")), default=0) >= step
-
-
-def final(folder: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load_parameters(checkpoint.step_directory(stage(folder) / "checkpoints", STEPS))
-
-
-def losses(folder: Path) -> list[tuple[float, float]]:
-    return [(r["step"], r["loss"]) for r in read_metrics(stage(folder) / "metrics.jsonl") if "loss" in r]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ranks.run(2, command(folder))
-    return folder
+from tests.distributed.mapping_run import STEPS, command, final, losses, reached, stage
 
 
 def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_bit_for_bit(tmp_path, undisturbed):

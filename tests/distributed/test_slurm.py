@@ -1,0 +1,124 @@
+"""The shipped batch script on a real Slurm controller with two nodes: runs, is signalled, preempted, loses a node, goes on.
+
+Needs root and Debian's slurm-wlm, munge and iproute2; tests/distributed/slurm starts and stops the cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mmscale.cli.main import main
+from mmscale.parallel import slurm
+from mmscale.training import checkpoint
+from tests.distributed import ranks
+from tests.distributed.mapping_run import STEPS, command, final, losses, reached, stage
+
+SCRIPTS = Path(__file__).parent / "slurm"
+NEEDED = ("slurmctld", "munged", "ip", "unshare")
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or any(shutil.which(c, path=os.environ["PATH"] + ":/usr/sbin:/sbin") is None for c in NEEDED),
+    reason="needs root and the packages slurm-wlm, munge, iproute2",
+)
+
+
+def script(name: str, *arguments: str) -> None:
+    environment = {**os.environ, "SL_NODES": "2", "SL_ID": "mm", "SL_CPUS": "2"}
+    subprocess.run([str(SCRIPTS / name), *arguments], env=environment, check=True, capture_output=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Path]:
+    """The folder of a cluster of two nodes, n1 and n2; munge wants every folder above its socket readable."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    folder.chmod(0o755)
+    os.environ["SL_DIR"] = str(folder)
+    os.environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
+    script("slurm-up.sh")
+    yield folder
+    script("slurm-down.sh")
+    shutil.rmtree(folder)
+    del os.environ["SLURM_CONF"], os.environ["SL_DIR"]
+
+
+def describe(folder: Path) -> Path:
+    """A cluster file: two nodes, one rank each."""
+    values = {
+        "nodes": 2,
+        "gpus_per_node": 0,
+        "ranks_per_node": 1,
+        "cpus_per_rank": 1,
+        "time": "20",
+        "partition": "main",
+        "signal_seconds": 30,
+        "python": sys.executable,
+        "environment": {**ranks.QUIET, "GREETING": "it's; $HOME"},
+    }
+    path = folder / "cluster.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def submit(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The job number of `mmscale launch … --submit`."""
+    _, config, target, *overrides = command(folder)
+    assert main(["launch", config, target, *overrides, "--cluster", str(describe(folder)), "--submit"]) == 0
+    return capsys.readouterr().out.strip()
+
+
+def wait(condition: Callable[[], bool], folder: Path, seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        log = folder / "slurm" / "mindmerger.mapping.log"
+        assert time.monotonic() < end, log.read_text() if log.is_file() else "the job never wrote its log"
+        time.sleep(0.2)
+
+
+def require_undisturbed(folder: Path, undisturbed: Path, job: str) -> None:
+    wait(lambda: slurm.state(job) in slurm.FINAL_STATES, folder)
+    log = (folder / "slurm" / "mindmerger.mapping.log").read_text()
+    assert slurm.state(job) == "COMPLETED", log
+    expected, found = final(undisturbed), final(folder)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert losses(folder) == losses(undisturbed)
+
+
+def test_two_nodes_train_as_two_ranks_and_a_signal_is_survived(cluster, undisturbed, tmp_path, capsys):
+    job = submit(tmp_path, capsys)
+    wait(lambda: reached(tmp_path, 12), tmp_path)
+    subprocess.run(["scancel", "--signal=USR1", job], check=True)
+    wait(lambda: "back in the queue" in (tmp_path / "slurm" / "mindmerger.mapping.log").read_text(), tmp_path)
+    saved = max(checkpoint._steps(stage(tmp_path) / "checkpoints"))
+    assert 12 <= saved < STEPS and losses(tmp_path)[-1][0] == saved
+    require_undisturbed(tmp_path, undisturbed, job)
+
+
+def test_preempted_by_a_higher_partition(cluster, undisturbed, tmp_path, capsys):
+    job = submit(tmp_path, capsys)
+    wait(lambda: reached(tmp_path, 12), tmp_path)
+    subprocess.run(
+        ["sbatch", "-p", "urgent", "-N", "2", "-n", "4", "--wrap", "sleep 2", "-o", "/dev/null"],
+        check=True,
+        capture_output=True,
+    )
+    require_undisturbed(tmp_path, undisturbed, job)
+    assert "SIGUSR1" in (tmp_path / "slurm" / "mindmerger.mapping.log").read_text()
+
+
+def test_a_node_loses_power(cluster, undisturbed, tmp_path, capsys):
+    job = submit(tmp_path, capsys)
+    wait(lambda: reached(tmp_path, 23), tmp_path)
+    script("slurm-node.sh", "crash", "n2")
+    wait(lambda: slurm.state(job) == "PENDING", tmp_path)
+    script("slurm-node.sh", "start", "n2")
+    require_undisturbed(tmp_path, undisturbed, job)
