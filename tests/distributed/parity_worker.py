@@ -49,8 +49,8 @@ def configuration(folder: Path, overrides: list[str]) -> RunConfig:
         "threads": 1,
         "recipes": {
             "question_alignment": {
-                "translation": stage("translation", translation, 2e-4),
-                "response": stage("problem", math, 2e-4),
+                "translation": stage("translation", translation, 5e-5),
+                "response": stage("problem", math, 5e-5),
             },
             "mindmerger": {
                 "mapping": stage("translation", "mapping", 1e-3),

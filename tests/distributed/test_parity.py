@@ -27,7 +27,7 @@ STAGES = (
     "mindmerger.augmentation",
 )
 RELATIVE = 1e-5
-WEIGHTS = 2e-4
+WEIGHTS = 2e-5
 """AdamW divides by the root of the second moment: an entry whose gradient is rounding alone moves by its learning rate
 times noise, so weights agree less closely than losses do."""
 
