@@ -27,6 +27,15 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`below` with the keys of `above` in place of its own; mappings in both are laid over each other in turn."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = laid_over(merged[key], value) if both else value
+    return merged
+
+
 def _below(annotation: Any, key: int | str) -> Any:
     """The type that stands behind `key` in a value of type `annotation`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mmscale.config.base import Config, LanguageCodes, validation_sentence
+from mmscale.config.base import Config, LanguageCodes, laid_over, validation_sentence
 from mmscale.config.evaluation import EvaluationConfig, ProxyConfig
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.config.parallel import ParallelConfig
@@ -74,14 +74,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
 def read_with_parent(path: Path) -> dict[str, Any]:
     """The YAML at `path` laid over the file its `extends` key names (relative to it), if any."""
     values = read_yaml(path)
@@ -91,7 +83,7 @@ def read_with_parent(path: Path) -> dict[str, Any]:
     above = path.parent / str(parent)
     if not above.is_file():
         raise UserError(f"{path}: extends: {parent} is not a file beside it; correct the name")
-    return _merge(read_with_parent(above), values)
+    return laid_over(read_with_parent(above), values)
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

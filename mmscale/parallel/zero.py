@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from mmscale.config.base import laid_over
 from mmscale.config.parallel import OffloadConfig, ZeroConfig
 from mmscale.config.training import StageConfig
 from mmscale.parallel.layout import Layout
@@ -48,7 +49,7 @@ def deepspeed_json(zero: ZeroConfig, stage: StageConfig, ranks: int) -> dict[str
         "steps_per_print": 1 << 30,
         "wall_clock_breakdown": False,
     }
-    return _laid_over(values, zero.extra)
+    return laid_over(values, zero.extra)
 
 
 def _offload(config: OffloadConfig) -> dict[str, Any]:
@@ -56,14 +57,6 @@ def _offload(config: OffloadConfig) -> dict[str, Any]:
     if config.device == "nvme":
         values["nvme_path"] = config.nvme_path
     return values
-
-
-def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _laid_over(merged[key], value) if both else value
-    return merged
 
 
 @contextlib.contextmanager
