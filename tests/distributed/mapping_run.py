@@ -22,6 +22,7 @@ def command(folder: Path, *more: str) -> list[str]:
         f"{STAGE}.log_every_steps": 1,
         f"{STAGE}.save_every_steps": 10,
         f"{STAGE}.packing.global_batch_size": 6,
+        f"{STAGE}.optimizer.learning_rate": 1e-3,  # low enough not to magnify rounding
         f"{STAGE}.data.0.limit_per_language": 100,
     }
     overrides = [f"{key}={value}" for key, value in settings.items()]
