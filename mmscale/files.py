@@ -55,15 +55,19 @@ def write_json(path: Path, value: Any) -> None:
         handle.write("\n")
 
 
-def temporary_directory(path: Path, make: bool = True) -> Path:
-    """The neighbour of `path` that is filled before `publish_directory`; made anew and empty unless told not to."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    if make:
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        except OSError as error:
-            raise _cannot_write(path, error) from error
+def temporary_path(path: Path) -> Path:
+    """The neighbour of `path` that is filled before `publish_directory`."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def make_temporary(path: Path) -> Path:
+    """The temporary neighbour of `path`, made anew and empty."""
+    temporary = temporary_path(path)
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
     return temporary
 
 
@@ -76,15 +80,18 @@ def sync_tree(folder: Path, names: Iterable[str]) -> None:
 
 
 def publish_directory(temporary: Path, path: Path) -> None:
-    """Rename a filled, synced folder to `path`, in place of what stood there."""
+    """Rename a filled, synced folder to `path`, in place of what stood there; UserError when it cannot be."""
     previous = path.with_name(f".{path.name}.previous")
-    _sync_directory(temporary)
-    shutil.rmtree(previous, ignore_errors=True)
-    if path.exists():
-        os.rename(path, previous)
-    os.rename(temporary, path)
-    _sync_directory(path.parent)
-    shutil.rmtree(previous, ignore_errors=True)
+    try:
+        _sync_directory(temporary)
+        shutil.rmtree(previous, ignore_errors=True)
+        if path.exists():
+            os.rename(path, previous)
+        os.rename(temporary, path)
+        _sync_directory(path.parent)
+        shutil.rmtree(previous, ignore_errors=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
@@ -93,7 +100,7 @@ def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
     A reader sees the old directory or the new one. Should the process die between the two renames,
     `recover_directory` puts the old one back.
     """
-    temporary = temporary_directory(path)
+    temporary = make_temporary(path)
     try:
         fill(temporary)
         sync_tree(temporary, (str(p.relative_to(temporary)) for p in sorted(temporary.rglob("*")) if p.is_file()))

@@ -11,6 +11,7 @@ from mmscale.config.run import RunConfig, dump_run
 from mmscale.errors import unknown_name
 from mmscale.files import atomic_write
 from mmscale.methods import Method, method
+from mmscale.methods.base import StageSpec
 from mmscale.methods.recipe import check
 from mmscale.methods.stages import StagePlace
 from mmscale.parallel import slurm
@@ -28,7 +29,7 @@ class Job:
     text: str
 
 
-def wanted_stages(run: RunConfig, target: str) -> list[tuple[Method, str]]:
+def wanted_stages(run: RunConfig, target: str) -> list[tuple[Method, StageSpec]]:
     """The stages of "METHOD", or of "METHOD.STAGE" that one alone; UserError when there is no such thing."""
     check(run)
     name, _, stage = target.partition(".")
@@ -38,7 +39,7 @@ def wanted_stages(run: RunConfig, target: str) -> list[tuple[Method, str]]:
     names = [spec.name for spec in chosen.stages]
     if stage and stage not in names:
         raise unknown_name(f"stage of {name}", stage, names)
-    return [(chosen, found) for found in names if not stage or found == stage]
+    return [(chosen, spec) for spec in chosen.stages if stage in ("", spec.name)]
 
 
 def jobs(run: RunConfig, target: str, cluster: ClusterConfig) -> list[Job]:
@@ -47,9 +48,8 @@ def jobs(run: RunConfig, target: str, cluster: ClusterConfig) -> list[Job]:
     folder = run.directory.resolve() / "slurm"
     resolved = folder / "run.yaml"
     made = []
-    for chosen, stage in wanted_stages(run, target):
-        spec = next(s for s in chosen.stages if s.name == stage)
-        name = f"{chosen.name}.{stage}"
+    for chosen, spec in wanted_stages(run, target):
+        name = f"{chosen.name}.{spec.name}"
         log = folder / f"{name}.log"
         text = slurm.render(
             "train",
@@ -70,7 +70,8 @@ def submit(run: RunConfig, made: list[Job]) -> list[str]:
         handle.write(dump_run(absolute))
     numbers: list[str] = []
     for job in made:
-        slurm.write_script(job.text, job.script)
+        with atomic_write(job.script) as handle:
+            handle.write(job.text)
         numbers.append(slurm.submit(job.script, numbers[-1] if numbers else None))
         say(f"{job.place.title}: job {numbers[-1]}, log {job.log}")
     return numbers

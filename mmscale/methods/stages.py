@@ -87,9 +87,7 @@ def fingerprint(place: StagePlace, start: ModelParts) -> str:
 
 def run_stage(place: StagePlace, start: ModelParts, layout: Layout) -> ModelParts:
     """Train (or go on training, or take as finished) a stage; the parts of the model it made. All ranks call it."""
-    if layout.is_first:
-        recover_directory(place.model)
-    layout.barrier()
+    layout.on_first(lambda: recover_directory(place.model))
     print_of_start = fingerprint(place, start)
     if (place.model / FINGERPRINT_FILE).is_file():
         made = json.loads((place.model / FINGERPRINT_FILE).read_text(encoding="utf-8"))["fingerprint"]
@@ -107,8 +105,8 @@ def _train(place: StagePlace, start: ModelParts, print_of_start: str, layout: La
         raise UserError(
             f"{place.method.name} needs an encoder: add an encoder section with a path to the configuration"
         )
-    with partitioned_loading(zero, config, layout):
-        model, encoder_tokenizer = assemble(start, layout.device, place.run.seed)
+    loading = partitioned_loading(zero, config, layout)
+    model, encoder_tokenizer = assemble(start, layout.device, place.run.seed, loading)
     make_trainable(model.language_model, config.gradient_checkpointing, frozen=trains_mapping)
     if model.mapping is not None:
         model.mapping.requires_grad_(trains_mapping).train()
@@ -121,8 +119,7 @@ def _train(place: StagePlace, start: ModelParts, print_of_start: str, layout: La
         encoder_tokenizer,
     )
     data = tokenize_stage(train, dev, tokenize, model.language_model.context_length)
-    if layout.is_first:
-        write_json(place.folder / "data.json", [account.summary() for account in accounts])
+    layout.on_first(lambda: write_json(place.folder / "data.json", [account.summary() for account in accounts]))
     torch.manual_seed(place.run.seed)
     engine = make_engine(CausalObjective(model), config, zero, layout)
     scored = _task_accuracy(place, model, encoder_tokenizer) if config.evaluate_task else None
@@ -139,9 +136,7 @@ def _train(place: StagePlace, start: ModelParts, print_of_start: str, layout: La
         scored,
     )
     chosen = trainer.run()
-    if layout.is_first:
-        _write_model(place, start, model, SavedState(chosen), print_of_start)
-    layout.barrier()
+    layout.on_first(lambda: _write_model(place, start, model, SavedState(chosen), print_of_start))
     return read_parts(str(place.model))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,19 @@ def _beside_path(path: str | None, folder: Path) -> str | None:
     return path if path is None or Path(path).is_absolute() else str(folder / path)
 
 
-def assemble(parts: ModelParts, device: torch.device, seed: int = 0) -> tuple[MergedModel, FamilyTokenizer | None]:
+def assemble(
+    parts: ModelParts,
+    device: torch.device,
+    seed: int = 0,
+    llm_loading: AbstractContextManager[None] | None = None,
+) -> tuple[MergedModel, FamilyTokenizer | None]:
     """The model and, when it has an encoder, the encoder's tokenizer; everything frozen, in evaluation mode.
 
-    A new mapping is initialised from `seed`, the same whatever was loaded before it and however.
+    A new mapping is initialised from `seed`, the same whatever was loaded before it and however. The LLM is
+    loaded inside `llm_loading`, which may send its shards elsewhere.
     """
-    language_model = load_language_model(parts.language_model, device)
+    with llm_loading or nullcontext():
+        language_model = load_language_model(parts.language_model, device)
     if parts.encoder is None:
         model = MergedModel(language_model)
         freeze(model)

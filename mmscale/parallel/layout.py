@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from mmscale.errors import UserError
-from mmscale.parallel.world import World
+from mmscale.parallel.world import World, free_port
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,16 @@ class Layout:
     def barrier(self) -> None:
         self.gather(0)
 
+    def on_first(self, action: Callable[[], object]) -> None:
+        """Let the first rank do something while the others wait; its UserError is raised on every rank."""
+        problem = None
+        if self.is_first:
+            try:
+                action()
+            except UserError as error:
+                problem = str(error)
+        self.agree(problem)
+
     def agree(self, problem: str | None) -> None:
         """UserError on every rank when any of them has a problem; ranks must not part ways."""
         problems = [(rank, text) for rank, text in enumerate(self.gather(problem)) if text]
@@ -77,17 +87,18 @@ def process_groups(
     if world.size == 1 and not even_alone:
         yield Layout(device)
         return
+    port = world.port if world.size > 1 else free_port()
     try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            init_method=f"tcp://{world.address}:{world.port}",
+            init_method=f"tcp://{world.address}:{port}",
             rank=world.rank,
             world_size=world.size,
             timeout=datetime.timedelta(minutes=timeout_minutes),
         )
     except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
         raise UserError(
-            f"rank {world.rank} of {world.size} cannot meet the others at {world.address}:{world.port} "
+            f"rank {world.rank} of {world.size} cannot meet the others at {world.address}:{port} "
             f"({str(error).splitlines()[0]}): free that port or set MASTER_PORT, and check that the host is reachable"
         ) from error
     try:

@@ -14,7 +14,6 @@ import jinja2
 
 from mmscale.config.cluster import ClusterConfig
 from mmscale.errors import UserError
-from mmscale.files import atomic_write
 from mmscale.progress import say
 
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL"})
@@ -40,12 +39,6 @@ def _quoted(value: object) -> str:
     if "\n" in text or "\r" in text:
         raise UserError(f"{text!r} has a line break, which no batch script option can hold: take it out")
     return shlex.quote(text)
-
-
-def write_script(text: str, path: Path) -> Path:
-    with atomic_write(path) as handle:
-        handle.write(text)
-    return path
 
 
 def submit(script: Path, after: str | None = None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from mmscale.config.base import laid_over
 from mmscale.config.parallel import OffloadConfig, ZeroConfig
 from mmscale.config.training import StageConfig
+from mmscale.parallel.extensions import load_operations
 from mmscale.parallel.layout import Layout
 
 
@@ -65,7 +66,7 @@ def partitioned_loading(zero: ZeroConfig, stage: StageConfig, layout: Layout) ->
     if zero.stage != 3:
         yield
         return
-    start_deepspeed(layout)
+    start_deepspeed(zero, layout)
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
     alive = HfDeepSpeedConfig(deepspeed_json(zero, stage, layout.data_size))
@@ -76,11 +77,15 @@ def partitioned_loading(zero: ZeroConfig, stage: StageConfig, layout: Layout) ->
         unset_hf_deepspeed_config()
 
 
-def start_deepspeed(layout: Layout) -> Any:
+def start_deepspeed(zero: ZeroConfig, layout: Layout) -> Any:
     """The deepspeed module, talking over the process group that is already there."""
     if layout.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it chooses once, at import
     import deepspeed  # late: its import takes seconds
 
+    wanted = ["ShareMemCommBuilder"] if layout.device.type == "cpu" else []
+    if "nvme" in (zero.offload_optimizer.device, zero.offload_parameters.device):
+        wanted.append("AsyncIOBuilder")
+    load_operations(deepspeed, wanted)
     deepspeed.init_distributed(dist_init_required=None, auto_mpi_discovery=False, verbose=False)
     return deepspeed

@@ -8,6 +8,7 @@ makes the tokenizer, `llm` (0.9M parameters), `large_llm` (the base that proxy-t
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class TranslationObjective:
 
     def __init__(self, model: T5ForConditionalGeneration) -> None:
         self.module: nn.Module = model
+        self.in_step: Sequence[nn.Module] = [model]
         self.model = model
 
     def loss_sum(self, row: PackedRow) -> Tensor:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmscale.errors import UserError
-from mmscale.files import publish_directory, sha256, sync_tree, temporary_directory, write_json
+from mmscale.files import make_temporary, publish_directory, sha256, sync_tree, temporary_path, write_json
 from mmscale.parallel.layout import Layout
 from mmscale.progress import say
 from mmscale.training.engines.base import Engine
@@ -57,8 +57,8 @@ def save(folder: Path, engine: Engine, state: TrainingState, layout: Layout, kee
     and renames. Raises UserError on every rank when one could not write.
     """
     path = step_directory(folder, state.step)
-    target = temporary_directory(path, make=layout.is_first)
-    layout.agree(None)
+    target = temporary_path(path)
+    layout.on_first(lambda: make_temporary(path))
     hashes: dict[str, str] = {}
     problem = None
     try:
@@ -81,11 +81,13 @@ def save(folder: Path, engine: Engine, state: TrainingState, layout: Layout, kee
             shutil.rmtree(target, ignore_errors=True)
         raise
     gathered = layout.gather(hashes)
-    if layout.is_first:
+
+    def publish() -> None:
         write_json(target / _MANIFEST, {name: value for part in gathered for name, value in part.items()})
         publish_directory(target, path)
         _prune(folder, keep, state.best_step)
-    layout.barrier()
+
+    layout.on_first(publish)
     return path
 
 
@@ -160,9 +162,3 @@ def _require_same_parameters(path: Path, saved: SavedState, engine: Engine) -> N
             raise UserError(
                 f"{path} is of another model: {name} has shape {list(saved.shapes[name])} there and {list(shape)} here"
             )
-
-
-def load_parameters(path: Path) -> dict[str, Tensor]:
-    """The trained tensors of a checkpoint alone, whole."""
-    saved = SavedState(path)
-    return {name: saved.parameter(name) for name in saved.shapes}

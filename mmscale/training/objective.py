@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch.nn.functional as F
@@ -15,6 +16,11 @@ class Objective(Protocol):
     """A loss on packed rows, and the module whose trainable parameters it moves."""
 
     module: nn.Module
+    in_step: Sequence[nn.Module]
+    """The parts of `module` that every rank calls equally often and in the same order, whatever its rows hold.
+
+    ZeRO-3 gathers parameters at each call, so it may partition these alone: it would wait for ever in another.
+    """
 
     def loss_sum(self, row: PackedRow) -> Tensor:
         """Summed loss (float32 scalar) over the row's target tokens."""
@@ -26,6 +32,8 @@ class CausalObjective:
 
     def __init__(self, model: MergedModel) -> None:
         self.module: nn.Module = model
+        # the frozen encoder runs once for each group of about equal lengths: whole on every rank
+        self.in_step: Sequence[nn.Module] = [part for part in (model.language_model, model.mapping) if part is not None]
         self.model = model
 
     def loss_sum(self, row: PackedRow) -> Tensor:

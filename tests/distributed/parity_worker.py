@@ -15,7 +15,6 @@ from mmscale.cli.devices import joined
 from mmscale.config.run import RunConfig, apply_overrides, parse_run
 from mmscale.methods import METHODS
 from mmscale.methods.recipe import train_method
-from mmscale.models.merge import MergedModel
 from mmscale.training.engines import zero
 from mmscale.training.trainer import Trainer
 
@@ -67,7 +66,7 @@ def account(trainer: Trainer) -> dict[str, object]:
     named = dict(trainer.engine.shapes())
     kept: dict[str, object] = {"trainable": len(named), "data_size": trainer.layout.data_size}
     if isinstance(engine, zero.ZeroEngine):
-        model: MergedModel = engine.engine.module.module  # type: ignore[assignment]
+        model = engine.engine.module
         frozen = [p for p in model.parameters() if not p.requires_grad]
         kept["frozen_gradients"] = sum(p.grad is not None for p in frozen)
         kept["optimizer_elements"] = sum(flat.numel() for flat in engine._flat_partitions())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +40,39 @@ def test_a_time_limit_stops_and_another_number_of_ranks_goes_on(tmp_path, undist
     assert len(losses(tmp_path)) == STEPS
     for (_, expected), (_, found) in zip(losses(undisturbed), losses(tmp_path), strict=True):
         assert found == pytest.approx(expected, rel=1e-5)
+
+
+def until_step(folder: Path, step: int, layout: tuple[int, int]) -> None:
+    """Train under (ZeRO stage, ranks) and stop by a signal once a step is reached."""
+    zero, count = layout
+    # no parameter of a model this small would be partitioned at DeepSpeed's default threshold
+    settings = (f"parallel.zero.stage={zero}", "parallel.zero.persistence_threshold=0")
+    started = ranks.start(count, command(folder, *settings))
+    ranks.wait_for(lambda: reached(folder, step), started)
+    started[-1].send_signal(signal.SIGTERM)
+    codes = ranks.finish(started)
+    assert [code for code, _ in codes] == [0] * count, codes
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((3, 2), [(1, 2), (2, 3), (3, 3), (0, 1)]), ((1, 3), [(3, 2)])],
+    ids=["ZeRO-3", "ZeRO-1"],
+)
+def test_a_checkpoint_goes_on_under_any_stage_and_number_of_ranks(tmp_path, before, after):
+    """The steps after it, from moments and weights alike, are those of the layout that wrote it."""
+    pytest.importorskip("deepspeed", reason="extra deepspeed")
+    start = tmp_path / "start"
+    until_step(start, 8, before)
+    begin = len(losses(start))
+    found = {}
+    for layout in (before, *after):
+        folder = tmp_path / f"zero{layout[0]}-ranks{layout[1]}"
+        shutil.copytree(start, folder)
+        until_step(folder, begin + 3, layout)
+        found[layout] = [loss for _, loss in losses(folder)[begin : begin + 3]]
+    for layout in after:
+        assert found[layout] == pytest.approx(found[before], rel=1e-6), f"{before} to {layout}"
 
 
 def test_a_dead_rank_ends_the_others_with_one_sentence_and_the_run_goes_on(tmp_path, undisturbed):

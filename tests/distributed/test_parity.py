@@ -6,9 +6,6 @@ Each launch trains all four stages of question alignment and MindMerger: a run o
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from mmscale.training.metrics import read_metrics
+from tests.distributed import ranks
 from tests.distributed.parity_worker import STEPS
 
 pytest.importorskip("deepspeed", reason="extra deepspeed")
-ROOT = Path(__file__).resolve().parents[2]
 STAGES = (
     "question_alignment.translation",
     "question_alignment.response",
@@ -32,15 +29,9 @@ WEIGHTS = 2e-5
 times noise, so weights agree less closely than losses do."""
 
 
-def launch(folder: Path, ranks: int, *overrides: str) -> Path:
-    worker = [str(ROOT / "tests/distributed/parity_worker.py"), str(folder), *overrides]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
-    environment["PYTHONWARNINGS"] = "ignore::FutureWarning"
+def launch(folder: Path, count: int, *overrides: str) -> Path:
     folder.mkdir(parents=True)
-    command = [*torchrun, *worker] if ranks > 1 else [sys.executable, *worker]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    ranks.run(count, ["tests/distributed/parity_worker.py", str(folder), *overrides])
     return folder
 
 
@@ -74,21 +65,21 @@ def require_parity(one: Path, other: Path) -> None:
             assert torch.allclose(left[name].float(), right[name].float(), rtol=1e-4, atol=WEIGHTS), f"{stage}: {name}"
 
 
-@pytest.mark.parametrize(("ranks", "stage"), [(2, 0), (2, 1), (2, 2), (2, 3), (4, 3)], ids=lambda value: str(value))
-def test_many_ranks_train_as_one(one, tmp_path, ranks, stage):
+@pytest.mark.parametrize(("count", "stage"), [(2, 0), (2, 1), (2, 2), (2, 3), (4, 3)], ids=lambda value: str(value))
+def test_many_ranks_train_as_one(one, tmp_path, count, stage):
     # no parameter of a model this small would be partitioned at DeepSpeed's default threshold
     settings = (f"parallel.zero.stage={stage}", "parallel.zero.persistence_threshold=0")
-    run = launch(tmp_path / "run", ranks, *settings)
+    run = launch(tmp_path / "run", count, *settings)
     require_parity(one, run)
-    accounts = [json.loads((run / f"account-{rank}.json").read_text()) for rank in range(ranks)]
+    accounts = [json.loads((run / f"account-{rank}.json").read_text()) for rank in range(count)]
     for account in accounts:
         for kept in account.values():
-            assert kept["data_size"] == ranks
+            assert kept["data_size"] == count
             if stage:
-                share = kept["trainable_elements"] / ranks
+                share = kept["trainable_elements"] / count
                 assert kept["frozen_gradients"] == 0
                 assert share <= kept["optimizer_elements"] < 1.02 * share + 64, (
                     "frozen parameters have no optimizer state"
                 )
             if stage == 3:
-                assert kept["held_elements"] < 1.01 * kept["all_elements"] / ranks + 64
+                assert kept["held_elements"] < 1.01 * kept["all_elements"] / count + 64

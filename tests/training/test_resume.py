@@ -21,6 +21,7 @@ from mmscale.errors import UserError
 from mmscale.parallel.layout import Layout
 from mmscale.training import checkpoint
 from mmscale.training.engines.local import LocalEngine
+from mmscale.training.fragments import SavedState
 from mmscale.training.metrics import read_metrics
 from mmscale.training.objective import CausalObjective
 from mmscale.training.trainer import Trainer, TrainingData
@@ -54,7 +55,8 @@ def make_trainer(folder: Path, merged: bool = True, seed: int = 1, fingerprint: 
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load_parameters(path)
+    saved = SavedState(path)
+    return {name: saved.parameter(name) for name in saved.shapes}
 
 
 def same(a: Path, b: Path) -> bool:

@@ -42,13 +42,13 @@ class LocalEngine:
 
     def train_step(self, rows: Sequence[PackedRow], learning_rate: float) -> StepResult:
         target_tokens = int(self.layout.sum([sum(row.target_tokens for row in rows)])[0])
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=self.layout.device)  # read once, after the last row
         self.optimizer.zero_grad(set_to_none=True)
         for row in rows:
             with self._precision():
                 loss = self.objective.loss_sum(row.to(self.layout.device)) / target_tokens
             loss.backward()
-            total += loss.detach().double().cpu()
+            total += loss.detach()
         self._sum_gradients()
         mean = self.layout.sum([float(total)])[0]
         norm = float(torch.nn.utils.clip_grad_norm_(self._named.values(), self.config.optimizer.max_gradient_norm))

@@ -28,12 +28,15 @@ from mmscale.training.objective import Objective
 
 
 class _Loss(nn.Module):
-    """An objective as the module DeepSpeed wraps: its hooks gather parameters around submodules' forwards."""
+    """An objective as the module DeepSpeed wraps: its hooks gather parameters around submodules' forwards.
+
+    A frozen part that ranks call unequally often stays out of it, whole and as it was loaded.
+    """
 
     def __init__(self, objective: Objective) -> None:
         super().__init__()
-        self.module = objective.module
-        self._objective = [objective]  # in a list, so that the module is registered once
+        self.parts = nn.ModuleList(objective.in_step)
+        self._objective = [objective]  # in a list, so that nothing else is registered
 
     def forward(self, row: PackedRow) -> Tensor:
         return self._objective[0].loss_sum(row)
@@ -43,7 +46,7 @@ class ZeroEngine:
     """Optimizer state (1), gradients (2) and parameters (3) partitioned over the data-parallel ranks."""
 
     def __init__(self, objective: Objective, config: StageConfig, zero: ZeroConfig, layout: Layout) -> None:
-        deepspeed = start_deepspeed(layout)
+        deepspeed = start_deepspeed(zero, layout)
         self.layout, self.stage = layout, zero.stage
         self._named = trainable(objective)
         self.engine, _, _, _ = deepspeed.initialize(
@@ -57,14 +60,14 @@ class ZeroEngine:
         target_tokens = int(self.layout.sum([sum(row.target_tokens for row in rows)])[0])
         share = self.layout.data_size / target_tokens  # DeepSpeed takes the mean over ranks; the loss is a sum
         set_learning_rate(self.engine.optimizer, learning_rate)
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self.layout.device)  # read once, after the last row
         for number, row in enumerate(rows):
             self.engine.set_gradient_accumulation_boundary(number == len(rows) - 1)
             loss = self.engine(row.to(self.layout.device)) * share
             self.engine.backward(loss, scale_wrt_gas=False)
-            total += float(loss.detach()) / self.layout.data_size
+            total += loss.detach() / self.layout.data_size
         self.engine.step()
-        mean = self.layout.sum([total])[0]
+        mean = self.layout.sum([float(total)])[0]
         norm = float(self.engine.get_global_grad_norm() or 0.0)
         if self.engine.optimizer.overflow or not torch.isfinite(torch.tensor([mean, norm])).all():
             raise NonFiniteLoss(f"loss {mean}, gradient norm {norm}")
