@@ -1,4 +1,4 @@
-"""`mmscale launch`: a method as Slurm jobs."""
+"""`mmscale launch`: methods as Slurm jobs."""
 
 from __future__ import annotations
 
@@ -9,24 +9,32 @@ import typer
 
 def launch(
     config: Annotated[str, typer.Argument(help="YAML file, or the name of one that ships with mmscale")],
-    target: Annotated[str, typer.Argument(help="METHOD, or METHOD.STAGE")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[METHOD[.STAGE]|KEY=VALUE]...", help="all methods of the configuration without one"),
+    ] = None,
     cluster: Annotated[str, typer.Option(help="YAML file that describes the cluster")] = "configs/cluster/h100.yaml",
-    submit: Annotated[bool, typer.Option("--submit", help="submit the jobs; without it they are only shown")] = False,
+    show: Annotated[bool, typer.Option("--print", help="show the batch scripts and do nothing (the default)")] = False,
+    submit: Annotated[bool, typer.Option("--submit", help="submit the jobs")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="submit, then follow state and loss to the end")] = False,
 ) -> None:
-    """Write the batch scripts of a method's stages, one job a stage, each after the one before.
+    """Write the batch scripts of methods, one job a stage, each after the method's one before.
 
-    Example: `mmscale launch configs/mindmerger/llama2-70b-mt5-xl.yaml mindmerger --cluster configs/cluster/h100.yaml`
+    Example: `mmscale launch configs/mindmerger/llama2-70b-mt5-xl.yaml --cluster configs/cluster/h100.yaml --submit`
 
     A job that is signalled, preempted or loses a node saves, goes back into the queue and continues.
     """
     from mmscale.config.cluster import load_cluster
     from mmscale.config.run import load_run
+    from mmscale.errors import UserError
     from mmscale.methods import launching
 
-    run, described = load_run(config, overrides or []), load_cluster(cluster)
-    made = launching.jobs(run, target, described)
+    if show and (submit or watch):
+        raise UserError("--print only shows the batch scripts: leave it out to submit them")
+    overrides = [word for word in words or [] if "=" in word]
+    targets = [word for word in words or [] if "=" not in word]
+    run, described = load_run(config, overrides), load_cluster(cluster)
+    made = launching.jobs(run, targets, described)
     if not (submit or watch):
         for job in made:
             print(f"# {job.script}\n{job.text}")

@@ -1,8 +1,9 @@
-"""A method's stages as Slurm jobs, each after the one before; and watching them."""
+"""Methods as Slurm jobs, one a stage, each after the method's one before; and watching them."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,6 @@ class Job:
 
 def wanted_stages(run: RunConfig, target: str) -> list[tuple[Method, StageSpec]]:
     """The stages of "METHOD", or of "METHOD.STAGE" that one alone; UserError when there is no such thing."""
-    check(run)
     name, _, stage = target.partition(".")
     if name not in run.recipes:
         raise unknown_name("method of this configuration", name, run.recipes)
@@ -42,13 +42,17 @@ def wanted_stages(run: RunConfig, target: str) -> list[tuple[Method, StageSpec]]
     return [(chosen, spec) for spec in chosen.stages if stage in ("", spec.name)]
 
 
-def jobs(run: RunConfig, target: str, cluster: ClusterConfig) -> list[Job]:
-    """What is submitted for a method or a stage. The resolved configuration lies beside the scripts, so that a change of
-    the file it came from does not reach a job that is already waiting."""
+def jobs(run: RunConfig, targets: Sequence[str], cluster: ClusterConfig) -> list[Job]:
+    """What is submitted for methods or stages; for all methods of the run when none is named.
+
+    The resolved configuration lies beside the scripts, so that a change of the file it came from does not reach a
+    job that is already waiting.
+    """
+    check(run)
     folder = run.directory.resolve() / "slurm"
     resolved = folder / "run.yaml"
     made = []
-    for chosen, spec in wanted_stages(run, target):
+    for chosen, spec in [found for target in targets or run.recipes for found in wanted_stages(run, target)]:
         name = f"{chosen.name}.{spec.name}"
         log = folder / f"{name}.log"
         text = slurm.render(
@@ -64,15 +68,18 @@ def jobs(run: RunConfig, target: str, cluster: ClusterConfig) -> list[Job]:
 
 
 def submit(run: RunConfig, made: list[Job]) -> list[str]:
-    """Write scripts and configuration, submit all in a chain; their job numbers."""
+    """Write scripts and configuration, submit each method's stages in a chain; the job numbers."""
     absolute = run.model_copy(update={"output_dir": str(run.directory.resolve())})
     with atomic_write(made[0].script.parent / "run.yaml") as handle:
         handle.write(dump_run(absolute))
     numbers: list[str] = []
+    last: dict[str, str] = {}
     for job in made:
         with atomic_write(job.script) as handle:
             handle.write(job.text)
-        numbers.append(slurm.submit(job.script, numbers[-1] if numbers else None))
+        name = job.place.method.name
+        last[name] = slurm.submit(job.script, after=last.get(name))
+        numbers.append(last[name])
         say(f"{job.place.title}: job {numbers[-1]}, log {job.log}")
     return numbers
 

@@ -43,7 +43,9 @@ def _quoted(value: object) -> str:
 
 def submit(script: Path, after: str | None = None) -> str:
     """The job number of a submitted script; it starts when job `after` has succeeded."""
-    command = ["sbatch", "--parsable", *([f"--dependency=afterok:{after}"] if after else []), str(script)]
+    # should that one fail, this one is cancelled instead of waiting for ever
+    chained = [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"] if after else []
+    command = ["sbatch", "--parsable", *chained, str(script)]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError as error:

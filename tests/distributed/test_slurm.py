@@ -122,3 +122,32 @@ def test_a_node_loses_power(cluster, undisturbed, tmp_path, capsys):
     wait(lambda: slurm.state(job) == "PENDING", tmp_path)
     script("slurm-node.sh", "start", "n2")
     require_undisturbed(tmp_path, undisturbed, job)
+
+
+def watch(folder: Path, *overrides: str) -> int:
+    """`mmscale launch … mindmerger --watch` of both stages, four steps each."""
+    _, config, _, *settings = command(folder)
+    steps = [f"recipes.mindmerger.{name}.steps=4" for name in ("mapping", "augmentation")]
+    return main(
+        ["launch", config, "mindmerger", *settings, *steps, *overrides, "--cluster", str(describe(folder)), "--watch"]
+    )
+
+
+def test_watched_stages_run_one_after_the_other(cluster, tmp_path, capsys):
+    assert watch(tmp_path) == 0
+    said = capsys.readouterr().err
+    assert said.index("MindMerger: mapping: completed") < said.index("MindMerger: augmentation: completed")
+    assert (stage(tmp_path).parent / "mindmerger.augmentation" / "model" / "mapping.safetensors").is_file()
+
+
+def test_a_failed_stage_ends_the_watch_and_the_chain(cluster, tmp_path, capsys):
+    assert watch(tmp_path, "recipes.mindmerger.mapping.packing.row_tokens=16") == 1
+    assert "MindMerger: mapping: failed" in capsys.readouterr().err
+    log = (tmp_path / "slurm" / "mindmerger.mapping.log").read_text().replace("\n", " ")
+    assert "packing.row_tokens is 16: raise it above that" in log
+    wait(lambda: "JobState=CANCELLED" in jobs_called("mindmerger.augmentation"), tmp_path)
+
+
+def jobs_called(name: str) -> str:
+    done = subprocess.run(["scontrol", "show", "jobs", "-o"], capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if f"{name} " in line][-1]
