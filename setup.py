@@ -37,6 +37,7 @@ setup(
     extras_require={
         "gpu": ["flash-attn>=2.6; platform_system == 'Linux'"],
         "deepspeed": ["deepspeed>=0.17", "accelerate>=1.1"],  # transformers loads ZeRO-3 models through accelerate
+        "tensor-parallel": ["megatron-core>=0.16", "accelerate>=1.1"],
         "mpi": ["mpi4py>=4.0"],
         "tracking": ["tensorboard>=2.15"],
         "dev": [
@@ -51,6 +52,7 @@ setup(
             "psutil>=5.9",
             "deepspeed>=0.17",
             "accelerate>=1.1",
+            "megatron-core>=0.16",
             "mpi4py>=4.0",
             "mpich>=4.2; platform_system == 'Linux'",
         ],

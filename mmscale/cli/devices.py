@@ -41,7 +41,8 @@ def joined(parallel: ParallelConfig) -> Iterator[Layout]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     progress.console.quiet = world.rank != 0
-    with process_groups(world, device, parallel.timeout_minutes, parallel.zero.stage > 0) as layout:
+    minutes, degree = parallel.timeout_minutes, parallel.tensor_parallel_size
+    with process_groups(world, device, minutes, degree, even_alone=parallel.zero.stage > 0) as layout:
         try:
             yield layout
         except Interrupted:

@@ -74,6 +74,9 @@ class InterruptionConfig(Config):
 class ParallelConfig(Config):
     """The spread of one run; the number of ranks comes from the launcher."""
 
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """Ranks that share each layer of the LLM (Shoeybi et al. 2019, arXiv 1909.08053), neighbours within a node; the
+    others share the examples."""
     zero: ZeroConfig = ZeroConfig()
     interruption: InterruptionConfig = InterruptionConfig()
     timeout_minutes: float = Field(default=30, gt=0)

@@ -23,6 +23,7 @@ from mmscale.evaluation.solving import Solver, answer, judge
 from mmscale.models.assembly import ModelParts, assemble, provenance
 from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.merge import MergedModel
+from mmscale.parallel.layout import Layout
 
 DEFAULT_PROMPT = "alpaca"
 
@@ -40,7 +41,7 @@ def _fingerprint(parts: ModelParts, *more: object) -> str:
 
 def model_solver(title: str, parts: ModelParts, prompt: str | None, device: torch.device) -> Solver:
     """One model, asked by a template (by default the one it was trained with)."""
-    model, encoder_tokenizer = assemble(parts, device)
+    model, encoder_tokenizer = assemble(parts, Layout(device))
     name = prompt or parts.prompt or DEFAULT_PROMPT
     return solver_in_memory(title, model, encoder_tokenizer, name, _fingerprint(parts, name))
 
@@ -84,7 +85,7 @@ def proxy_solver(
             f"expert and anti-expert are the same model ({expert.language_model.path}): their difference is zero"
         )
     parts = (base, expert, antiexpert)
-    models = [assemble(part, device) for part in parts]
+    models = [assemble(part, Layout(device)) for part in parts]
     lms = [model.language_model for model, _ in models]
     for lm, what in zip(lms[1:], ("expert", "anti-expert"), strict=True):
         require_same_vocabulary(lms[0].tokenizer, lm.tokenizer, what)

@@ -106,7 +106,7 @@ def _train(place: StagePlace, start: ModelParts, print_of_start: str, layout: La
             f"{place.method.name} needs an encoder: add an encoder section with a path to the configuration"
         )
     loading = partitioned_loading(zero, config, layout)
-    model, encoder_tokenizer = assemble(start, layout.device, place.run.seed, loading)
+    model, encoder_tokenizer = assemble(start, layout, place.run.seed, loading)
     make_trainable(model.language_model, config.gradient_checkpointing, frozen=trains_mapping)
     if model.mapping is not None:
         model.mapping.requires_grad_(trains_mapping).train()

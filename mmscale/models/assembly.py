@@ -20,6 +20,7 @@ from mmscale.models.language_model import LanguageModel, load_language_model
 from mmscale.models.loading import freeze
 from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
+from mmscale.parallel.layout import Layout
 
 PARTS_FILE = "mmscale.json"
 FINGERPRINT_FILE = "fingerprint.json"
@@ -86,7 +87,7 @@ def _beside_path(path: str | None, folder: Path) -> str | None:
 
 def assemble(
     parts: ModelParts,
-    device: torch.device,
+    layout: Layout,
     seed: int = 0,
     llm_loading: AbstractContextManager[None] | None = None,
 ) -> tuple[MergedModel, FamilyTokenizer | None]:
@@ -96,18 +97,18 @@ def assemble(
     loaded inside `llm_loading`, which may send its shards elsewhere.
     """
     with llm_loading or nullcontext():
-        language_model = load_language_model(parts.language_model, device)
+        language_model = load_language_model(parts.language_model, layout)
     if parts.encoder is None:
         model = MergedModel(language_model)
         freeze(model)
         return model, None
-    encoder = load_encoder(parts.encoder, device)
+    encoder = load_encoder(parts.encoder, layout.device)
     if parts.mapping:
         mapping = mapping_files.read(Path(parts.mapping))
     else:
         torch.manual_seed(seed)
         mapping = Mapping(encoder.width, language_model.width)
-    model = MergedModel(language_model, encoder, mapping.to(device))
+    model = MergedModel(language_model, encoder, mapping.to(layout.device))
     freeze(model)
     return model, load_encoder_tokenizer(parts.encoder)
 

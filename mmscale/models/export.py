@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmscale.models.language_model import LanguageModel
+from mmscale.parallel.pieces import piece_of
 
 TRUNK_PREFIX = "language_model.causal_lm."
 """What stands before a Hugging Face parameter name inside a MergedModel."""
@@ -54,5 +56,5 @@ def export(model: LanguageModel, read: Callable[[str], Tensor], folder: Path, sh
 
 
 def _elements(parameter: Tensor) -> int:
-    """Of the whole parameter, also where ZeRO-3 holds a part of it here."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
+    """Of the whole parameter, also where this rank holds a part of it."""
+    return math.prod(piece_of(parameter).shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -14,14 +15,21 @@ from mmscale.errors import UserError
 from mmscale.models import attention
 from mmscale.models.attention import KeyValueCache, PackedLayout
 from mmscale.models.loading import DTYPES, load_pretrained
+from mmscale.models.weights import SafetensorsWeights
+from mmscale.parallel.layout import Layout
+from mmscale.parallel.tensor import VocabularyParallel, require_divisible, shard
 
 
 class LanguageModel(nn.Module):
     """Embedding, trunk and head of a causal LM as three calls; T merged tokens, D width, V vocabulary."""
 
-    def __init__(self, causal_lm: Any, tokenizer: Any, specials: SpecialTokens) -> None:
+    def __init__(
+        self, causal_lm: Any, tokenizer: Any, specials: SpecialTokens, vocabulary: VocabularyParallel | None = None
+    ) -> None:
         super().__init__()
         self.causal_lm, self.tokenizer, self.specials = causal_lm, tokenizer, specials
+        self._vocabulary = vocabulary
+        """How to use a head that is cut over ranks."""
 
     @property
     def config(self) -> Any:
@@ -59,8 +67,16 @@ class LanguageModel(nn.Module):
         return out.last_hidden_state[0]
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
-        """Logits [N, V] of chosen rows."""
-        return self.causal_lm.get_output_embeddings()(hidden_ND)
+        """Logits [N, V] of chosen rows; without gradient where the head is cut over ranks."""
+        logits = self.causal_lm.get_output_embeddings()(hidden_ND)
+        return logits if self._vocabulary is None else self._vocabulary.whole(logits)
+
+    def cross_entropy_sum(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        """Summed cross entropy (float32 scalar) of the tokens (int64 [N]) that follow chosen rows."""
+        logits = self.causal_lm.get_output_embeddings()(hidden_ND)
+        if self._vocabulary is not None:
+            return self._vocabulary.cross_entropy_sum(logits, targets_N)
+        return F.cross_entropy(logits.float(), targets_N, reduction="sum")
 
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
         return KeyValueCache(int(self.config.num_hidden_layers), batch, capacity)
@@ -74,18 +90,37 @@ def load_model_config(config: LanguageModelConfig) -> Any:
     return load_pretrained(AutoConfig, config, "model configuration")
 
 
-def load_language_model(config: LanguageModelConfig, device: torch.device) -> LanguageModel:
-    """The model of a configuration, in its dtype, on a device."""
-    model = load_pretrained(
-        AutoModelForCausalLM,
-        config,
-        "language model",
-        dtype=DTYPES[config.dtype],
-        attn_implementation=attention.choose(config.attention, device),
-    ).to(device)
+def load_language_model(config: LanguageModelConfig, layout: Layout) -> LanguageModel:
+    """The model of a configuration, in its dtype, on this rank's device: whole, or this rank's part of every layer."""
+    vocabulary = None
+    if layout.tensor_size > 1:
+        model, vocabulary = _load_sharded(config, layout)
+    else:
+        arguments = {
+            "dtype": DTYPES[config.dtype],
+            "attn_implementation": attention.choose(config.attention, layout.device),
+        }
+        model = load_pretrained(AutoModelForCausalLM, config, "language model", **arguments).to(layout.device)
     tokenizer = load_tokenizer(config)
-    _require_fitting_tokenizer(config.path, tokenizer, model.get_input_embeddings().num_embeddings)
-    return LanguageModel(model, tokenizer, special_tokens(tokenizer, model.config, config.bos_token, config.eos_token))
+    _require_fitting_tokenizer(config.path, tokenizer, int(model.config.vocab_size))
+    specials = special_tokens(tokenizer, model.config, config.bos_token, config.eos_token)
+    return LanguageModel(model, tokenizer, specials, vocabulary)
+
+
+def _load_sharded(config: LanguageModelConfig, layout: Layout) -> tuple[Any, VocabularyParallel]:
+    """Built without memory, cut, then read piece by piece: a rank holds its part and one tensor's piece at a time."""
+    from accelerate import init_empty_weights  # extra `deepspeed`
+
+    model_config = load_model_config(config)
+    require_divisible(model_config, layout.tensor_size, config.path)
+    weights = SafetensorsWeights(config)
+    dtype = DTYPES[config.dtype]
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(
+            model_config, dtype=dtype, attn_implementation=attention.choose(config.attention, layout.device)
+        )
+    vocabulary = shard(model, layout, dtype, weights.read)
+    return model.to(layout.device), vocabulary
 
 
 def _require_fitting_tokenizer(path: str, tokenizer: Any, rows: int) -> None:

@@ -17,15 +17,24 @@ from mmscale.parallel.world import World, free_port
 
 @dataclass(frozen=True)
 class Layout:
-    """This process's place and the groups it talks in; a group is None where it would hold this rank alone."""
+    """This process's place and the groups it talks in; groups are None in a process without others.
+
+    Ranks of a tensor group are neighbours, on one node where the degree allows: rank = data_rank * tensor_size +
+    tensor_rank.
+    """
 
     device: torch.device
     rank: int = 0
     size: int = 1
+    world_group: Any = None
     data_group: Any = None
-    """Ranks that share the examples of a step."""
+    """Ranks that share the examples of a step, and hold the same parameters."""
     data_rank: int = 0
     data_size: int = 1
+    tensor_group: Any = None
+    """Ranks that share the parameters, and see the same examples."""
+    tensor_rank: int = 0
+    tensor_size: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -33,26 +42,26 @@ class Layout:
         return self.rank == 0
 
     def sum(self, values: list[float]) -> list[float]:
-        """The values summed over all ranks, in float64."""
-        return self._reduce(values, dist.ReduceOp.SUM)
+        """The values summed over the ranks that share the examples, in float64."""
+        return self._reduce(values, dist.ReduceOp.SUM, self.data_group, self.data_size)
 
     def maximum(self, values: list[float]) -> list[float]:
         """The largest of each value over all ranks."""
-        return self._reduce(values, dist.ReduceOp.MAX)
+        return self._reduce(values, dist.ReduceOp.MAX, self.world_group, self.size)
 
-    def _reduce(self, values: list[float], operation: Any) -> list[float]:
-        if self.data_group is None:
+    def _reduce(self, values: list[float], operation: Any, group: Any, size: int) -> list[float]:
+        if size == 1:
             return values
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total, operation, group=self.data_group)
+        dist.all_reduce(total, operation, group=group)
         return total.tolist()
 
     def gather(self, value: Any) -> list[Any]:
         """What every rank holds, in rank order; plain numbers, strings, lists and dicts only."""
-        if self.data_group is None:
+        if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.data_size
-        dist.all_gather_object(found, value, group=self.data_group)
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value, group=self.world_group)
         return found
 
     def barrier(self) -> None:
@@ -78,12 +87,19 @@ class Layout:
 
 @contextlib.contextmanager
 def process_groups(
-    world: World, device: torch.device, timeout_minutes: float, even_alone: bool = False
+    world: World, device: torch.device, timeout_minutes: float, tensor_size: int = 1, even_alone: bool = False
 ) -> Iterator[Layout]:
     """The layout of a world; its process groups live as long as the context.
 
-    One rank needs none, unless `even_alone` says that a library asks for them (DeepSpeed does).
+    One rank needs none, unless `even_alone` says that a library asks for them (DeepSpeed does). Raises UserError
+    when `tensor_size` does not divide the number of ranks.
     """
+    if world.size % tensor_size:
+        fitting = ", ".join(str(n) for n in range(1, world.size + 1) if world.size % n == 0)
+        raise UserError(
+            f"parallel.tensor_parallel_size={tensor_size} does not divide {world.size} ranks: use one of {fitting}, "
+            f"or start another number of ranks"
+        )
     if world.size == 1 and not even_alone:
         yield Layout(device)
         return
@@ -102,7 +118,28 @@ def process_groups(
             f"({str(error).splitlines()[0]}): free that port or set MASTER_PORT, and check that the host is reachable"
         ) from error
     try:
-        group = dist.new_group(list(range(world.size)), timeout=datetime.timedelta(minutes=timeout_minutes))
-        yield Layout(device, world.rank, world.size, group, world.rank, world.size)
+        yield _grouped(world, device, datetime.timedelta(minutes=timeout_minutes), tensor_size)
     finally:
         dist.destroy_process_group()
+
+
+def _grouped(world: World, device: torch.device, timeout: datetime.timedelta, tensor_size: int) -> Layout:
+    """The layout with its groups; every rank makes every group, in the same order, as torch demands."""
+    data_size = world.size // tensor_size
+    data_rank, tensor_rank = divmod(world.rank, tensor_size)
+    ranks = list(range(world.size))
+    everybody = dist.new_group(ranks, timeout=timeout)
+    same_data = [dist.new_group(ranks[d * tensor_size :][:tensor_size], timeout=timeout) for d in range(data_size)]
+    same_part = [dist.new_group(ranks[t::tensor_size], timeout=timeout) for t in range(tensor_size)]
+    return Layout(
+        device,
+        world.rank,
+        world.size,
+        everybody,
+        same_part[tensor_rank],
+        data_rank,
+        data_size,
+        same_data[data_rank],
+        tensor_rank,
+        tensor_size,
+    )

@@ -7,11 +7,14 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from torch import nn
+
 from mmscale.config.base import laid_over
 from mmscale.config.parallel import OffloadConfig, ZeroConfig
 from mmscale.config.training import StageConfig
 from mmscale.parallel.extensions import load_operations
 from mmscale.parallel.layout import Layout
+from mmscale.parallel.pieces import is_sharded
 
 
 def deepspeed_json(zero: ZeroConfig, stage: StageConfig, ranks: int) -> dict[str, Any]:
@@ -62,8 +65,11 @@ def _offload(config: OffloadConfig) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def partitioned_loading(zero: ZeroConfig, stage: StageConfig, layout: Layout) -> Iterator[None]:
-    """Under stage 3, models that transformers loads inside go shard by shard into each rank's pieces."""
-    if zero.stage != 3:
+    """Under stage 3, models that transformers loads inside go shard by shard into each rank's pieces.
+
+    Not so those that tensor parallelism has cut already: DeepSpeed partitions each rank's share when it starts.
+    """
+    if zero.stage != 3 or layout.tensor_size > 1:
         yield
         return
     start_deepspeed(zero, layout)
@@ -89,3 +95,47 @@ def start_deepspeed(zero: ZeroConfig, layout: Layout) -> Any:
     load_operations(deepspeed, wanted)
     deepspeed.init_distributed(dist_init_required=None, auto_mpi_discovery=False, verbose=False)
     return deepspeed
+
+
+class _ModelParallelUnit:
+    """The groups of a layout under the names that DeepSpeed asks for."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def get_data_parallel_rank(self) -> int:
+        return self._layout.data_rank
+
+    def get_data_parallel_world_size(self) -> int:
+        return self._layout.data_size
+
+    def get_data_parallel_group(self) -> Any:
+        return self._layout.data_group
+
+    def get_tensor_model_parallel_rank(self) -> int:
+        return self._layout.tensor_rank
+
+    def get_tensor_model_parallel_world_size(self) -> int:
+        return self._layout.tensor_size
+
+    def get_tensor_model_parallel_group(self) -> Any:
+        return self._layout.tensor_group
+
+    get_model_parallel_rank = get_tensor_model_parallel_rank
+    get_model_parallel_world_size = get_tensor_model_parallel_world_size
+    get_model_parallel_group = get_tensor_model_parallel_group
+
+    def get_pipeline_model_parallel_world_size(self) -> int:
+        return 1
+
+
+def model_parallel_unit(module: nn.Module, layout: Layout) -> Any:
+    """What tells DeepSpeed that ranks share layers; None when they do not.
+
+    Every parameter says whether it is sharded: without that DeepSpeed counts some twice in the gradient's norm.
+    """
+    if layout.tensor_size == 1:
+        return None
+    for parameter in module.parameters():
+        parameter.tensor_model_parallel = is_sharded(parameter)  # type: ignore[attr-defined]
+    return _ModelParallelUnit(layout)

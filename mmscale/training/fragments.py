@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmscale.parallel.pieces import Piece, whole_piece
 from mmscale.training.engines.base import PARAMETER, Fragment
 
 
@@ -27,14 +28,18 @@ def write_fragments(path: Path, fragments: Iterable[Fragment]) -> None:
     places: dict[str, list[Any]] = {}
     for fragment in fragments:
         key = f"{fragment.kind}/{fragment.name}"
+        piece = fragment.piece
         tensors[key] = fragment.values.detach().cpu().contiguous()
-        places[key] = [fragment.offset, list(fragment.shape)]
+        places[key] = [list(piece.shape), piece.dimension, piece.begin, piece.size, fragment.offset]
     save_file(tensors, path, metadata={"places": json.dumps(places)})
 
 
 @dataclass(frozen=True)
 class _Place:
+    """A stretch of a flattened piece, in a file."""
+
     file: Path
+    piece: Piece
     offset: int
     size: int
 
@@ -46,28 +51,51 @@ class SavedState:
         self._places: dict[str, list[_Place]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._open: dict[Path, Any] = {}
+        self._whole: tuple[str, Tensor] | None = None
         for file in sorted(folder.glob("state-*.safetensors")):
             handle = self._open[file] = safe_open(str(file), framework="pt")
-            for key, (offset, shape) in json.loads(handle.metadata()["places"]).items():
-                self._places.setdefault(key, []).append(_Place(file, offset, handle.get_slice(key).get_shape()[0]))
-                self.shapes[key.split("/", 1)[1]] = tuple(shape)
+            for key, (shape, dimension, begin, size, offset) in json.loads(handle.metadata()["places"]).items():
+                place = _Place(
+                    file, Piece(tuple(shape), dimension, begin, size), offset, handle.get_slice(key).get_shape()[0]
+                )
+                self._places.setdefault(key, []).append(place)
+                self.shapes[key.split("/", 1)[1]] = place.piece.shape
 
-    def read(self, kind: str, name: str, start: int, stop: int) -> Tensor:
-        """Elements start..stop of a flattened tensor; KeyError when it was not saved, ValueError when a part is missing."""
-        places = self._places[f"{kind}/{name}"]
-        parts = []
-        at = start
-        for place in sorted(places, key=lambda p: p.offset):
-            end = min(stop, place.offset + place.size)
-            if place.offset <= at < end:
-                view = self._open[place.file].get_slice(f"{kind}/{name}")
-                parts.append(view[at - place.offset : end - place.offset])
-                at = end
-        if at < stop:
-            raise ValueError(f"elements {at} to {stop} of {kind}/{name} are in none of the checkpoint's files")
-        return torch.cat(parts) if len(parts) != 1 else parts[0]
+    def read(self, kind: str, name: str, piece: Piece, start: int, stop: int) -> Tensor:
+        """Elements start..stop of a flattened piece; KeyError when it was not saved, ValueError when a part is missing.
+
+        A piece that was saved as such is read without the rest of its tensor.
+        """
+        key = f"{kind}/{name}"
+        if any(place.piece == piece for place in self._places[key]):
+            return self._stretch(key, piece, start, stop)
+        return piece.of(self._assembled(key)).flatten()[start:stop]
 
     def parameter(self, name: str) -> Tensor:
         """A whole trained parameter."""
-        shape = self.shapes[name]
-        return self.read(PARAMETER, name, 0, math.prod(shape)).view(shape)
+        piece = whole_piece(self.shapes[name])
+        return self.read(PARAMETER, name, piece, 0, math.prod(piece.shape)).view(piece.shape)
+
+    def _stretch(self, key: str, piece: Piece, start: int, stop: int) -> Tensor:
+        parts = []
+        at = start
+        for place in sorted((p for p in self._places[key] if p.piece == piece), key=lambda p: p.offset):
+            end = min(stop, place.offset + place.size)
+            if place.offset <= at < end:
+                parts.append(self._open[place.file].get_slice(key)[at - place.offset : end - place.offset])
+                at = end
+        if at < stop:
+            raise ValueError(f"elements {at} to {stop} of {key} are in none of the checkpoint's files")
+        return torch.cat(parts) if len(parts) != 1 else parts[0]
+
+    def _assembled(self, key: str) -> Tensor:
+        """A tensor put together from its pieces; the last one is kept, since its stretches are asked for in a row."""
+        if self._whole is None or self._whole[0] != key:
+            pieces = {place.piece for place in self._places[key]}
+            whole = torch.empty(next(iter(pieces)).shape)
+            if sum(piece.elements for piece in pieces) < whole.numel():
+                raise ValueError(f"a part of {key} is in none of the checkpoint's files")
+            for piece in pieces:
+                piece.of(whole).copy_(self._stretch(key, piece, 0, piece.elements).view(piece.local_shape))
+            self._whole = key, whole
+        return self._whole[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmscale.data.packing import IGNORED, PackedRow
@@ -38,5 +37,4 @@ class CausalObjective:
 
     def loss_sum(self, row: PackedRow) -> Tensor:
         wanted = row.labels != IGNORED
-        logits = self.model.language_model.logits(self.model.hidden(row)[wanted])
-        return F.cross_entropy(logits.float(), row.labels[wanted], reduction="sum")
+        return self.model.language_model.cross_entropy_sum(self.model.hidden(row)[wanted], row.labels[wanted])

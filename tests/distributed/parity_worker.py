@@ -52,8 +52,8 @@ def configuration(folder: Path, overrides: list[str]) -> RunConfig:
                 "response": stage("problem", math, 5e-5),
             },
             "mindmerger": {
-                "mapping": stage("translation", "mapping", 1e-3),
-                "augmentation": stage("problem", math, 1e-3),
+                "mapping": stage("translation", "mapping", 3e-4),
+                "augmentation": stage("problem", math, 3e-4),
             },
         },
     }

@@ -65,21 +65,37 @@ def require_parity(one: Path, other: Path) -> None:
             assert torch.allclose(left[name].float(), right[name].float(), rtol=1e-4, atol=WEIGHTS), f"{stage}: {name}"
 
 
-@pytest.mark.parametrize(("count", "stage"), [(2, 0), (2, 1), (2, 2), (2, 3), (4, 3)], ids=lambda value: str(value))
-def test_many_ranks_train_as_one(one, tmp_path, count, stage):
+@pytest.mark.parametrize(
+    ("count", "stage", "degree"),
+    [
+        (2, 0, 1),
+        (2, 1, 1),
+        (2, 2, 1),
+        (2, 3, 1),
+        (4, 3, 1),
+        (2, 0, 2),
+        (4, 0, 2),
+        (4, 1, 2),
+        (4, 2, 2),
+        (4, 3, 2),
+    ],
+    ids=lambda value: str(value),
+)
+def test_many_ranks_train_as_one(one, tmp_path, count, stage, degree):
     # no parameter of a model this small would be partitioned at DeepSpeed's default threshold
-    settings = (f"parallel.zero.stage={stage}", "parallel.zero.persistence_threshold=0")
-    run = launch(tmp_path / "run", count, *settings)
+    settings = [f"parallel.zero.stage={stage}", "parallel.zero.persistence_threshold=0"]
+    run = launch(tmp_path / "run", count, *settings, f"parallel.tensor_parallel_size={degree}")
     require_parity(one, run)
     accounts = [json.loads((run / f"account-{rank}.json").read_text()) for rank in range(count)]
+    shards = count // degree
     for account in accounts:
         for kept in account.values():
-            assert kept["data_size"] == count
+            assert kept["data_size"] == shards
             if stage:
-                share = kept["trainable_elements"] / count
+                share = kept["trainable_elements"] / shards
                 assert kept["frozen_gradients"] == 0
                 assert share <= kept["optimizer_elements"] < 1.02 * share + 64, (
                     "frozen parameters have no optimizer state"
                 )
             if stage == 3:
-                assert kept["held_elements"] < 1.01 * kept["all_elements"] / count + 64
+                assert kept["held_elements"] < 1.01 * kept["all_elements"] / shards + 64

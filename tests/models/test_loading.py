@@ -23,9 +23,11 @@ from mmscale.errors import UserError
 from mmscale.models.encoders import load_encoder, load_encoder_tokenizer
 from mmscale.models.encoders.base import family_of
 from mmscale.models.language_model import load_language_model
+from mmscale.parallel.layout import Layout
 from tests.conftest import VOCABULARY, random_causal_lm
 
 CPU = torch.device("cpu")
+HERE = Layout(CPU)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
@@ -34,7 +36,7 @@ def test_a_language_model_folder_gives_the_same_logits_as_transformers(tmp_path,
     model.resize_token_embeddings(len(tinyworld_tokenizers[0]))
     model.save_pretrained(tmp_path)
     tinyworld_tokenizers[0].save_pretrained(tmp_path)
-    loaded = load_language_model(LanguageModelConfig(path=str(tmp_path)), CPU)
+    loaded = load_language_model(LanguageModelConfig(path=str(tmp_path)), HERE)
     ids = torch.tensor([1, 9, 8, 7])
     from mmscale.models.attention import PackedLayout
 
@@ -47,12 +49,12 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path, tinyworld_tokeni
     random_causal_lm("llama", "sdpa").save_pretrained(tmp_path)
     tinyworld_tokenizers[0].save_pretrained(tmp_path)
     with pytest.raises(UserError, match=f"tokenizer has ids up to 2047 but the model embeds {VOCABULARY}"):
-        load_language_model(LanguageModelConfig(path=str(tmp_path)), CPU)
+        load_language_model(LanguageModelConfig(path=str(tmp_path)), HERE)
 
 
 def test_an_explicit_flash_attention_without_a_gpu_is_refused():
     with pytest.raises(UserError, match="needs a CUDA device and flash-attn"):
-        load_language_model(LanguageModelConfig(path="tinyworld:llm", attention="flash_attention_2"), CPU)
+        load_language_model(LanguageModelConfig(path="tinyworld:llm", attention="flash_attention_2"), HERE)
 
 
 _SMALL = {"vocab_size": 2048, "d_model": 24}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmscale.config.parallel import ZeroConfig
 from mmscale.config.training import StageConfig
+from mmscale.errors import UserError
 from mmscale.parallel.layout import Layout
 from mmscale.training.engines.base import Engine
 from mmscale.training.engines.local import LocalEngine
@@ -12,6 +13,10 @@ from mmscale.training.objective import Objective
 
 def make_engine(objective: Objective, config: StageConfig, zero: ZeroConfig, layout: Layout) -> Engine:
     """The engine a configuration asks for."""
+    if layout.tensor_size > 1 and layout.device.type == "cpu" and config.precision == "bfloat16":
+        raise UserError(
+            "precision=bfloat16 with parallel.tensor_parallel_size needs GPUs: use precision=float32 on CPUs"
+        )
     if zero.stage == 0:
         return LocalEngine(objective, config, layout)
     from mmscale.training.engines.zero import ZeroEngine  # needs the extra `deepspeed`

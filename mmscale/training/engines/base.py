@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmscale.config.training import OptimizerConfig
 from mmscale.data.packing import PackedRow
+from mmscale.parallel.pieces import Piece
 from mmscale.training.objective import Objective
 
 PARAMETER = "parameter"
@@ -40,10 +41,10 @@ class Fragment:
     """PARAMETER or one of MOMENTS."""
     name: str
     """Of the parameter."""
-    shape: tuple[int, ...]
-    """Of the whole parameter."""
+    piece: Piece
+    """The part of the parameter that this rank's tensor group member holds."""
     offset: int
-    """Where `values` begin in the flattened parameter."""
+    """Where `values` begin in the flattened piece."""
     values: Tensor
     """1-D"""
 
@@ -51,8 +52,8 @@ class Fragment:
 class State(Protocol):
     """Training state to read from, whatever the layout it was written under."""
 
-    def read(self, kind: str, name: str, start: int, stop: int) -> Tensor:
-        """Elements start..stop of the flattened tensor; KeyError when there is none of that kind and name."""
+    def read(self, kind: str, name: str, piece: Piece, start: int, stop: int) -> Tensor:
+        """Elements start..stop of a flattened piece; KeyError when there is nothing of that kind and name."""
         ...
 
 
@@ -71,7 +72,7 @@ class Engine(Protocol):
         ...
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every trainable parameter."""
+        """Shape of every trainable parameter, whole."""
         ...
 
     def fragments(self) -> Iterator[Fragment]:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from mmscale.config.training import StageConfig
 from mmscale.data.packing import PackedRow
 from mmscale.parallel.layout import Layout
+from mmscale.parallel.pieces import Piece, is_sharded, piece_of
 from mmscale.training.engines.base import (
     MOMENTS,
     PARAMETER,
@@ -51,7 +53,7 @@ class LocalEngine:
             total += loss.detach()
         self._sum_gradients()
         mean = self.layout.sum([float(total)])[0]
-        norm = float(torch.nn.utils.clip_grad_norm_(self._named.values(), self.config.optimizer.max_gradient_norm))
+        norm = self._clip_gradients(self.config.optimizer.max_gradient_norm)
         if not torch.isfinite(torch.tensor([mean, norm])).all():
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteLoss(f"loss {mean}, gradient norm {norm}")
@@ -60,7 +62,7 @@ class LocalEngine:
         return StepResult(mean, norm, target_tokens)
 
     def _sum_gradients(self) -> None:
-        if self.layout.data_group is None:
+        if self.layout.data_size == 1:
             return
         waiting = []
         for parameter in self._named.values():
@@ -69,6 +71,20 @@ class LocalEngine:
             waiting.append(dist.all_reduce(parameter.grad, group=self.layout.data_group, async_op=True))
         for work in waiting:
             work.wait()
+
+    def _clip_gradients(self, limit: float) -> float:
+        """The norm of the whole gradient, before it was scaled down to `limit`."""
+        gradients = [(p.grad, is_sharded(p)) for p in self._named.values() if p.grad is not None]
+        norm = get_total_norm([gradient for gradient, _ in gradients])
+        if self.layout.tensor_size > 1:
+            squares = [
+                get_total_norm([gradient for gradient, sharded in gradients if sharded == chosen]).double() ** 2
+                for chosen in (True, False)
+            ]
+            dist.all_reduce(squares[0], group=self.layout.tensor_group)
+            norm = (squares[0] + squares[1]).sqrt().float()
+        clip_grads_with_norm_(self._named.values(), limit, norm)
+        return float(norm)
 
     @torch.no_grad()
     def loss(self, rows: Sequence[PackedRow]) -> tuple[float, int]:
@@ -81,32 +97,37 @@ class LocalEngine:
         return summed[0], int(summed[1])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(parameter.shape) for name, parameter in self._named.items()}
+        return {name: piece_of(parameter).shape for name, parameter in self._named.items()}
 
     def fragments(self) -> Iterator[Fragment]:
         if self.layout.data_rank != 0:
             return
         for name, parameter in self._named.items():
-            shape = tuple(parameter.shape)
-            yield Fragment(PARAMETER, name, shape, 0, parameter.detach().flatten())
-            for kind in MOMENTS:
-                value = self.optimizer.state.get(parameter, {}).get(kind)
+            if self.layout.tensor_rank != 0 and not is_sharded(parameter):
+                continue
+            piece = piece_of(parameter)
+            moments = {kind: self.optimizer.state.get(parameter, {}).get(kind) for kind in MOMENTS}
+            for kind, value in {PARAMETER: parameter.detach(), **moments}.items():
                 if value is not None:
-                    yield Fragment(kind, name, shape, 0, value.flatten())
+                    yield Fragment(kind, name, piece, 0, value.flatten()[: piece.elements])
 
     @torch.no_grad()
     def restore(self, state: State, steps: int) -> None:
         for name, parameter in self._named.items():
-
-            def read(kind: str, name: str = name, parameter: Tensor = parameter) -> Tensor:
-                return state.read(kind, name, 0, parameter.numel()).view(parameter.shape)
-
-            parameter.copy_(read(PARAMETER))
+            _fill(parameter, state, PARAMETER, name)
+            moments = {kind: torch.zeros_like(parameter) for kind in MOMENTS}
             try:
-                moments = {kind: read(kind).to(parameter.device) for kind in MOMENTS}
+                for kind, value in moments.items():
+                    _fill(value, state, kind, name, piece_of(parameter))
             except KeyError:  # saved before the first optimizer step
                 continue
             self.optimizer.state[parameter] = {
                 "step": torch.tensor(float(steps), device=parameter.device),
                 **moments,
             }
+
+
+def _fill(tensor: Tensor, state: State, kind: str, name: str, piece: Piece | None = None) -> None:
+    """Read this rank's piece into a tensor; padding at its end stays as it is."""
+    held = piece or piece_of(tensor)
+    tensor.view(-1)[: held.elements].copy_(state.read(kind, name, held, 0, held.elements))

@@ -12,7 +12,8 @@ from mmscale.config.parallel import ZeroConfig
 from mmscale.config.training import StageConfig
 from mmscale.data.packing import PackedRow
 from mmscale.parallel.layout import Layout
-from mmscale.parallel.zero import deepspeed_json, start_deepspeed
+from mmscale.parallel.pieces import is_sharded, piece_of
+from mmscale.parallel.zero import deepspeed_json, model_parallel_unit, start_deepspeed
 from mmscale.training.engines.base import (
     MOMENTS,
     PARAMETER,
@@ -53,6 +54,7 @@ class ZeroEngine:
             model=_Loss(objective),
             optimizer=make_optimizer(objective, config.optimizer, fused=False),
             config=deepspeed_json(zero, config, layout.data_size),
+            mpu=model_parallel_unit(objective.module, layout),
             dist_init_required=False,
         )
 
@@ -83,18 +85,24 @@ class ZeroEngine:
         return summed[0], int(summed[1])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: _shape(parameter) for name, parameter in self._named.items()}
+        return {name: piece_of(parameter).shape for name, parameter in self._named.items()}
 
     def fragments(self) -> Iterator[Fragment]:
         for name, parameter in self._named.items():
+            if self.layout.tensor_rank != 0 and not is_sharded(parameter):
+                continue
             for kind, offset, values in self._owned(parameter):
-                yield Fragment(kind, name, _shape(parameter), offset, values)
+                yield Fragment(kind, name, piece_of(parameter), offset, values)
 
     def _owned(self, parameter: nn.Parameter) -> Iterator[tuple[str, int, Tensor]]:
         """(kind, offset, float32 values) of what this rank holds of a parameter; views, to be read or written."""
-        if self.stage == 3:
-            yield from self._owned_stage3(parameter)
-            return
+        owned = self._owned_stage3 if self.stage == 3 else self._owned_stage12
+        elements = piece_of(parameter).elements
+        for kind, offset, values in owned(parameter):
+            if offset < elements:  # what lies behind is padding
+                yield kind, offset, values[: elements - offset]
+
+    def _owned_stage12(self, parameter: nn.Parameter) -> Iterator[tuple[str, int, Tensor]]:
         mapping = parameter._hp_mapping  # type: ignore[attr-defined]
         if mapping is None:  # no part of it is ours
             return
@@ -136,7 +144,7 @@ class ZeroEngine:
         for name, parameter in self._named.items():
             for kind, offset, values in self._owned(parameter):
                 try:
-                    values.copy_(state.read(kind, name, offset, offset + values.numel()))
+                    values.copy_(state.read(kind, name, piece_of(parameter), offset, offset + values.numel()))
                 except KeyError:  # saved before the first optimizer step
                     values.zero_()
             self._restore_working_copy(name, parameter, state)
@@ -145,15 +153,12 @@ class ZeroEngine:
 
     def _restore_working_copy(self, name: str, parameter: nn.Parameter, state: State) -> None:
         """The copy that the forward pass reads: whole under stages 1 and 2, this rank's part under 3."""
+        piece = piece_of(parameter)
         if self.stage == 3:
             held: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
             begin = held.numel() * self.layout.data_rank
-            valid = max(0, min(held.numel(), parameter.ds_numel - begin))  # type: ignore[attr-defined]
+            valid = max(0, min(held.numel(), piece.elements - begin))
             if valid:
-                held.data.narrow(0, 0, valid).copy_(state.read(PARAMETER, name, begin, begin + valid))
+                held.data.narrow(0, 0, valid).copy_(state.read(PARAMETER, name, piece, begin, begin + valid))
             return
-        parameter.data.copy_(state.read(PARAMETER, name, 0, parameter.numel()).view(parameter.shape))
-
-
-def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+        parameter.data.view(-1)[: piece.elements].copy_(state.read(PARAMETER, name, piece, 0, piece.elements))

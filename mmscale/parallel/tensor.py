@@ -1,0 +1,235 @@
+"""Tensor parallelism: megatron-core's layers inside a Hugging Face model, each rank with its part of every layer.
+
+Column- and row-parallel linears and the vocabulary-parallel embedding are those of Shoeybi et al. 2019 (arXiv
+1909.08053, section 3). Which layer is cut how is the architecture's own plan (transformers' base_model_tp_plan).
+The vocabulary is padded to a multiple of the degree; logits of padding are minus infinity.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mmscale.errors import UserError
+from mmscale.parallel.layout import Layout
+from mmscale.parallel.pieces import Piece, even_piece, mark, whole_piece
+
+_DIMENSION = {"colwise": 0, "rowwise": 1}
+"""Of nn.Linear's weight [out, in]."""
+_PARTIAL_GRADIENT = "replicated_with_grad_allreduce"
+"""A whole layer that sees a part of the heads on each rank."""
+
+
+def require_divisible(config: Any, size: int, path: str) -> None:
+    """UserError when a model cannot be cut into `size` parts."""
+    keys = ("num_key_value_heads", "num_attention_heads", "intermediate_size")
+    values = {key: getattr(config, key) for key in keys if getattr(config, key, None)}
+    common = math.gcd(*values.values())
+    fitting = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+    for key, value in values.items():
+        if value % size:
+            raise UserError(
+                f"parallel.tensor_parallel_size={size} does not divide {key}={value} of {path}: use one of {fitting}"
+            )
+
+
+def shard(model: Any, layout: Layout, dtype: torch.dtype, read: Callable[[str, Piece], Tensor]) -> VocabularyParallel:
+    """Cut a causal LM, whose parameters are on the meta device, and fill what this rank holds by `read(name, piece)`.
+
+    Returns how to use its cut head. Raises UserError for layers whose plan we do not know.
+    """
+    layers = _Layers(layout, dtype)
+    plan = {f"{model.base_model_prefix}.{key}": value for key, value in (model.config.base_model_tp_plan or {}).items()}
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    for name, module in list(model.named_modules()):
+        style = next((value for pattern, value in plan.items() if fnmatch.fnmatchcase(name, pattern)), None)
+        if module is embedding:
+            made: nn.Module = layers.embedding(module)
+        elif module is head:
+            made = layers.linear(module, 0)
+        elif style in _DIMENSION and isinstance(module, nn.Linear):
+            made = layers.linear(module, _DIMENSION[style])
+        elif style in (None, _PARTIAL_GRADIENT):
+            continue
+        else:
+            raise UserError(f"{type(model).__name__} wants its layer {name} cut as '{style}', which is not supported")
+        model.set_submodule(name, made)
+    tied = bool(model.config.tie_word_embeddings)
+    if tied:
+        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+    _fill(model, layout, dtype, read)
+    for pattern in [pattern for pattern, style in plan.items() if style == _PARTIAL_GRADIENT]:
+        for name, module in model.named_modules():
+            if fnmatch.fnmatchcase(name, pattern):
+                _sum_gradient(module, layout)
+    return VocabularyParallel(int(model.config.vocab_size), layout)
+
+
+def _fill(model: Any, layout: Layout, dtype: torch.dtype, read: Callable[[str, Piece], Tensor]) -> None:
+    """Every parameter from its file, part by part."""
+    for name, parameter in list(model.named_parameters()):
+        piece: Piece | None = getattr(parameter, "piece", None)
+        if piece is None:
+            values = read(name, whole_piece(tuple(parameter.shape)))
+            owner = model.get_submodule(name.rpartition(".")[0])
+            setattr(owner, name.rpartition(".")[2], nn.Parameter(values.to(layout.device, dtype)))
+        elif piece.size:
+            rows = parameter.data.narrow(piece.dimension, 0, piece.size)
+            rows.copy_(read(name, piece))
+
+
+def _sum_gradient(module: nn.Module, layout: Layout) -> None:
+    def summed(gradient: Tensor) -> Tensor:
+        total = gradient.contiguous()
+        dist.all_reduce(total, group=layout.tensor_group)
+        return total
+
+    for parameter in module.parameters():
+        parameter.register_hook(summed)
+
+
+class _Layers:
+    """Makes megatron-core's layers under the names and shapes of the Hugging Face ones."""
+
+    def __init__(self, layout: Layout, dtype: torch.dtype) -> None:
+        from megatron.core import ModelParallelConfig  # late: its import takes seconds
+
+        self.layout = layout
+        self.common: dict[str, Any] = {
+            "config": ModelParallelConfig(
+                tensor_model_parallel_size=layout.tensor_size,
+                use_cpu_initialization=layout.device.type == "cpu",
+                perform_initialization=False,
+                params_dtype=dtype,
+            ),
+            "init_method": lambda weight: weight,  # never called: weights are read
+            "tp_group": layout.tensor_group,
+        }
+
+    def _piece(self, shape: tuple[int, ...], dimension: int) -> Piece:
+        return even_piece(shape, dimension, self.layout.tensor_rank, self.layout.tensor_size)
+
+    def _padded(self, count: int) -> int:
+        return -(-count // self.layout.tensor_size) * self.layout.tensor_size
+
+    def embedding(self, module: Any) -> nn.Module:
+        from megatron.core.tensor_parallel import VocabParallelEmbedding
+
+        made = VocabParallelEmbedding(self._padded(module.num_embeddings), module.embedding_dim, **self.common)
+        return self._marked(made, {"weight": self._piece((module.num_embeddings, module.embedding_dim), 0)})
+
+    def linear(self, module: nn.Linear, dimension: int) -> nn.Module:
+        shape, has_bias = (module.out_features, module.in_features), module.bias is not None
+        if dimension == 0:
+            made = _column_class()(shape[1], self._padded(shape[0]), bias=has_bias, gather_output=False, **self.common)
+            pieces = {"weight": self._piece(shape, 0)} | ({"bias": self._piece(shape[:1], 0)} if has_bias else {})
+        else:
+            made = _row_class()(
+                shape[1], shape[0], bias=has_bias, input_is_parallel=True, skip_bias_add=False, **self.common
+            )
+            pieces = {"weight": self._piece(shape, 1)}
+            if has_bias:
+                del made.bias
+                made.bias = nn.Parameter(torch.empty(shape[0], device="meta"))  # whole: read like every other
+        return self._marked(made, pieces)
+
+    @staticmethod
+    def _marked(module: nn.Module, pieces: dict[str, Piece]) -> nn.Module:
+        for name, piece in pieces.items():
+            parameter = getattr(module, name)
+            nn.init.zeros_(parameter)  # padding rows stay so
+            mark(parameter, piece)
+        return module
+
+
+def _column_class() -> Any:
+    from megatron.core.tensor_parallel import ColumnParallelLinear
+
+    class Column(_PlainOutput, ColumnParallelLinear):
+        """Y_i = X W_i^T."""
+
+    return Column
+
+
+def _row_class() -> Any:
+    from megatron.core.tensor_parallel import RowParallelLinear
+
+    class Row(_PlainOutput, RowParallelLinear):
+        """Y = sum over ranks of X_i W_i^T."""
+
+    return Row
+
+
+class _PlainOutput(nn.Module):
+    """megatron-core's linears return (output, bias); Hugging Face models expect the output."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = super().forward(inputs)[0]
+        return output
+
+
+class VocabularyParallel:
+    """Loss and logits of a head whose vocabulary is cut over the tensor group; N rows, v entries a rank, V in all."""
+
+    def __init__(self, vocabulary: int, layout: Layout) -> None:
+        self.vocabulary, self.layout = vocabulary, layout
+
+    def _without_padding(self, part_Nv: Tensor) -> Tensor:
+        real = max(0, self.vocabulary - self.layout.tensor_rank * part_Nv.shape[-1])
+        if real >= part_Nv.shape[-1]:
+            return part_Nv
+        padding = torch.arange(part_Nv.shape[-1], device=part_Nv.device) >= real
+        return part_Nv.masked_fill(padding, float("-inf"))
+
+    def cross_entropy_sum(self, part_Nv: Tensor, targets_N: Tensor) -> Tensor:
+        """Summed cross entropy (float32), the same on every rank of the group; every row has a target."""
+        losses = _VocabularyCrossEntropy.apply(self._without_padding(part_Nv), targets_N, self.layout)
+        total: Tensor = losses.sum()
+        return total
+
+    def whole(self, part_Nv: Tensor) -> Tensor:
+        """Logits [N, V] on every rank; no gradient flows back."""
+        parts = [torch.empty_like(part_Nv) for _ in range(self.layout.tensor_size)]
+        dist.all_gather(parts, part_Nv.detach().contiguous(), group=self.layout.tensor_group)
+        return torch.cat(parts, dim=-1)[..., : self.vocabulary]
+
+
+class _VocabularyCrossEntropy(torch.autograd.Function):
+    """Cross entropy over a cut vocabulary (Shoeybi et al. 2019, section 3): three all-reduces of N numbers.
+
+    megatron-core's arithmetic with the group passed in; its own function asks a global for it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, part_Nv: Tensor, targets_N: Tensor, layout: Layout) -> Tensor:
+        from megatron.core.tensor_parallel.cross_entropy import VocabParallelCrossEntropy as Arithmetic
+
+        group, width = layout.tensor_group, part_Nv.shape[-1]
+        logits, largest = Arithmetic.calculate_logits_max(part_Nv.to(torch.float32, copy=True))  # in place
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
+        begin = layout.tensor_rank * width
+        elsewhere, places, predicted, total, exponentials = Arithmetic.calculate_predicted_logits(
+            logits, targets_N, largest, begin, begin + width
+        )
+        dist.all_reduce(predicted, group=group)
+        dist.all_reduce(total, group=group)
+        softmax, losses = Arithmetic.calculate_cross_entropy_loss(exponentials, predicted, total)
+        ctx.save_for_backward(softmax, elsewhere, places)
+        ctx.dtype = part_Nv.dtype
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor, None, None]:
+        from megatron.core.tensor_parallel.cross_entropy import VocabParallelCrossEntropy as Arithmetic
+
+        softmax, elsewhere, places = ctx.saved_tensors
+        operands = Arithmetic.prepare_gradient_calculation_operands(softmax, elsewhere)
+        rows, numbers, update, inputs = operands
+        found = Arithmetic.calculate_gradients(rows, numbers, places, update, inputs, gradient_N)
+        return found.to(ctx.dtype), None, None

@@ -1,0 +1,88 @@
+"""Runs on every rank: each architecture cut over the ranks against the whole model, from the same files.
+
+torchrun --nproc-per-node N tensor_worker.py FOLDER (one model folder each); prints one line of JSON on rank 0.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmscale.cli.devices import joined
+from mmscale.config.model import LanguageModelConfig
+from mmscale.config.parallel import ParallelConfig
+from mmscale.models.assembly import make_trainable
+from mmscale.models.attention import PackedLayout
+from mmscale.models.language_model import LanguageModel, load_language_model
+from mmscale.parallel.layout import Layout
+from mmscale.parallel.pieces import piece_of
+
+LENGTHS = (5, 1, 9)
+
+
+def run(model: LanguageModel) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss, d inputs, logits) of a packed row of three sequences, every other position with a target."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = int(model.config.vocab_size)
+    ids = torch.randint(vocabulary, (sum(LENGTHS),), generator=generator)
+    targets = torch.randint(vocabulary, (sum(LENGTHS),), generator=generator)[::2]
+    targets[0] = vocabulary - 1  # the last real entry, where a cut vocabulary may be padded
+    inputs = model.embed(ids)
+    inputs.retain_grad()
+    positions = torch.cat([torch.arange(length) for length in LENGTHS])
+    hidden = model.hidden(inputs, positions, PackedLayout(LENGTHS, inputs.device))[::2]
+    loss = model.cross_entropy_sum(hidden, targets)
+    loss.backward()
+    assert inputs.grad is not None
+    with torch.no_grad():
+        return loss.detach(), inputs.grad, model.logits(hidden)
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """Largest, relative to the expected tensor's largest entry."""
+    if not expected.numel():
+        return 0.0
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+
+
+def compare(path: Path, layout: Layout, checkpointing: bool) -> dict[str, float]:
+    config = LanguageModelConfig(path=str(path), dtype="float32")
+    whole, part = load_language_model(config, Layout(layout.device)), load_language_model(config, layout)
+    for model in (whole, part):
+        make_trainable(model, checkpointing, frozen=False)
+    results = [run(model) for model in (whole, part)]
+    found = dict(zip(("loss", "inputs", "logits"), map(difference, results[1], results[0]), strict=True))
+    expected = dict(whole.named_parameters())
+    found["gradients"] = 0.0
+    held = 0
+    for name, parameter in part.named_parameters():
+        piece = piece_of(parameter)
+        assert parameter.grad is not None, name
+        real = parameter.grad.narrow(piece.dimension, 0, piece.size)
+        gradient = expected[name].grad
+        assert gradient is not None
+        found["gradients"] = max(found["gradients"], difference(real, piece.of(gradient)))
+        padding = parameter.grad.numel() - real.numel()
+        assert padding == 0 or not parameter.grad[piece.size :].any(), f"{name}: padding moves"
+        assert torch.equal(parameter.narrow(piece.dimension, 0, piece.size), piece.of(expected[name])), name
+        held += piece.elements
+    found["held"] = held / sum(parameter.numel() for parameter in expected.values())
+    return found
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folders = sorted(Path(sys.argv[1]).iterdir())
+    with joined(ParallelConfig(tensor_parallel_size=2)) as layout:
+        worst = {f.name: compare(f, layout, checkpointing=f.name.endswith("checkpointing")) for f in folders}
+        gathered = layout.gather(worst)
+    if layout.is_first:
+        print(json.dumps(gathered))
+
+
+if __name__ == "__main__":
+    main()
