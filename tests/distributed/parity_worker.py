@@ -31,7 +31,13 @@ def configuration(folder: Path, overrides: list[str]) -> RunConfig:
             "dev_examples": 6,
             "prompt": prompt,
             "packing": {"row_tokens": 160, "global_batch_size": 12},
-            "optimizer": {"learning_rate": rate, "schedule": "cosine", "weight_decay": 0.01, "eps": 1e-6},
+            "optimizer": {
+                "learning_rate": rate,
+                "embedding_learning_rate": 2 * rate,  # a group of its own
+                "schedule": "cosine",
+                "weight_decay": 0.01,
+                "eps": 1e-6,
+            },
             "steps": STEPS,
             "log_every_steps": 1,
             "evaluate_every_steps": 10,

@@ -42,35 +42,43 @@ def test_a_time_limit_stops_and_another_number_of_ranks_goes_on(tmp_path, undist
         assert found == pytest.approx(expected, rel=1e-5)
 
 
-def until_step(folder: Path, step: int, layout: tuple[int, int]) -> None:
-    """Train under (ZeRO stage, ranks) and stop by a signal once a step is reached."""
-    zero, count = layout
+def until_step(folder: Path, step: int, target: str, layout: tuple[int, int, int]) -> None:
+    """Train under (ZeRO stage, ranks, tensor-parallel degree) and stop by a signal once a step is reached."""
+    zero, count, degree = layout
     # no parameter of a model this small would be partitioned at DeepSpeed's default threshold
-    settings = (f"parallel.zero.stage={zero}", "parallel.zero.persistence_threshold=0")
-    started = ranks.start(count, command(folder, *settings))
-    ranks.wait_for(lambda: reached(folder, step), started)
+    settings = [f"parallel.zero.stage={zero}", "parallel.zero.persistence_threshold=0"]
+    settings += [f"parallel.tensor_parallel_size={degree}", f"recipes.{target}.optimizer.learning_rate=5e-5"]
+    settings += [f"recipes.{target}.optimizer.embedding_learning_rate=1e-4"]  # a group of its own in the optimizer
+    started = ranks.start(count, command(folder, *settings, target=target))
+    ranks.wait_for(lambda: reached(folder, step, target), started)
     started[-1].send_signal(signal.SIGTERM)
     codes = ranks.finish(started)
     assert [code for code, _ in codes] == [0] * count, codes
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
-    [((3, 2), [(1, 2), (2, 3), (3, 3), (0, 1)]), ((1, 3), [(3, 2)])],
-    ids=["ZeRO-3", "ZeRO-1"],
+    ("target", "before", "after"),
+    [
+        ("mindmerger.mapping", (3, 2, 1), [(1, 2, 1), (2, 3, 1), (3, 3, 1), (0, 1, 1)]),
+        ("mindmerger.mapping", (1, 3, 1), [(3, 2, 1)]),
+        ("question_alignment.translation", (0, 2, 2), [(0, 1, 1), (3, 4, 2), (2, 2, 1)]),
+        ("question_alignment.translation", (3, 4, 2), [(1, 2, 2), (0, 1, 1)]),
+    ],
+    ids=["ZeRO-3", "ZeRO-1", "tensor", "tensor x ZeRO-3"],
 )
-def test_a_checkpoint_goes_on_under_any_stage_and_number_of_ranks(tmp_path, before, after):
+def test_a_checkpoint_goes_on_under_any_layout(tmp_path, target, before, after):
     """The steps after it, from moments and weights alike, are those of the layout that wrote it."""
     pytest.importorskip("deepspeed", reason="extra deepspeed")
+    pytest.importorskip("megatron.core", reason="extra tensor-parallel")
     start = tmp_path / "start"
-    until_step(start, 8, before)
-    begin = len(losses(start))
+    until_step(start, 8, target, before)
+    begin = len(losses(start, target))
     found = {}
     for layout in (before, *after):
-        folder = tmp_path / f"zero{layout[0]}-ranks{layout[1]}"
+        folder = tmp_path / "-".join(map(str, layout))
         shutil.copytree(start, folder)
-        until_step(folder, begin + 3, layout)
-        found[layout] = [loss for _, loss in losses(folder)[begin : begin + 3]]
+        until_step(folder, begin + 3, target, layout)
+        found[layout] = [loss for _, loss in losses(folder, target)[begin : begin + 3]]
     for layout in after:
         assert found[layout] == pytest.approx(found[before], rel=1e-6), f"{before} to {layout}"
 

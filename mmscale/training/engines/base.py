@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from mmscale.config.training import OptimizerConfig
 from mmscale.data.packing import PackedRow
@@ -94,7 +95,9 @@ def trainable(objective: Objective) -> dict[str, nn.Parameter]:
 
 def make_optimizer(objective: Objective, settings: OptimizerConfig, fused: bool) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; each group has the `factor` it takes on the scheduled learning rate."""
-    tables = {id(m.weight) for m in objective.module.modules() if isinstance(m, nn.Embedding)}
+    # by what they are for, not by class: cut over ranks they are of another
+    models = [m for m in objective.module.modules() if isinstance(m, PreTrainedModel)]
+    tables = {id(model.get_input_embeddings().weight) for model in models}
     if settings.embedding_learning_rate is None:
         tables = set()
     groups: list[dict[str, Any]] = []
