@@ -42,14 +42,14 @@ def test_a_time_limit_stops_and_another_number_of_ranks_goes_on(tmp_path, undist
         assert found == pytest.approx(expected, rel=1e-5)
 
 
-def until_step(folder: Path, step: int, target: str, layout: tuple[int, int, int]) -> None:
+def until_step(folder: Path, step: int, target: str, layout: tuple[int, int, int], *more: str) -> None:
     """Train under (ZeRO stage, ranks, tensor-parallel degree) and stop by a signal once a step is reached."""
     zero, count, degree = layout
     # no parameter of a model this small would be partitioned at DeepSpeed's default threshold
     settings = [f"parallel.zero.stage={zero}", "parallel.zero.persistence_threshold=0"]
     settings += [f"parallel.tensor_parallel_size={degree}", f"recipes.{target}.optimizer.learning_rate=5e-5"]
     settings += [f"recipes.{target}.optimizer.embedding_learning_rate=1e-4"]  # a group of its own in the optimizer
-    started = ranks.start(count, command(folder, *settings, target=target))
+    started = ranks.start(count, command(folder, *settings, *more, target=target))
     ranks.wait_for(lambda: reached(folder, step, target), started)
     started[-1].send_signal(signal.SIGTERM)
     codes = ranks.finish(started)
@@ -81,6 +81,22 @@ def test_a_checkpoint_goes_on_under_any_layout(tmp_path, target, before, after):
         found[layout] = [loss for _, loss in losses(folder, target)[begin : begin + 3]]
     for layout in after:
         assert found[layout] == pytest.approx(found[before], rel=1e-6), f"{before} to {layout}"
+
+
+@pytest.mark.parametrize("layout", [(1, 2, 1), (2, 2, 1), (3, 4, 2)], ids=str)
+def test_bfloat16_under_deepspeed_goes_on_bit_for_bit(tmp_path, layout):
+    """float32 master weights and moments are what is saved, not the bfloat16 copy that the forward pass reads."""
+    pytest.importorskip("deepspeed", reason="extra deepspeed")
+    pytest.importorskip("megatron.core", reason="extra tensor-parallel")
+    target, end = "question_alignment.translation", 11
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    more = [f"recipes.{target}.precision=bfloat16"]
+    until_step(stopped, 4, target, layout, *more)
+    begin = len(losses(stopped, target))
+    assert begin < end
+    for folder in (stopped, whole):
+        until_step(folder, end, target, layout, *more)
+    assert losses(stopped, target)[:end] == losses(whole, target)[:end]
 
 
 def test_a_dead_rank_ends_the_others_with_one_sentence_and_the_run_goes_on(tmp_path, undisturbed):

@@ -13,11 +13,12 @@ from mmscale.training.objective import Objective
 
 def make_engine(objective: Objective, config: StageConfig, zero: ZeroConfig, layout: Layout) -> Engine:
     """The engine a configuration asks for."""
-    if layout.tensor_size > 1 and layout.device.type == "cpu" and config.precision == "bfloat16":
-        raise UserError(
-            "precision=bfloat16 with parallel.tensor_parallel_size needs GPUs: use precision=float32 on CPUs"
-        )
     if zero.stage == 0:
+        if layout.tensor_size > 1 and layout.device.type == "cpu" and config.precision == "bfloat16":
+            raise UserError(
+                "precision=bfloat16 with parallel.tensor_parallel_size on CPUs needs DeepSpeed, since torch cannot "
+                "autocast these layers there: set parallel.zero.stage=1, or precision=float32"
+            )
         return LocalEngine(objective, config, layout)
     from mmscale.training.engines.zero import ZeroEngine  # needs the extra `deepspeed`
 

@@ -107,7 +107,7 @@ class ZeroEngine:
         if mapping is None:  # no part of it is ours
             return
         begin, place = mapping.lp_fragment_address.start, mapping.hp_fragment_address
-        flat = self.engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+        flat = self._flat_partitions()[mapping.param_group_index]
         yield PARAMETER, begin, flat.detach().narrow(0, place.start, place.numel)
         for kind, tensor in self._moments(flat):
             yield kind, begin, tensor.narrow(0, place.start, place.numel)
@@ -115,7 +115,7 @@ class ZeroEngine:
     def _owned_stage3(self, parameter: nn.Parameter) -> Iterator[tuple[str, int, Tensor]]:
         optimizer = self.engine.optimizer
         group, start, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
-        flat = optimizer.fp32_partitioned_groups_flat[group]
+        flat = self._flat_partitions()[group]
         begin = size * self.layout.data_rank
         valid = min(size, parameter.ds_numel - begin)  # type: ignore[attr-defined]
         if valid <= 0:  # the last ranks may hold padding alone
@@ -131,8 +131,12 @@ class ZeroEngine:
                 yield kind, held[kind]
 
     def _flat_partitions(self) -> list[Tensor]:
+        """This rank's float32 master values, a tensor for each group of parameters."""
         optimizer = self.engine.optimizer
-        return optimizer.fp32_partitioned_groups_flat if self.stage == 3 else optimizer.single_partition_of_fp32_groups
+        # stage 3, DeepSpeed's BF16_Optimizer (stage 1 in bfloat16), stages 1 and 2
+        names = ("fp32_partitioned_groups_flat", "fp32_groups_flat_partition", "single_partition_of_fp32_groups")
+        found: list[Tensor] = next(getattr(optimizer, name) for name in names if hasattr(optimizer, name))
+        return found
 
     @torch.no_grad()
     def restore(self, state: State, steps: int) -> None:
