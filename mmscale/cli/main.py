@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from mmscale.cli import convert, data, doctor, evaluate, generate, launch, report, run, tinyworld, train
+from mmscale.cli import convert, data, doctor, evaluate, generate, launch, plan, report, run, tinyworld, train
 from mmscale.errors import Interrupted, UserError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("train")(train.train)
 app.command("launch")(launch.launch)
+app.command("plan")(plan.plan)
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.add_typer(data.app, name="data")

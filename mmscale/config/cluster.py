@@ -13,12 +13,28 @@ _TIME = re.compile(r"(\d+-)?\d{1,2}(:\d{2}){0,2}$|\d+$")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*$")
 
 
+class GpuConfig(Config):
+    """What a GPU and its connections can do, from their datasheets; the defaults are an H100 SXM's with NDR InfiniBand."""
+
+    memory_gib: float = Field(default=80 * 1e9 / 2**30, gt=0)
+    """80 GB."""
+    peak_tflops: float = Field(default=989.4, gt=0)
+    """Dense bfloat16."""
+    memory_gbytes: float = Field(default=3350, gt=0)
+    """Of memory traffic a second."""
+    link_gbytes: float = Field(default=450, gt=0)
+    """To the other GPUs of the node, one way: NVLink's 900 GB/s are both ways."""
+    network_gbytes: float = Field(default=50, gt=0)
+    """To other nodes, one way, a GPU: 400 Gb/s."""
+
+
 class ClusterConfig(Config):
     """Everything `mmscale launch` has to know to write a batch script."""
 
     nodes: int = Field(ge=1)
     gpus_per_node: int = Field(ge=0)
     """0 for a cluster without GPUs."""
+    gpu: GpuConfig = GpuConfig()
     ranks_per_node: int | None = Field(default=None, ge=1)
     """Processes on a node; None takes one a GPU."""
     cpus_per_rank: int = Field(default=8, ge=1)

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM
-
-from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.config.run import RunConfig
 from mmscale.data.packing import DataParallelRank, StepOrder
 from mmscale.data.prompts import template
@@ -17,50 +12,32 @@ from mmscale.data.segments import ExampleTokenizer, special_tokens
 from mmscale.errors import UserError
 from mmscale.methods.recipe import check
 from mmscale.methods.stages import StagePlace
+from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
 from mmscale.models.encoders import load_encoder_tokenizer
-from mmscale.models.encoders.base import family, family_of, load_encoder_config
 from mmscale.models.language_model import load_model_config, load_tokenizer
 from mmscale.models.mapping import Mapping
+from mmscale.parallel.zero import deepspeed_json
 from mmscale.training.stage_data import read_stage_records, tokenize_stage
-
-
-def _count(module: torch.nn.Module) -> int:
-    return sum({id(p): p.numel() for p in module.parameters()}.values())
-
-
-def count_language_model(config: LanguageModelConfig) -> tuple[int, int]:
-    """(parameters, width) of a language model, tied weights once, from its config.json alone."""
-    model_config = load_model_config(config)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config)
-    return _count(model), int(model_config.hidden_size)
-
-
-def count_encoder(config: EncoderConfig) -> tuple[int, int]:
-    """(parameters, width) of the encoder half that is loaded."""
-    model_config = load_encoder_config(config)
-    chosen = family(family_of(config))
-    with torch.device("meta"):
-        model = chosen.build(model_config)
-    return _count(model), chosen.width(model_config)
 
 
 def _parameters(run: RunConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    widths = {}
-    sides: list[tuple[str, Any, Callable[[Any], tuple[int, int]]]] = [
-        ("language_model", run.language_model, count_language_model),
-        ("encoder", run.encoder, count_encoder),
-    ]
-    for name, config, count in sides:
-        if config is None:
-            continue
-        try:
-            found[name], widths[name] = count(config)
-        except UserError as error:
-            found[name] = f"not found: {error}"
+    widths = []
+    try:
+        model = empty_language_model(run.language_model)
+        found["language_model"] = count(model)
+        widths.append(int(model.config.hidden_size))
+    except UserError as error:
+        found["language_model"] = f"not found: {error}"
+    if run.encoder is None:
+        return found
+    try:
+        found["encoder"] = count(empty_encoder(run.encoder))
+        widths.append(encoder_width(run.encoder))
+    except UserError as error:
+        found["encoder"] = f"not found: {error}"
     if len(widths) == 2:
-        found["mapping"] = sum(p.numel() for p in Mapping(widths["encoder"], widths["language_model"]).parameters())
+        found["mapping"] = count(Mapping(widths[1], widths[0]))
     return found
 
 
@@ -70,7 +47,7 @@ def _trainable(parameters: dict[str, Any], trains: str) -> dict[str, Any]:
     return {"trainable": used.get(trains), "frozen": sum(v for k, v in used.items() if k != trains)}
 
 
-def _stage_tokens(place: StagePlace) -> dict[str, Any]:
+def stage_tokens(place: StagePlace) -> dict[str, Any]:
     """Rows, tokens, steps and fill of a stage; needs its data files and the tokenizers, no weights."""
     run, own = place.run, place.run.language_model
     train, dev, accounts = read_stage_records(place.config, run.languages, run.seed)
@@ -90,6 +67,8 @@ def _stage_tokens(place: StagePlace) -> dict[str, Any]:
     steps = place.config.steps or order.steps_in(place.config.epochs or 0)
     return result | {
         "tokens": sum(lengths),
+        "target_tokens": sum(len(example.target_ids) for example in data.train),
+        "encoder_tokens": sum(len(example.encoder_ids) for example in data.train),
         "longest": max(lengths),
         "truncated": sum(example.truncated for example in data.train),
         "steps": steps,
@@ -105,8 +84,10 @@ def dry_run(run: RunConfig) -> dict[str, Any]:
         for spec in chosen.stages:
             place = StagePlace(run, chosen, spec)
             entry: dict[str, Any] = {"prompt": place.prompt, **_trainable(parameters, spec.trains)}
+            if run.parallel.zero.stage:
+                entry["deepspeed"] = deepspeed_json(run.parallel.zero, place.config, ranks=1)
             try:
-                entry |= _stage_tokens(place)
+                entry |= stage_tokens(place)
             except UserError as error:
                 entry["missing"] = str(error)
             stages[f"{chosen.name}.{spec.name}"] = entry
@@ -134,6 +115,10 @@ def show(found: dict[str, Any], as_json: bool) -> None:
             print(
                 f"    {entry['rows']:,} rows, {entry['tokens']:,} merged tokens, longest {entry['longest']}, {entry['truncated']} truncated, "
                 f"{entry['steps']:,} steps, {100 * entry['slots_used']:.1f} % of token slots used"
+            )
+        if "deepspeed" in entry:
+            print(
+                f"    DeepSpeed, train_batch_size being the number of data-parallel ranks: {json.dumps(entry['deepspeed'])}"
             )
         if "missing" in entry:
             print(f"    missing: {entry['missing']}")

@@ -24,7 +24,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from mmscale.errors import UserError
 
 PACKED_SDPA = "mmscale_packed_sdpa"
-PACKED_FLASH = "mmscale_packed_flash"
+PACKED_FLASH = "mmscale_packed_varlen"
 
 
 @dataclass(frozen=True)

@@ -139,3 +139,13 @@ def test_dry_run_counts_tokens_where_data_is_there(capsys):
 def test_methods_are_found_by_their_file_name():
     folder = Path(str(resources.files("mmscale.methods")))
     assert all((folder / f"{name}.py").is_file() for name in METHODS)
+
+
+def test_dry_run_shows_what_deepspeed_is_given(capsys):
+    command = ["run", "configs/quickstart.yaml", "methods=[mindmerger]", "parallel.zero.stage=3", "--dry-run"]
+    assert main([*command, "parallel.zero.extra={zero_optimization: {stage3_prefetch_bucket_size: 7}}", "--json"]) == 0
+    given = json.loads(capsys.readouterr().out)["stages"]["mindmerger.mapping"]["deepspeed"]
+    assert given["zero_optimization"]["stage"] == 3
+    assert given["zero_optimization"]["stage3_prefetch_bucket_size"] == 7, "keys that are not modelled pass through"
+    assert main(command) == 0
+    assert '"zero_optimization": {"stage": 3' in capsys.readouterr().out

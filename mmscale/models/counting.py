@@ -1,0 +1,34 @@
+"""Parameters of a model from its config.json alone, on the meta device: exact, and without weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from mmscale.config.model import EncoderConfig, LanguageModelConfig
+from mmscale.models.encoders.base import family, family_of, load_encoder_config
+from mmscale.models.language_model import load_model_config
+
+
+def empty_language_model(config: LanguageModelConfig) -> Any:
+    """The causal LM of a configuration, without memory."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(load_model_config(config))
+
+
+def empty_encoder(config: EncoderConfig) -> Any:
+    """The encoder half that is loaded, without memory."""
+    with torch.device("meta"):
+        return family(family_of(config)).build(load_encoder_config(config))
+
+
+def encoder_width(config: EncoderConfig) -> int:
+    return family(family_of(config)).width(load_encoder_config(config))
+
+
+def count(module: nn.Module) -> int:
+    """Elements, tied weights once."""
+    return sum(p.numel() for p in module.parameters())

@@ -1,0 +1,112 @@
+"""Bytes of one GPU while a stage trains, component by component.
+
+Parameters are counted on the meta device, activations traced there (mmscale/planning/tracing.py); what the engines
+hold for each parameter is written down here and tested against real ranks. B is bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmscale.config.parallel import ZeroConfig
+from mmscale.models.loading import DTYPES
+from mmscale.planning.spread import Spread, flattened, partitioned
+
+CONTEXT_BYTES = 2**30
+"""CUDA context, NCCL channels and cuBLAS workspaces: an allowance, not a measurement."""
+MAX_LIVE_ELEMENTS = 1_000_000_000 + 50_000_000
+"""DeepSpeed's stage3_max_live_parameters and stage3_prefetch_bucket_size, its defaults."""
+FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a stage trains and computes with; element counts are a rank's, before ZeRO cuts them."""
+
+    llm: tuple[int, ...]
+    """Elements of each LLM parameter on a rank of the tensor group."""
+    encoder: int
+    mapping: tuple[int, ...]
+    trains_llm: bool
+    llm_dtype: str
+    encoder_dtype: str
+    autocast: bool
+    """precision=bfloat16."""
+
+    @property
+    def trainable(self) -> tuple[int, ...]:
+        return self.llm if self.trains_llm else self.mapping
+
+
+def state_bytes(trained: Trained, spread: Spread, zero: ZeroConfig) -> dict[str, int]:
+    """Weights, gradients and optimizer state of a rank."""
+    return _replicated(trained) if spread.stage == 0 else _partitioned(trained, spread, zero)
+
+
+def _size(dtype: str) -> int:
+    return DTYPES[dtype].itemsize
+
+
+def _replicated(trained: Trained) -> dict[str, int]:
+    """The local engine: weights, gradients and AdamW's two moments in the parameter's own dtype."""
+    width = _size(trained.llm_dtype) if trained.trains_llm else FLOAT32
+    count = sum(trained.trainable)
+    found = {
+        "llm_weights": sum(trained.llm) * _size(trained.llm_dtype),
+        "encoder_weights": trained.encoder * _size(trained.encoder_dtype),
+        "mapping_weights": sum(trained.mapping) * FLOAT32,
+        "gradients": count * width,
+        "optimizer": 2 * count * width,
+    }
+    if trained.autocast and trained.trains_llm and trained.llm_dtype == "float32":
+        found["autocast_weights"] = 2 * count  # the bfloat16 copies that torch.autocast keeps during a forward pass
+    return found
+
+
+def _partitioned(trained: Trained, spread: Spread, zero: ZeroConfig) -> dict[str, int]:
+    """DeepSpeed: weights in the computing dtype; float32 master weights and two moments, 12 B, over the data ranks."""
+    data, stage = spread.data, spread.stage
+    width = 2 if trained.autocast else _size(trained.llm_dtype)
+    mapping_width = 2 if trained.autocast else FLOAT32
+    count = sum(trained.trainable)
+    owned = partitioned(trained.trainable, data) if stage == 3 else flattened(trained.trainable, data)
+
+    def weights(sizes: Sequence[int]) -> int:
+        if stage < 3:
+            return sum(sizes)
+        # small parameters are gathered once and kept beside their part
+        return partitioned(sizes, data) + sum(size for size in sizes if size < zero.persistence_threshold)
+
+    found = {
+        "llm_weights": weights(trained.llm) * width,
+        "encoder_weights": trained.encoder * _size(trained.encoder_dtype),  # frozen, kept out of DeepSpeed
+        "mapping_weights": weights(trained.mapping) * mapping_width,
+        # stage 1 accumulates all gradients in float32, stages 2 and 3 the part they own
+        "gradients": FLOAT32 * (count if stage == 1 else owned),
+        "optimizer": 3 * FLOAT32 * owned,
+    }
+    if zero.offload_optimizer.device != "none":
+        found["gradients"], found["optimizer"] = (0 if stage > 1 else found["gradients"]), 0
+    if zero.offload_parameters.device != "none":
+        found["llm_weights"] = 0
+    return found
+
+
+def transient_bytes(trained: Trained, spread: Spread, zero: ZeroConfig) -> dict[str, int]:
+    """Gathered layers and communication buffers of DeepSpeed, at most."""
+    if spread.stage == 0:
+        return {}
+    width = 2 if trained.autocast else _size(trained.llm_dtype)
+    count = sum(trained.trainable)
+    found = {"communication_buffers": 2 * min(zero.bucket_elements, count) * width}  # two, since they overlap
+    if spread.stage == 3:
+        found["gathered_layers"] = min(MAX_LIVE_ELEMENTS, sum(trained.llm)) * width
+    return found
+
+
+def optimizer_step_bytes(trained: Trained, spread: Spread, zero: ZeroConfig) -> int:
+    """What torch's AdamW makes while it steps: a root of the second moments under DeepSpeed, nothing where it is fused."""
+    if spread.stage == 0 or zero.offload_optimizer.device != "none":
+        return 0
+    return FLOAT32 * (partitioned if spread.stage == 3 else flattened)(trained.trainable, spread.data)

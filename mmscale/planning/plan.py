@@ -1,0 +1,238 @@
+"""Does a run fit a cluster, how fast is it, what does it cost: every stage of its methods, and its evaluation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from mmscale.config.cluster import ClusterConfig
+from mmscale.config.run import RunConfig
+from mmscale.config.training import StageConfig
+from mmscale.errors import UserError
+from mmscale.methods.dry_run import stage_tokens
+from mmscale.methods.recipe import check
+from mmscale.methods.stages import StagePlace
+from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
+from mmscale.models.loading import DTYPES
+from mmscale.models.mapping import Mapping
+from mmscale.parallel.tensor import require_divisible
+from mmscale.planning import memory, throughput, traffic
+from mmscale.planning.memory import Trained
+from mmscale.planning.spread import Spread, local_parameters
+from mmscale.planning.tracing import Work, trace
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user says of the data; None leaves it to be read, or assumed."""
+
+    example_tokens: int | None = None
+    target_tokens: int | None = None
+    examples: int | None = None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Mean merged tokens of an example, how many of them are targets and how many come from the encoder."""
+
+    tokens: float
+    targets: float
+    encoder: float
+    count: int | None
+    """In an epoch."""
+    source: str
+    """Where these numbers come from."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One stage on one spread."""
+
+    spread: Spread
+    parameters: dict[str, int]
+    memory_bytes: dict[str, int]
+    """By component, and "peak"."""
+    fits: bool
+    rows_per_step: int
+    """Packed rows of a rank."""
+    row_tokens: int
+    sent_bytes: dict[str, int]
+    """A rank's, in a step."""
+    step_seconds: float
+    tokens_per_s_per_gpu: float
+    mfu: float
+    steps: int | None
+    checkpoint_bytes: int
+
+    @property
+    def gpu_hours(self) -> float | None:
+        return None if self.steps is None else self.steps * self.step_seconds * self.spread.ranks / 3600
+
+
+class Planner:
+    """Plans the stages of a run; model configurations are read and parameters counted once."""
+
+    def __init__(self, run: RunConfig, cluster: ClusterConfig) -> None:
+        self.run, self.cluster = run, cluster
+        model = empty_language_model(run.language_model)
+        self.config = model.config
+        self.llm, self.encoder = count(model), 0
+        self.mapping: tuple[int, ...] = ()
+        if run.encoder is not None:
+            self.encoder = count(empty_encoder(run.encoder))
+            mapping = Mapping(encoder_width(run.encoder), int(self.config.hidden_size))
+            self.mapping = tuple(parameter.numel() for parameter in mapping.parameters())
+
+    @property
+    def configured(self) -> Spread:
+        """The spread that the configuration asks for on this cluster; UserError where it does not divide."""
+        parallel = self.run.parallel
+        ranks, degree = self.cluster.nodes * self.cluster.ranks_on_node, parallel.tensor_parallel_size
+        if ranks % degree:
+            raise UserError(f"parallel.tensor_parallel_size={degree} does not divide the cluster's {ranks} ranks")
+        require_divisible(self.config, degree, self.run.language_model.path)
+        return Spread(ranks, degree, parallel.zero.stage)
+
+    def trained(self, place: StagePlace, spread: Spread) -> Trained:
+        run, merged = self.run, place.spec.trains == "mapping"
+        return Trained(
+            tuple(local_parameters(self.config, spread.tensor)),
+            self.encoder if merged else 0,
+            self.mapping if merged else (),
+            not merged,
+            run.language_model.dtype,
+            run.encoder.dtype if run.encoder else "float32",
+            place.config.precision == "bfloat16",
+        )
+
+    def examples(self, place: StagePlace, given: Given) -> Examples:
+        """Of a stage's data: given, else read where files and tokenizers are there, else as long as the limits allow."""
+        longest = _longest_example(place.config, place.spec.trains == "mapping")
+        if given.example_tokens is not None:
+            share = given.example_tokens / longest.tokens
+            targets = given.target_tokens or given.example_tokens / 2
+            return Examples(given.example_tokens, targets, longest.encoder * share, given.examples, "as given")
+        try:
+            read = stage_tokens(place)
+        except UserError:
+            return replace(longest, count=given.examples)
+        size = read["rows"]
+        tokens, targets, encoder = (read[key] / size for key in ("tokens", "target_tokens", "encoder_tokens"))
+        return Examples(tokens, targets, encoder, size, "read from the data")
+
+    def stage(self, place: StagePlace, spread: Spread, mean: Examples) -> Planned:
+        """One stage under a spread; its length is known where steps or the number of examples are."""
+        trained = self.trained(place, spread)
+        rows, row_tokens = _rows(place.config, mean, spread.data)
+        work = self._work(place.config, trained, spread, row_tokens, mean)
+        bytes_by_component = self._memory(place, trained, spread, work)
+        sent = self._traffic(place.config, trained, spread, rows, work)
+        compute, model_flops = self._compute(place.config, trained, spread, mean, rows * row_tokens)
+        per_gpu = self.cluster.gpu
+        tensor, data = traffic.seconds(sent, spread, per_gpu, max(1, self.cluster.gpus_per_node))
+        took = throughput.step_seconds(compute, tensor, data)
+        tokens = rows * row_tokens / took / spread.tensor
+        return Planned(
+            spread,
+            {
+                "llm": self.llm,
+                "encoder": trained.encoder,
+                "mapping": sum(trained.mapping),
+                "trainable": self.llm if trained.trains_llm else sum(trained.mapping),
+            },
+            bytes_by_component,
+            bytes_by_component["peak"] <= per_gpu.memory_gib * 2**30,
+            rows,
+            row_tokens,
+            {"tensor": sent.tensor, "data": sent.data},
+            took,
+            tokens,
+            model_flops * tokens / (per_gpu.peak_tflops * 1e12),
+            _steps(place.config, mean.count),
+            12 * (self.llm if trained.trains_llm else sum(trained.mapping)),
+        )
+
+    def _work(self, config: StageConfig, trained: Trained, spread: Spread, row_tokens: int, mean: Examples) -> Work:
+        dtype = torch.bfloat16 if config.precision == "bfloat16" else DTYPES[trained.llm_dtype]
+        targets = math.ceil(row_tokens * mean.targets / mean.tokens)
+        on_gpu = self.cluster.gpus_per_node > 0
+        return Work(
+            row_tokens, targets, dtype, trained.trains_llm, config.gradient_checkpointing, on_gpu, spread.tensor
+        )
+
+    def _memory(self, place: StagePlace, trained: Trained, spread: Spread, work: Work) -> dict[str, int]:
+        zero = self.run.parallel.zero
+        found = memory.state_bytes(trained, spread, zero)
+        row = trace(self.config, work)
+        other = trace(self.config, replace(work, checkpointing=not work.checkpointing))
+        step = memory.optimizer_step_bytes(trained, spread, zero)
+        states = sum(found.values())
+        passing = memory.transient_bytes(trained, spread, zero)
+        context = memory.CONTEXT_BYTES if self.cluster.gpus_per_node else 0
+        found |= {"activations": row.forward, "logits_and_temporaries": row.peak - row.forward, **passing}
+        peak = states + context + max(row.peak + sum(passing.values()), step)
+        told = "without_checkpointing" if work.checkpointing else "with_checkpointing"
+        return {**found, "context": context, "peak": peak, f"peak_{told}": peak - row.peak + other.peak}
+
+    def _traffic(self, config: StageConfig, trained: Trained, spread: Spread, rows: int, work: Work) -> traffic.Traffic:
+        activations = work.tokens * int(self.config.hidden_size) * work.dtype.itemsize
+        layers = int(self.config.num_hidden_layers)
+        return traffic.traffic(trained, spread, rows, activations, layers, config.gradient_checkpointing)
+
+    def _compute(
+        self, config: StageConfig, trained: Trained, spread: Spread, mean: Examples, tokens: int
+    ) -> tuple[float, float]:
+        """(seconds of each GPU of a tensor group for so many tokens, model operations a token); the encoder is whole
+        on each."""
+        work = throughput.token_work(
+            self.config,
+            self.llm,
+            mean.tokens,
+            mean.targets / mean.tokens,
+            trained.trains_llm,
+            config.gradient_checkpointing,
+        )
+        encoder = 2.0 * trained.encoder * mean.encoder / mean.tokens
+        operations = tokens * (work.hardware / spread.tensor + encoder)
+        return throughput.seconds_of(operations, self.cluster.gpu.peak_tflops), work.model + encoder
+
+    def fitting(self, place: StagePlace, mean: Examples) -> list[Planned]:
+        """Every spread of the cluster's ranks that fits, the fastest first."""
+        ranks, found = self.cluster.nodes * self.cluster.ranks_on_node, []
+        for tensor in (n for n in range(1, self.cluster.ranks_on_node + 1) if ranks % n == 0):
+            try:
+                require_divisible(self.config, tensor, self.run.language_model.path)
+            except UserError:
+                continue
+            found += [self.stage(place, Spread(ranks, tensor, zero), mean) for zero in range(4)]
+        return sorted((p for p in found if p.fits), key=lambda p: (p.step_seconds, p.memory_bytes["peak"]))
+
+    def places(self) -> list[StagePlace]:
+        return [StagePlace(self.run, method, spec) for method in check(self.run) for spec in method.stages]
+
+
+def _longest_example(config: StageConfig, merged: bool) -> Examples:
+    """As long as the limits allow."""
+    packing = config.packing
+    encoder = packing.max_encoder_tokens if merged else 0
+    tokens = encoder + packing.max_prompt_tokens + packing.max_target_tokens
+    return Examples(tokens, packing.max_target_tokens, encoder, None, "as long as packing's limits allow")
+
+
+def _rows(config: StageConfig, mean: Examples, data: int) -> tuple[int, int]:
+    """(packed rows of a rank in a step, tokens of a row): mmscale.data.packing.balance_rows on examples of mean length."""
+    packing = config.packing
+    tokens = float(packing.global_batch_tokens or (packing.global_batch_size or 1) * mean.tokens)
+    rows = max(1, math.ceil(math.ceil(tokens / packing.row_tokens) / data))
+    return rows, min(packing.row_tokens, math.ceil(tokens / (rows * data)))
+
+
+def _steps(config: StageConfig, examples: int | None) -> int | None:
+    if config.steps is not None:
+        return config.steps
+    size = config.packing.global_batch_size
+    if examples is None or size is None or config.epochs is None:
+        return None
+    return math.ceil(examples / size * config.epochs)

@@ -1,0 +1,157 @@
+"""A plan as one JSON object, and as tables for a person."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.table import Table
+
+from mmscale.errors import UserError
+from mmscale.methods.stages import StagePlace
+from mmscale.planning.inference import inference
+from mmscale.planning.plan import Given, Planned, Planner
+from mmscale.progress import console
+
+_GIB = 2**30
+
+
+def describe(planner: Planner, given: Given, search: bool) -> dict[str, Any]:
+    """Everything `mmscale plan` says. The top level repeats the stage that needs most memory."""
+    spread = planner.configured
+    stages: dict[str, Any] = {}
+    for place in planner.places():
+        examples = planner.examples(place, given)
+        planned = planner.stage(place, spread, examples)
+        entry = {**_entry(planned), "assumed": examples.source}
+        if search or not planned.fits:
+            entry["fitting"] = [_entry(other) for other in planner.fitting(place, examples)]
+        stages[_name(place)] = entry
+    if not stages:
+        raise UserError("the configuration names no method to plan: add methods=[mindmerger], for example")
+    worst = max(stages.values(), key=lambda entry: entry["memory_bytes"]["peak"])
+    hours = [entry["gpu_hours"] for entry in stages.values()]
+    return {
+        "name": planner.run.name,
+        **{key: worst[key] for key in ("parameters", "memory_bytes", "tokens_per_s_per_gpu", "mfu", "layout")},
+        "gpu_memory_bytes": int(planner.cluster.gpu.memory_gib * _GIB),
+        "fits": all(entry["fits"] for entry in stages.values()),
+        "gpu_hours": None if None in hours else sum(hours),
+        "stages": stages,
+        "inference": inference(planner.run, planner.cluster, planner.config, planner.llm, planner.encoder),
+    }
+
+
+def _name(place: StagePlace) -> str:
+    return f"{place.method.name}.{place.spec.name}"
+
+
+def _entry(planned: Planned) -> dict[str, Any]:
+    return {
+        "layout": {
+            "ranks": planned.spread.ranks,
+            "tensor_parallel_size": planned.spread.tensor,
+            "data_parallel_size": planned.spread.data,
+            "zero_stage": planned.spread.stage,
+        },
+        "parameters": planned.parameters,
+        "memory_bytes": planned.memory_bytes,
+        "fits": planned.fits,
+        "rows_per_step": planned.rows_per_step,
+        "row_tokens": planned.row_tokens,
+        "sent_bytes_per_step": planned.sent_bytes,
+        "step_seconds": planned.step_seconds,
+        "tokens_per_s_per_gpu": planned.tokens_per_s_per_gpu,
+        "mfu": planned.mfu,
+        "steps": planned.steps,
+        "gpu_hours": planned.gpu_hours,
+        "checkpoint_bytes": planned.checkpoint_bytes,
+    }
+
+
+def show_json(found: dict[str, Any]) -> None:
+    print(json.dumps(found, indent=2))
+
+
+def show(found: dict[str, Any]) -> None:
+    """Tables on standard output, as wide as they need to be."""
+    for name, entry in found["stages"].items():
+        print(f"{found['name']} {name}: {_layout(entry['layout'])}; examples: {entry['assumed']}")
+        _print(_memory(entry, found["gpu_memory_bytes"]))
+        _print(_speed(entry))
+        if entry.get("fitting"):
+            print("layouts that fit, the fastest first:")
+            _print(_fitting(entry["fitting"]))
+    if found["inference"]:
+        answer = found["inference"]
+        print(
+            f"evaluation on one GPU, batch {answer['batch_size']}: {answer['memory_bytes']['peak'] / _GIB:.1f} GiB "
+            f"({'fits' if answer['fits'] else 'does not fit'}), {answer['tokens_per_s_per_gpu']:,.0f} tokens/s at most"
+        )
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    Console(width=None if console.is_terminal else 120).print(table)
+
+
+def _layout(layout: dict[str, int]) -> str:
+    zero = f"ZeRO-{layout['zero_stage']}" if layout["zero_stage"] else "replicated"
+    return f"{layout['ranks']} GPUs = tensor {layout['tensor_parallel_size']} x data {layout['data_parallel_size']}, {zero}"
+
+
+def _memory(entry: dict[str, Any], available: int) -> Table:
+    table = Table("a GPU holds", "GiB")
+    table.columns[1].justify = "right"
+    for name, value in entry["memory_bytes"].items():
+        if not name.startswith("peak") and value:
+            table.add_row(name.replace("_", " "), f"{value / _GIB:.2f}")
+    table.add_section()
+    for name, value in entry["memory_bytes"].items():
+        if name.startswith("peak"):
+            table.add_row(name.replace("_", " "), f"{value / _GIB:.2f}")
+    table.add_row(f"of {available / _GIB:.1f}", "fits" if entry["fits"] else "does not fit")
+    return table
+
+
+def _speed(entry: dict[str, Any]) -> Table:
+    table = Table("step", "tokens/s a GPU", "MFU", "sent a step (tensor, data)", "steps", "GPU hours", "checkpoint")
+    sent = entry["sent_bytes_per_step"]
+    table.add_row(
+        f"{entry['step_seconds']:.2f} s, {entry['rows_per_step']} x {entry['row_tokens']} tokens a rank",
+        f"{entry['tokens_per_s_per_gpu']:,.0f}",
+        f"{100 * entry['mfu']:.1f} %",
+        f"{sent['tensor'] / 1e9:.1f}, {sent['data'] / 1e9:.1f} GB",
+        "?" if entry["steps"] is None else f"{entry['steps']:,}",
+        "?" if entry["gpu_hours"] is None else f"{entry['gpu_hours']:,.1f}",
+        f"{entry['checkpoint_bytes'] / 1e9:.2f} GB",
+    )
+    return table
+
+
+def _fitting(entries: list[dict[str, Any]]) -> Table:
+    table = Table("layout", "peak GiB", "s a step", "tokens/s a GPU", "MFU")
+    for entry in entries:
+        table.add_row(
+            _layout(entry["layout"]),
+            f"{entry['memory_bytes']['peak'] / _GIB:.1f}",
+            f"{entry['step_seconds']:.2f}",
+            f"{entry['tokens_per_s_per_gpu']:,.0f}",
+            f"{100 * entry['mfu']:.1f} %",
+        )
+    return table
+
+
+def does_not_fit(found: dict[str, Any]) -> UserError:
+    """One sentence: which stage, how much is missing, and the nearest layout that fits."""
+    name, entry = next((name, entry) for name, entry in found["stages"].items() if not entry["fits"])
+    peak, have = entry["memory_bytes"]["peak"] / _GIB, found["gpu_memory_bytes"] / _GIB
+    remedy = "none of this cluster's layouts does: use more nodes, or smaller packing.row_tokens"
+    if entry["fitting"]:
+        best = entry["fitting"][0]["layout"]
+        remedy = (
+            f"the fastest layout that fits is parallel.tensor_parallel_size={best['tensor_parallel_size']} "
+            f"parallel.zero.stage={best['zero_stage']}"
+        )
+    return UserError(f"{name} needs {peak:.1f} GiB on each GPU, which has {have:.1f}: {remedy}")

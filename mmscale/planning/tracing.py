@@ -1,0 +1,157 @@
+"""Memory of one training row, by running the model's own code on the meta device and watching what stays alive.
+
+No formula for activations has to be kept in step with an architecture: what autograd saves is what is counted.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.masking_utils import AttentionMaskInterface
+
+from mmscale.data.segments import SpecialTokens
+from mmscale.models.assembly import make_trainable
+from mmscale.models.attention import PackedLayout
+from mmscale.models.language_model import LanguageModel
+from mmscale.planning.spread import local_config
+
+_META = torch.device("meta")
+_LAYERS = (2, 3)
+"""Layers of the two traced models; memory is linear in their number."""
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made inside it that are still alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.peak = 0, 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return 0  # a model asks whether some mask is needed; ours never are
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._note(value)
+        return result
+
+    def ignore(self, tensors: Any) -> None:
+        """Do not count these, which were made before."""
+        for tensor in tensors:
+            self._sizes.setdefault(tensor.untyped_storage()._cdata, 0)
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._sizes:
+            return
+        self._sizes[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+class _Attention(torch.autograd.Function):
+    """What flash-attention allocates: it saves query, key, value, output and one float32 a row and head."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, *_ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _attend(grids: bool) -> Callable[..., tuple[Tensor, None]]:
+    def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+        if grids:  # packed_sdpa copies rows into right-padded grids, and its output out of one
+            query, key, value = query.clone(), key.clone(), value.clone()
+        out: Tensor = _Attention.apply(query, key, value)
+        rows = out.transpose(1, 2)
+        return (rows.clone() if grids else rows), None
+
+    return attention
+
+
+_NAMES = {False: "mmscale_traced_varlen", True: "mmscale_traced_sdpa"}
+for _grids, _name in _NAMES.items():
+    AttentionInterface.register(_name, _attend(_grids))
+    AttentionMaskInterface.register(_name, lambda *args, **kwargs: None)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One row as one rank sees it."""
+
+    tokens: int
+    """Merged tokens, T."""
+    targets: int
+    """Rows that enter the head."""
+    dtype: torch.dtype
+    """The LLM computes in."""
+    trained: bool
+    """Whether the LLM's parameters have gradients; else its inputs have."""
+    checkpointing: bool
+    flash: bool
+    tensor_size: int = 1
+
+
+@dataclass(frozen=True)
+class RowMemory:
+    """Bytes alive beyond parameters and their gradients."""
+
+    forward: int
+    """At the end of the forward pass, before the head: what autograd saved."""
+    peak: int
+    """At any time of forward and backward pass."""
+
+
+def trace(model_config: Any, work: Work) -> RowMemory:
+    """Bytes of one row, forward and backward, through all layers of a model, on one rank of its tensor group."""
+    few, more = (_trace(local_config(model_config, work.tensor_size, layers), work) for layers in _LAYERS)
+    extra = int(model_config.num_hidden_layers) - _LAYERS[0]
+    return RowMemory(few.forward + extra * (more.forward - few.forward), few.peak + extra * (more.peak - few.peak))
+
+
+def _trace(model_config: Any, work: Work) -> RowMemory:
+    with _META:
+        causal_lm = AutoModelForCausalLM.from_config(
+            model_config, dtype=work.dtype, attn_implementation=_NAMES[not work.flash]
+        )
+    model = LanguageModel(causal_lm, None, SpecialTokens(0, 0))
+    model.requires_grad_(False)
+    make_trainable(model, work.checkpointing, frozen=not work.trained)
+    if work.trained:
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)  # so that none is made inside
+    ids, positions = (torch.zeros(work.tokens, dtype=torch.int64, device=_META) for _ in range(2))
+    targets = torch.zeros(work.targets, dtype=torch.int64, device=_META)
+    with LiveBytes() as live:
+        live.ignore([*model.parameters(), *model.buffers(), ids, positions, targets])
+        live.ignore([p.grad for p in model.parameters() if p.grad is not None])
+        inputs = model.embed(ids)
+        if not work.trained:
+            inputs = inputs.detach().requires_grad_()
+        hidden = model.hidden(inputs, positions, PackedLayout((work.tokens,), _META))
+        forward = live.now
+        loss = model.cross_entropy_sum(hidden.index_select(0, targets), targets)
+        del hidden
+        loss.backward()
+    return RowMemory(forward, live.peak)

@@ -1,0 +1,66 @@
+"""Bytes each rank sends in a step, and how long they take.
+
+A ring all-gather or reduce-scatter of X bytes over n ranks sends (n-1)/n X from each, an all-reduce twice that
+(Patarasuk & Yuan 2009). "Per row" counts micro-steps: a packed row is one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmscale.config.cluster import GpuConfig
+from mmscale.planning.memory import Trained
+from mmscale.planning.spread import Spread, flattened, partitioned
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes a rank sends in one optimizer step."""
+
+    tensor: int
+    """All-reduces of activations; nothing else can be done meanwhile."""
+    data: int
+    """Parameters and gradients, most of it while computing."""
+
+
+def all_reduce(size: int, ranks: int) -> int:
+    return 2 * all_gather(size, ranks)
+
+
+def all_gather(size: int, ranks: int) -> int:
+    """Of a result of `size` bytes; reduce-scatter sends the same."""
+    return size * (ranks - 1) // ranks
+
+
+def traffic(
+    trained: Trained, spread: Spread, rows: int, row_activations: int, layers: int, checkpointing: bool
+) -> Traffic:
+    """Of `rows` packed rows a rank; `row_activations` are the bytes of one layer's input, T x width."""
+    # forward: after attention and after the MLP; backward: before each; again forward where activations are recomputed
+    reductions = (6 if checkpointing else 4) * layers + 1
+    tensor = rows * reductions * all_reduce(row_activations, spread.tensor)
+    return Traffic(tensor, _data(trained, spread, rows))
+
+
+def _data(trained: Trained, spread: Spread, rows: int) -> int:
+    """ZeRO paper, section 7: 2 P without partitioned parameters, 3 P with them, the latter for every row."""
+    data, width = spread.data, 2 if trained.autocast else 4
+    count = sum(trained.trainable)
+    if spread.stage == 0:
+        return all_reduce(4 * count, data)
+    if spread.stage == 3:
+        sizes = (*trained.llm, *trained.mapping)
+        gathered = 2 * all_gather(partitioned(sizes, data) * data * width, data)
+        return rows * (gathered + all_gather(partitioned(trained.trainable, data) * data * width, data))
+    padded = flattened(trained.trainable, data) * data * width
+    reduced = all_gather(padded, data) * (rows if spread.stage == 2 else 1)
+    return reduced + all_gather(padded, data)  # gradients scattered, new parameters gathered
+
+
+def seconds(sent: Traffic, spread: Spread, gpu: GpuConfig, gpus_per_node: int) -> tuple[float, float]:
+    """(tensor, data) seconds; a group that fits a node talks over its links, another one over the network."""
+
+    def speed(reach: int) -> float:
+        return 1e9 * (gpu.link_gbytes if reach <= gpus_per_node else gpu.network_gbytes)
+
+    return sent.tensor / speed(spread.tensor), sent.data / speed(spread.ranks)

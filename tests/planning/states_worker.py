@@ -1,0 +1,94 @@
+"""Runs on every rank: what each engine really holds after a step, beside what the planner says; JSON on rank 0."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from mmscale.cli.devices import joined
+from mmscale.config.model import LanguageModelConfig
+from mmscale.config.parallel import ParallelConfig, ZeroConfig
+from mmscale.config.training import StageConfig
+from mmscale.data.packing import PackedRow
+from mmscale.models.assembly import make_trainable
+from mmscale.models.language_model import load_language_model
+from mmscale.models.loading import resolve_path
+from mmscale.models.merge import MergedModel
+from mmscale.parallel.layout import Layout
+from mmscale.parallel.zero import partitioned_loading
+from mmscale.planning.memory import Trained, state_bytes
+from mmscale.planning.spread import Spread, local_parameters
+from mmscale.training.engines import make_engine
+from mmscale.training.engines.local import LocalEngine
+from mmscale.training.objective import CausalObjective
+
+COMBINATIONS = [(0, "float32"), (1, "float32"), (2, "float32"), (3, "float32")]
+COMBINATIONS += [(1, "bfloat16"), (2, "bfloat16"), (3, "bfloat16")]
+TOKENS = 32
+
+
+def held(engine: object, model: MergedModel, stage: int) -> dict[str, int]:
+    """Bytes of the tensors that an engine and a model hold."""
+
+    def size(tensors: object) -> int:
+        return sum(t.numel() * t.element_size() for t in tensors)  # type: ignore[attr-defined]
+
+    if isinstance(engine, LocalEngine):
+        moments = [
+            engine.optimizer.state[p][kind] for p in engine._named.values() for kind in ("exp_avg", "exp_avg_sq")
+        ]
+        gradients = [p.grad for p in engine._named.values()]
+        return {"llm_weights": size(model.parameters()), "gradients": size(gradients), "optimizer": size(moments)}
+    optimizer = engine.engine.optimizer  # type: ignore[attr-defined]
+    flats = engine._flat_partitions()  # type: ignore[attr-defined]
+    states = [optimizer.optimizer.state[flat][kind] for flat in flats for kind in ("exp_avg", "exp_avg_sq")]
+    if stage < 3:
+        weights = size(model.parameters())
+    else:
+        weights = size(p.ds_tensor for p in model.parameters()) + size(p for p in model.parameters() if p.ds_persist)
+    return {"llm_weights": weights, "optimizer": size(flats) + size(states)}
+
+
+def compare(folder: Path, zero: ZeroConfig, precision: str, layout: Layout) -> list[dict[str, int]]:
+    stage = StageConfig(steps=1, precision=precision)  # type: ignore[arg-type]
+    config = LanguageModelConfig(path=str(folder))
+    with partitioned_loading(zero, stage, layout):
+        model = MergedModel(load_language_model(config, layout))
+    make_trainable(model.language_model, False, frozen=False)
+    engine = make_engine(CausalObjective(model), stage, zero, layout)
+    places = torch.arange(TOKENS)
+    row = PackedRow(places + 3, places, places, places + 4, [TOKENS])
+    engine.train_step([row], 1e-3)
+    spread = Spread(layout.size, 1, zero.stage)
+    sizes = tuple(local_parameters(LlamaConfig.from_pretrained(folder), 1))
+    trained = Trained(sizes, 0, (), True, "float32", "float32", precision == "bfloat16")
+    found = held(engine, model, zero.stage)
+    planned = state_bytes(trained, spread, zero)
+    return [found, {key: planned[key] for key in found}]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    results = {}
+    with joined(ParallelConfig(zero=ZeroConfig(stage=1))) as layout:
+        if layout.is_first:
+            shape = {"hidden_size": 56, "intermediate_size": 100, "num_hidden_layers": 2, "num_attention_heads": 4}
+            made = AutoModelForCausalLM.from_config(LlamaConfig(**shape, vocab_size=2048))  # type: ignore[arg-type]
+            made.save_pretrained(folder)
+            for file in Path(resolve_path("tinyworld:llm")).glob("*token*"):
+                (folder / file.name).write_bytes(file.read_bytes())
+        layout.barrier()
+        for stage, precision in COMBINATIONS:
+            zero = ZeroConfig(stage=stage, persistence_threshold=100)  # type: ignore[arg-type]
+            results[f"{stage}-{precision}"] = compare(folder, zero, precision, layout)
+    if layout.is_first:
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

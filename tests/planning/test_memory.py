@@ -1,0 +1,125 @@
+"""Planned bytes against hand-worked numbers, and against what a real training step allocates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
+from mmscale.config.parallel import ZeroConfig
+from mmscale.config.training import StageConfig
+from mmscale.data.packing import IGNORED, PackedRow
+from mmscale.data.segments import SpecialTokens
+from mmscale.models.assembly import make_trainable
+from mmscale.models.attention import PACKED_SDPA
+from mmscale.models.language_model import LanguageModel
+from mmscale.models.merge import MergedModel
+from mmscale.parallel.layout import Layout
+from mmscale.planning.memory import Trained, state_bytes
+from mmscale.planning.spread import Spread, local_parameters
+from mmscale.planning.tracing import Work, trace
+from mmscale.training.engines.local import LocalEngine
+from mmscale.training.objective import CausalObjective
+
+TOKENS, VOCABULARY = 1024, 3000
+SHAPE = {
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": VOCABULARY,
+}
+
+
+def allocated(step: object) -> int:
+    """Peak bytes that torch's CPU allocator handed out while `step` ran, beyond what was there."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        step()  # type: ignore[operator]
+    events = [e for e in watched.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("config", [LlamaConfig(**SHAPE), Qwen2Config(**SHAPE, tie_word_embeddings=True)])
+def test_a_real_step_peaks_where_it_was_planned(config, trained, checkpointing):
+    torch.manual_seed(0)
+    causal_lm = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED_SDPA)
+    model = LanguageModel(causal_lm, None, SpecialTokens(1, 2))
+    model.requires_grad_(False)
+    make_trainable(model, checkpointing, frozen=not trained)
+    labels = torch.randint(VOCABULARY, (TOKENS,))
+    labels[::2] = IGNORED
+    ids, places = torch.randint(VOCABULARY, (TOKENS,)), torch.arange(TOKENS)
+    row = PackedRow(ids, places, places, labels, [TOKENS])
+    objective = CausalObjective(MergedModel(model))
+    if trained:
+        engine = LocalEngine(objective, StageConfig(steps=1), Layout(torch.device("cpu")))
+        engine.train_step([row], 1e-4)  # the optimizer's state is made here
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        engine.optimizer.zero_grad = lambda set_to_none=True: None  # gradients stay, as between rows of a step
+
+        def step() -> None:
+            engine.train_step([row], 1e-4)
+    else:
+        embed = model.embed
+        model.embed = lambda ids: embed(ids).requires_grad_()  # type: ignore[method-assign]
+
+        def step() -> None:
+            objective.loss_sum(row).backward()
+
+    planned = trace(config, Work(TOKENS, TOKENS // 2, torch.float32, trained, checkpointing, flash=False))
+    assert allocated(step) == pytest.approx(planned.peak, rel=0.01)
+
+
+def test_checkpointing_keeps_one_input_a_layer():
+    config = LlamaConfig(**SHAPE)
+    kept = trace(config, Work(TOKENS, 1, torch.bfloat16, True, True, flash=True)).forward
+    layer = TOKENS * 256 * 2
+    # five layers' inputs; the final norm's input, its float32 copy (twice the size) and its output; cosines and sines
+    assert 9 * layer <= kept < 9.5 * layer
+
+
+def hand(**changes: object) -> Trained:
+    """An LLM of two parameters of 1000 and 30 elements on a rank, and a mapping of 70."""
+    values = {"trains_llm": True, "llm_dtype": "bfloat16", "encoder_dtype": "bfloat16", "autocast": True, **changes}
+    return Trained(llm=(1000, 30), encoder=500, mapping=(70,), **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("trained", "spread", "expected"),
+    [
+        # replicated float32 under autocast: weight, gradient, two moments of 4 B; a bfloat16 copy
+        (
+            hand(llm_dtype="float32"),
+            Spread(4, 1, 0),
+            {"llm_weights": 4120, "gradients": 4120, "optimizer": 8240, "autocast_weights": 2060},
+        ),
+        # a frozen bfloat16 LLM costs its weights; the mapping is float32
+        (hand(trains_llm=False), Spread(4, 1, 0), {"llm_weights": 2060, "mapping_weights": 280, "optimizer": 560}),
+        # ZeRO-1: (1030 padded to 1032) / 4 = 258 elements of 12 B; all gradients in float32
+        (hand(), Spread(4, 1, 1), {"llm_weights": 2060, "gradients": 4120, "optimizer": 258 * 12}),
+        (hand(), Spread(4, 1, 2), {"llm_weights": 2060, "gradients": 258 * 4, "optimizer": 258 * 12}),
+        # ZeRO-3: 250 + 8 elements, each parameter cut by itself; both lie under the threshold and are kept whole too
+        (hand(), Spread(4, 1, 3), {"llm_weights": 2 * (258 + 1030), "gradients": 258 * 4, "optimizer": 258 * 12}),
+    ],
+)
+def test_states_by_hand(trained, spread, expected):
+    found = state_bytes(trained, spread, ZeroConfig(stage=spread.stage))
+    assert {key: found[key] for key in expected} == expected
+    assert found["encoder_weights"] == 1000
+
+
+def test_a_rank_of_a_tensor_group_holds_its_part():
+    """LLaMA by hand: per layer q 64x64/2, k and v 64x32/2, o 64x64/2, three times 64x96/2, two norms of 64."""
+    values = {**SHAPE, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 101}
+    sizes = local_parameters(LlamaConfig(**values), 2)
+    layer = 64 * 64 // 2 + 2 * (64 * 32 // 2) + 64 * 64 // 2 + 3 * (64 * 96 // 2) + 2 * 64
+    assert sum(sizes) == 2 * layer + 2 * 51 * 64 + 64, "a padded row of each table, the last norm whole"

@@ -1,0 +1,104 @@
+"""`mmscale plan` on the published shapes: fits or not, the layout that does, one JSON object; and hand-worked formulas."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from mmscale.cli.main import main
+from mmscale.config.cluster import GpuConfig
+from mmscale.planning import throughput, traffic
+from mmscale.planning.memory import Trained
+from mmscale.planning.spread import Spread
+
+EXAMPLES = ["--examples", "128000", "--example-tokens", "300", "--target-tokens", "100"]
+
+
+@pytest.fixture
+def plan(public_data, tmp_path, capsys):
+    """(exit code, output) of `mmscale plan` for a shipped configuration, its models replaced by config.json alone."""
+
+    def folder(name: str) -> str:
+        (tmp_path / name).mkdir(exist_ok=True)
+        shutil.copy(public_data / "configs" / f"{name}.config.json", tmp_path / name / "config.json")
+        return str(tmp_path / name)
+
+    def run(config: str, llm: str, *more: str) -> tuple[int, str, str]:
+        paths = [f"language_model.path={folder(llm)}"]
+        if "mindmerger" in config:
+            paths.append(f"encoder.path={folder('mt5-xl.UNVERIFIED')}")
+        code = main(["plan", config, *paths, "--cluster", "configs/cluster/h100.yaml", *EXAMPLES, *more])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_the_shipped_70b_fits_and_is_one_json_object(plan):
+    code, out, _ = plan("configs/mindmerger/llama2-70b-mt5-xl.yaml", "llama-2-70b", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["fits"] and found["parameters"]["llm"] == 68_976_648_192
+    assert found["parameters"]["trainable"] == found["parameters"]["mapping"]
+    stage = found["stages"]["mindmerger.mapping"]
+    bytes_of = stage["memory_bytes"]
+    assert bytes_of["optimizer"] == 8 * stage["parameters"]["mapping"], "two float32 moments, replicated"
+    shards = stage["layout"]["tensor_parallel_size"]
+    assert bytes_of["llm_weights"] == pytest.approx(2 * 68_976_648_192 / shards, rel=1e-3)
+    assert bytes_of["peak"] <= found["gpu_memory_bytes"]
+    assert stage["steps"] == 3000 and stage["gpu_hours"] == pytest.approx(3000 * stage["step_seconds"] * 32 / 3600)
+    assert 0.1 < found["mfu"] < 0.5 and found["tokens_per_s_per_gpu"] > 0
+    assert found["inference"]["memory_bytes"]["key_value_cache"] == 2 * 80 * 8 * 128 * (512 + 512) * 32 * 2
+
+
+@pytest.mark.parametrize("config", ["question_alignment", "multilingual_cot"])
+@pytest.mark.parametrize("size", ["7b", "13b", "70b"])
+def test_every_shipped_full_fine_tuning_fits_four_nodes(plan, config, size):
+    code, out, err = plan(f"configs/{config}/llama2-{size}.yaml", f"llama-2-{size}", "--json")
+    assert code == 0, err
+    assert json.loads(out)["fits"]
+
+
+def test_what_does_not_fit_is_said_with_numbers_and_the_layout_that_does(plan):
+    alone = ["parallel.tensor_parallel_size=1", "parallel.zero.stage=0"]
+    code, out, err = plan("configs/mindmerger/llama2-70b-mt5-xl.yaml", "llama-2-70b", *alone)
+    assert code == 2 and "does not fit" in out
+    said = err.replace("\n", " ")
+    assert "mindmerger.mapping needs 13" in said and "GiB on each GPU, which has 74.5" in said
+    remedy = said.split("the fastest layout that fits is ")[1].split()
+    code, out, _ = plan("configs/mindmerger/llama2-70b-mt5-xl.yaml", "llama-2-70b", *remedy, "--search")
+    assert code == 0 and "layouts that fit" in out
+
+
+def test_a_degree_that_does_not_divide_the_heads_is_refused(plan):
+    code, _, err = plan("configs/question_alignment/llama2-70b.yaml", "llama-2-70b", "parallel.tensor_parallel_size=16")
+    assert code == 2 and "does not divide num_key_value_heads=8" in err.replace("\n", " ")
+
+
+def test_traffic_by_hand():
+    trained = Trained((1_000_000,), 0, (), True, "float32", "float32", True)
+    # ZeRO paper, section 7: 2 P without partitioned parameters, 3 P with them, here of 2 B, 3/4 of it on four ranks
+    assert traffic.traffic(trained, Spread(4, 1, 1), 2, 0, 2, False).data == 2 * 2_000_000 * 3 // 4
+    assert traffic.traffic(trained, Spread(4, 1, 3), 1, 0, 2, False).data == 3 * 2_000_000 * 3 // 4
+    assert traffic.traffic(trained, Spread(4, 1, 3), 2, 0, 2, False).data == 2 * 3 * 2_000_000 * 3 // 4
+    # two layers of four all-reduces and the embedding's, 1000 B each, of which a ring of two sends 1000
+    assert traffic.traffic(trained, Spread(2, 2, 0), 1, 1000, 2, False).tensor == 9 * 1000
+    assert traffic.traffic(trained, Spread(2, 2, 0), 1, 1000, 2, True).tensor == 13 * 1000
+    sent = traffic.Traffic(450_000_000_000, 50_000_000_000)
+    assert traffic.seconds(sent, Spread(32, 8, 0), GpuConfig(), 8) == (1.0, 1.0), "links inside, network between nodes"
+
+
+def test_operations_by_hand():
+    """A layer-less count: 6 P a token trained, 4 P frozen, recomputation one forward more, attention 12 L h S."""
+    shape = SimpleNamespace(
+        hidden_size=10, num_hidden_layers=3, num_attention_heads=2, vocab_size=7, tie_word_embeddings=False
+    )
+    trained = throughput.token_work(shape, 1140, 100, 1.0, True, True)
+    assert trained.model == 6 * (1140 - 70) + 12 * 3 * 10 * 100
+    assert trained.forward == 2 * (1140 - 70) + 2 * 3 * 10 * 100
+    assert trained.hardware == 4 * trained.forward
+    frozen = throughput.token_work(shape, 1140, 100, 1.0, False, False)
+    assert frozen.model == 4 * (1140 - 70) + 8 * 3 * 10 * 100 and frozen.hardware == 2 * frozen.forward

@@ -1,0 +1,36 @@
+"""Weights, gradients and optimizer state of real ranks, byte for byte as planned."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mmscale.config.parallel import ZeroConfig
+from mmscale.planning.memory import Trained, state_bytes
+from mmscale.planning.spread import Spread
+from tests.distributed import ranks
+
+
+def test_three_ranks_hold_what_was_planned(tmp_path):
+    pytest.importorskip("deepspeed", reason="extra deepspeed")
+    started = ranks.start(3, ["tests/planning/states_worker.py", str(tmp_path)])
+    outputs = [rank.communicate(timeout=300) for rank in started]
+    assert [rank.returncode for rank in started] == [0, 0, 0], [err[-3000:] for _, err in outputs]
+    results = json.loads(outputs[0][0].strip().splitlines()[-1])
+    assert len(results) == 7
+    for name, (found, planned) in results.items():
+        assert found == planned, name
+
+
+def test_zero_3_agrees_with_deepspeeds_own_estimator():
+    """Theirs: 18 B a parameter over the GPUs, and 4 B an element of the largest layer, which we count as gathered."""
+    estimators = pytest.importorskip("deepspeed.runtime.zero.stage3", reason="extra deepspeed")
+    parameters, ranks_in_all = 7_000_000_000, 16
+    _, expected, largest = estimators.estimate_zero3_model_states_mem_needs(
+        parameters, 200_000_000, 8, 2, cpu_offload=False, cpu_offload_params=False, zero_init=True
+    )
+    sizes = (200_000_000,) * 35
+    trained = Trained(sizes, 0, (), True, "float32", "float32", True)
+    found = state_bytes(trained, Spread(ranks_in_all, 1, 3), ZeroConfig(stage=3))
+    assert sum(found.values()) == pytest.approx(expected - largest, rel=1e-6)
