@@ -108,10 +108,12 @@ def _evaluate_model(model: str, task: object, prompt: str | None, output: Path) 
     from mmscale.evaluation.solving import evaluate_task
     from mmscale.methods.solvers import model_solver
     from mmscale.models.assembly import read_parts
+    from mmscale.parallel.layout import Layout
 
     assert isinstance(task, TaskConfig)
-    solver = model_solver(model, read_parts(model), prompt, default_device())
-    rows, _ = evaluate_task(solver, task.data.source, task, task.data.languages, output)
+    layout = Layout(default_device())
+    solver = model_solver(model, read_parts(model), prompt, layout)
+    rows, _ = evaluate_task(solver, task.data.source, task, task.data.languages, output, layout)
     return {code: score([row.correct for row in found]).to_json() for code, found in rows.items()}
 
 

@@ -89,16 +89,17 @@ def _solver(model, prompt, expert, antiexpert, alpha, expert_prompt, chat_templa
     from mmscale.cli.devices import default_device
     from mmscale.methods.solvers import model_solver, proxy_solver
     from mmscale.models.assembly import read_parts
+    from mmscale.parallel.layout import Layout
 
     if expert is None:
-        return model_solver(model, read_parts(model), prompt, default_device())
+        return model_solver(model, read_parts(model), prompt, Layout(default_device()))
     return proxy_solver(
         model,
         read_parts(model),
         read_parts(expert),
         read_parts(antiexpert),
         alpha,
-        default_device(),
+        Layout(default_device()),
         (prompt, expert_prompt, prompt),
         chat_template,
     )

@@ -21,7 +21,8 @@ def run(
 
     Example: `mmscale run configs/quickstart.yaml methods=[mindmerger]`
 
-    Starting the same run again continues it; a finished stage is not repeated.
+    Starting the same run again continues it; a finished stage is not repeated. Under a launcher its ranks share
+    training and evaluation: `torchrun --nproc-per-node 8 -m mmscale run CONFIG`.
     """
     from mmscale.config.run import load_run
 
@@ -33,19 +34,15 @@ def run(
         show(resolve(loaded), as_json)
         return
     from mmscale.cli.devices import joined
-    from mmscale.errors import UserError
     from mmscale.methods.recipe import Run
     from mmscale.progress import say
     from mmscale.reporting.html import write_report
 
     with joined(loaded.parallel) as layout:
-        if layout.size > 1:
-            raise UserError(
-                "mmscale run works in one process: train with several through mmscale train CONFIG METHOD.STAGE, "
-                "then start mmscale run alone for what is left"
-            )
-        work = Run(loaded, layout.device)
+        work = Run(loaded, layout)
         work.execute()
+    if not layout.is_first:
+        return
     report = write_report([work.folder], work.folder / "report.html")
     if as_json:
         import json

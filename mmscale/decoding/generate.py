@@ -63,15 +63,26 @@ def ending(language_model: Any, stop_texts: Sequence[str]) -> Ending:
     return Ending(frozenset(stops), tuple(stop_texts), lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)))
 
 
+def batches(own: PromptSet, size: int) -> list[list[int]]:
+    """Prompt numbers of each batch, the longest prompts first: a function of all prompts, whoever answers which."""
+    order = sorted(range(len(own)), key=lambda i: -own[i].merged_length)
+    return [order[begin : begin + size] for begin in range(0, len(order), size)]
+
+
 @torch.inference_mode()
 def generate(
-    stepper: Stepper, prompts: Sequence[PromptSet], config: GenerationConfig, end: Ending, context_length: int
+    stepper: Stepper,
+    prompts: Sequence[PromptSet],
+    config: GenerationConfig,
+    end: Ending,
+    context_length: int,
+    chosen: Sequence[list[int]] | None = None,
 ) -> Iterator[list[Generation]]:
-    """Finished generations, a batch at a time. `prompts[m][i]` is prompt i as model m reads it.
+    """Finished generations, a batch at a time, of some of the `batches` or of all. `prompts[m][i]` is prompt i as
+    model m reads it.
 
     Raises UserError naming the first prompt that leaves no room for max_new_tokens.
     """
-    own = prompts[0]
     for versions in zip(*prompts, strict=True):
         longest = max(version.merged_length for version in versions)
         if longest + config.max_new_tokens > context_length:
@@ -79,10 +90,8 @@ def generate(
                 f"{versions[0].origin}: a prompt of {longest} tokens and max_new_tokens="
                 f"{config.max_new_tokens} exceed the context of {context_length}: lower max_new_tokens or shorten the prompt"
             )
-    order = sorted(range(len(own)), key=lambda i: -own[i].merged_length)
-    for begin in range(0, len(order), config.batch_size):
-        chosen = order[begin : begin + config.batch_size]
-        yield _batch(stepper, [[version[i] for i in chosen] for version in prompts], chosen, config, end)
+    for batch in batches(prompts[0], config.batch_size) if chosen is None else chosen:
+        yield _batch(stepper, [[version[i] for i in batch] for version in prompts], batch, config, end)
 
 
 def _batch(

@@ -13,6 +13,7 @@ from mmscale.errors import BadRow, UserError
 from mmscale.evaluation.answers import Rule
 from mmscale.evaluation.statistics import wilson_interval
 from mmscale.files import atomic_write
+from mmscale.parallel.layout import Layout
 
 RESPONSE_KEYS = ("response", "model_output", "output", "generation", "completion")
 """ours and mCoT, proxy-tuning, then names seen elsewhere"""
@@ -92,22 +93,41 @@ def verdict(row: Prediction, rule: Rule) -> tuple[str, bool]:
 class PredictionLog:
     """An append-only JSONL that survives being killed: each row once, a torn last line dropped.
 
-    A neighbour `.fingerprint` file names the work it belongs to; rows of other work are not kept.
+    A neighbour `.fingerprint` file names the work it belongs to; rows of other work are not kept. Several ranks write a
+    part each, beside the file, and the parts of a killed run are taken up whatever their number was.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self.path = path
-        mark = path.with_suffix(".fingerprint")
-        same = mark.is_file() and mark.read_text(encoding="utf-8") == fingerprint
-        self.rows = {row.origin: row for row in read_log(path)} if same and path.is_file() else {}
-        with atomic_write(path) as handle:
-            handle.writelines(_line(row) for row in self.rows.values())
-        with atomic_write(mark) as handle:
+    def __init__(self, path: Path, fingerprint: str, layout: Layout) -> None:
+        """All ranks open it together."""
+        self.path, self.layout = path, layout
+        self._mark = path.with_suffix(".fingerprint")
+        self._part = path if layout.size == 1 else path.with_suffix(f".part-{layout.data_rank}.jsonl")
+        layout.on_first(lambda: self._take_up(fingerprint))
+        self.rows = {row.origin: row for row in read_log(path)}
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self.path.stem}.part-*.jsonl"))
+
+    def _take_up(self, fingerprint: str) -> None:
+        """Bring everything that was answered before into the one file."""
+        same = self._mark.is_file() and self._mark.read_text(encoding="utf-8") == fingerprint
+        held = [file for file in (self.path, *self._parts()) if same and file.is_file()]
+        self._write({row.origin: row for file in held for row in read_log(file)})
+        with atomic_write(self._mark) as handle:
             handle.write(fingerprint)
 
+    def _write(self, rows: dict[str, Prediction]) -> None:
+        with atomic_write(self.path) as handle:
+            handle.writelines(_line(row) for row in rows.values())
+        for part in self._parts():  # what they held is in the file by now
+            part.unlink()
+
     def append(self, rows: list[Prediction]) -> None:
+        """Add rows of this rank; ranks of a tensor group have the same, and one writes."""
+        if self.layout.tensor_rank != 0:
+            return
         try:
-            with open(self.path, "a", encoding="utf-8") as handle:
+            with open(self._part, "a", encoding="utf-8") as handle:
                 handle.writelines(_line(row) for row in rows)
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -115,7 +135,17 @@ class PredictionLog:
             raise UserError(
                 f"cannot write {self.path}: {error.strerror}; free space and run the same command again"
             ) from error
-        self.rows.update({row.origin: row for row in rows})
+
+    def collect(self, order: list[str]) -> None:
+        """Every rank's rows into the one file, in an order of origins; all ranks read it."""
+        self.layout.barrier()
+
+        def merge() -> None:
+            found = {row.origin: row for file in (self.path, *self._parts()) for row in read_log(file)}
+            self._write({origin: found[origin] for origin in order})
+
+        self.layout.on_first(merge)
+        self.rows = {row.origin: row for row in read_log(self.path)}
 
 
 def _line(row: Prediction) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from mmscale.data.loading import DataAccount, load_records, wanted_languages
 from mmscale.data.prompts import Template
 from mmscale.data.records import Entailment, MultipleChoice, Problem, Record, question_text, record_language
 from mmscale.data.segments import ExampleTokenizer
-from mmscale.decoding.generate import Ending, generate
+from mmscale.decoding.generate import Ending, batches, generate
 from mmscale.decoding.steppers import Stepper
 from mmscale.errors import UserError
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.predictions import Prediction, PredictionLog
+from mmscale.parallel.layout import Layout
 from mmscale.progress import bar
 
 
@@ -49,13 +50,25 @@ def gold(record: Record) -> str:
     return record.target
 
 
-def answer(solver: Solver, records: Sequence[Record], config: GenerationConfig) -> Iterator[list[Prediction]]:
-    """Answered rows, not yet judged, a batch at a time; cut at the template's stop texts as well."""
+def answer(
+    solver: Solver,
+    records: Sequence[Record],
+    config: GenerationConfig,
+    done: Container[str] = (),
+    layout: Layout | None = None,
+) -> Iterator[list[Prediction]]:
+    """Answered rows, not yet judged, a batch at a time; cut at the template's stop texts as well.
+
+    Batches are those of all records, whatever is done (by origin) and however many data-parallel ranks take turns at
+    the rest: an answer may depend on its batch by a rounding, and so depends on nothing else.
+    """
     if not records:
         return
     config = config.model_copy(update={"stop": (*config.stop, *solver.template.stop)})
     prompts = [tokenize(records, with_target=False) for tokenize in solver.tokenizers]
-    for batch in generate(solver.stepper, prompts, config, solver.end, solver.context_length):
+    open_ones = [b for b in batches(prompts[0], config.batch_size) if any(records[i].origin not in done for i in b)]
+    mine = open_ones if layout is None else open_ones[layout.data_rank :: layout.data_size]
+    for batch in generate(solver.stepper, prompts, config, solver.end, solver.context_length, mine):
         chosen = [(records[found.prompt], found.text) for found in batch]
         yield [Prediction(question_text(r), text, gold(r), record_language(r), r.origin) for r, text in chosen]
 
@@ -69,19 +82,22 @@ def judge(row: Prediction, rule_name: str) -> Prediction:
 def solve(
     solver: Solver, records: Sequence[Record], config: GenerationConfig, log: PredictionLog, rule_name: str
 ) -> list[Prediction]:
-    """Answer the records the log does not hold yet; all rows in the order of `records`.
+    """Answer the records the log does not hold yet; all rows, on every rank, in the order of `records`.
 
     Rows are judged when they are written, for whoever reads the file, and again here, by the rule asked for now.
     """
-    for batch in answer(solver, [record for record in records if record.origin not in log.rows], config):
-        log.append([judge(row, rule_name) for row in batch])
+    done = frozenset(log.rows)
+    for batch in answer(solver, records, config, done, log.layout):
+        log.append([judge(row, rule_name) for row in batch if row.origin not in done])
+    log.collect([record.origin for record in records])
     return [judge(log.rows[record.origin], rule_name) for record in records]
 
 
 def evaluate_task(
-    solver: Solver, name: str, task: TaskConfig, run_languages: Sequence[str], folder: Path
+    solver: Solver, name: str, task: TaskConfig, run_languages: Sequence[str], folder: Path, layout: Layout
 ) -> tuple[dict[str, list[Prediction]], list[DataAccount]]:
-    """Judged predictions of every language of a task, one file a language under folder/name."""
+    """Judged predictions of every language of a task, one file a language under folder/name; data-parallel ranks share
+    the prompts, and all get all rows."""
     languages = wanted_languages(task.data, run_languages)
     rows: dict[str, list[Prediction]] = {}
     accounts = []
@@ -96,7 +112,7 @@ def evaluate_task(
                     f"task {name} ({code}): some rows of {task.data.source} have no gold answer; choose a scorable split"
                 )
             accounts.append(account)
-            log = PredictionLog(folder / name / f"{code}.jsonl", digest)
+            log = PredictionLog(folder / name / f"{code}.jsonl", digest, layout)
             rows[code] = solve(solver, records, task.generation, log, task.rule)
             progress.advance(note=code)
     return rows, accounts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,8 +75,9 @@ def train_method(run: RunConfig, chosen: Method, layout: Layout) -> ModelParts:
 class Run:
     """One run directory being filled."""
 
-    def __init__(self, config: RunConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(self, config: RunConfig, layout: Layout) -> None:
+        """Every rank of the layout executes it; the first one writes."""
+        self.config, self.layout = config, layout
         self.methods = check(config)
         self.folder = config.directory
         self.rows: dict[str, TaskRows] = {}
@@ -85,19 +87,22 @@ class Run:
         """Everything the configuration asks for; scores.json is written anew after each model."""
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
-        with atomic_write(self.folder / "run.yaml") as handle:
-            handle.write(dump_run(self.config))
-        write_json(self.folder / "environment.json", describe_environment())
+        self.layout.on_first(self._describe)
         stages = [f"{m.name}.{spec.name}" for m in self.methods for spec in m.stages]
         say(f"run {self.config.name} in {self.folder}: {', '.join(stages) or 'evaluation only'}")
         untouched = ModelParts(self.config.language_model)
         if self.config.evaluation.base:
-            self._evaluate(BASE, "Base", lambda: model_solver("Base", untouched, self._base_prompt(), self.device))
+            self._evaluate(BASE, "Base", lambda: model_solver("Base", untouched, self._base_prompt(), self.layout))
         for chosen in self.methods:
-            parts = train_method(self.config, chosen, Layout(self.device))
-            self._evaluate(chosen.name, chosen.title, _deferred(chosen.title, parts, self.device))
+            parts = train_method(self.config, chosen, self.layout)
+            self._evaluate(chosen.name, chosen.title, _deferred(chosen.title, parts, self.layout))
         if self.config.proxy is not None and self.config.proxy.expert in self.config.methods:
             self._proxy(self.config.proxy, untouched)
+
+    def _describe(self) -> None:
+        with atomic_write(self.folder / "run.yaml") as handle:
+            handle.write(dump_run(self.config))
+        write_json(self.folder / "environment.json", describe_environment())
 
     def _base_prompt(self) -> str | None:
         """The base is asked as the first method's result is, so that only the weights differ."""
@@ -115,32 +120,33 @@ class Run:
         ready = solver()
         self.rows[name], self.titles[name] = {}, title
         for task_name, task in chosen.items():
-            rows, accounts = evaluate_task(ready, task_name, task, languages, self.folder / "predictions" / name)
+            folder = self.folder / "predictions" / name
+            rows, accounts = evaluate_task(ready, task_name, task, languages, folder, self.layout)
             self.rows[name][task_name] = rows
-            write_json(self.folder / "predictions" / name / task_name / "data.json", [a.summary() for a in accounts])
-        self._write_scores()
+            self._write(folder / task_name / "data.json", [account.summary() for account in accounts])
+        self._write(self.folder / "scores.json", self.scores())
         say(f"{title}: " + "; ".join(_line(task, rows) for task, rows in self.rows[name].items()))
 
     def _proxy(self, proxy: ProxyConfig, antiexpert: ModelParts) -> None:
         base = ModelParts(proxy.base)
         expert_method = method(proxy.expert)
-        expert = train_method(self.config, expert_method, Layout(self.device))
+        expert = train_method(self.config, expert_method, self.layout)
         self._evaluate(
             PROXY_BASE,
             "Larger base",
-            lambda: model_solver("Larger base", base, expert.prompt, self.device),
+            lambda: model_solver("Larger base", base, expert.prompt, self.layout),
             proxy,
         )
         title = f"Larger base, proxy-tuned by {expert_method.title.lower()}"
         self._evaluate(
             PROXY,
             title,
-            lambda: proxy_solver(title, base, expert, antiexpert, proxy.alpha, self.device, (expert.prompt,) * 3),
+            lambda: proxy_solver(title, base, expert, antiexpert, proxy.alpha, self.layout, (expert.prompt,) * 3),
             proxy,
         )
 
-    def _write_scores(self) -> None:
-        write_json(self.folder / "scores.json", self.scores())
+    def _write(self, path: Path, value: Any) -> None:
+        self.layout.on_first(lambda: write_json(path, value))
 
     def scores(self) -> dict[str, Any]:
         """model -> title, what it is compared with, and every task's scores."""
@@ -162,8 +168,8 @@ class Run:
         return result
 
 
-def _deferred(title: str, parts: ModelParts, device: torch.device) -> Callable[[], Solver]:
-    return lambda: model_solver(title, parts, None, device)
+def _deferred(title: str, parts: ModelParts, layout: Layout) -> Callable[[], Solver]:
+    return lambda: model_solver(title, parts, None, layout)
 
 
 def _line(task: str, rows: dict[str, list[Prediction]]) -> str:

@@ -7,8 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from mmscale.config.data import PackingConfig
 from mmscale.config.evaluation import TaskConfig
 from mmscale.data.loading import load_records
@@ -39,9 +37,9 @@ def _fingerprint(parts: ModelParts, *more: object) -> str:
     ).hexdigest()[:16]
 
 
-def model_solver(title: str, parts: ModelParts, prompt: str | None, device: torch.device) -> Solver:
+def model_solver(title: str, parts: ModelParts, prompt: str | None, layout: Layout) -> Solver:
     """One model, asked by a template (by default the one it was trained with)."""
-    model, encoder_tokenizer = assemble(parts, Layout(device))
+    model, encoder_tokenizer = assemble(parts, layout)
     name = prompt or parts.prompt or DEFAULT_PROMPT
     return solver_in_memory(title, model, encoder_tokenizer, name, _fingerprint(parts, name))
 
@@ -72,7 +70,7 @@ def proxy_solver(
     expert: ModelParts,
     antiexpert: ModelParts,
     alpha: float,
-    device: torch.device,
+    layout: Layout,
     prompts: tuple[str | None, str | None, str | None] = (None, None, None),
     chat_template: bool = False,
 ) -> Solver:
@@ -85,7 +83,7 @@ def proxy_solver(
             f"expert and anti-expert are the same model ({expert.language_model.path}): their difference is zero"
         )
     parts = (base, expert, antiexpert)
-    models = [assemble(part, Layout(device)) for part in parts]
+    models = [assemble(part, layout) for part in parts]
     lms = [model.language_model for model, _ in models]
     for lm, what in zip(lms[1:], ("expert", "anti-expert"), strict=True):
         require_same_vocabulary(lms[0].tokenizer, lm.tokenizer, what)

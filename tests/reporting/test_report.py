@@ -8,13 +8,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmscale.cli.main import main
 from mmscale.evaluation.predictions import Prediction, PredictionLog
 from mmscale.evaluation.scores import task_scores
 from mmscale.files import write_json
+from mmscale.parallel.layout import Layout
 
 LANGUAGES = ("en", "sw", "th")
+HERE = Layout(torch.device("cpu"))
 
 
 def make_run(folder: Path) -> Path:
@@ -35,7 +38,7 @@ def make_run(folder: Path) -> Path:
                 )
                 for i in range(10)
             ]
-            PredictionLog(folder / "predictions" / model / "mgsm" / f"{code}.jsonl", "x").append(made)
+            PredictionLog(folder / "predictions" / model / "mgsm" / f"{code}.jsonl", "x", HERE).append(made)
             rows[model][code] = made
     scores = {
         model: {

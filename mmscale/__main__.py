@@ -1,0 +1,8 @@
+"""`python -m mmscale`: for launchers that start modules."""
+
+from __future__ import annotations
+
+from mmscale.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Ranks share the prompts of an evaluation: each answered once, the files the same as from one process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.distributed import ranks
+
+LANGUAGES = ("en", "sw")
+ROWS = 22
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    settings = {
+        "output_dir": folder,
+        "methods": "[mindmerger]",
+        "languages": "[en,sw]",
+        "threads": 1,
+        "evaluation.tasks.tinyworld.data.limit_per_language": ROWS,
+        "evaluation.tasks.tinyworld.generation.max_new_tokens": 40,
+        "evaluation.tasks.tinyworld.generation.batch_size": 4,
+    }
+    for stage in ("mapping", "augmentation"):
+        settings |= {
+            f"recipes.mindmerger.{stage}.steps": 2,
+            f"recipes.mindmerger.{stage}.data.0.limit_per_language": 40,
+            f"recipes.mindmerger.{stage}.data.0.languages": "[sw]",
+            f"recipes.mindmerger.{stage}.optimizer.learning_rate": 1e-9,
+        }
+    return ["-m", "mmscale", "run", "configs/quickstart.yaml", *[f"{k}={v}" for k, v in settings.items()], *more]
+
+
+def predictions(folder: Path) -> dict[str, str]:
+    files = (folder / "predictions").rglob("*.jsonl")
+    return {str(file.relative_to(folder)): file.read_text(encoding="utf-8") for file in files}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    ranks.run(1, command(folder))
+    return folder
+
+
+def test_three_ranks_train_answer_and_report_as_one(alone, tmp_path):
+    ranks.run(3, command(tmp_path))
+    expected, found = predictions(alone), predictions(tmp_path)
+    assert set(found) == {f"predictions/{m}/tinyworld/{c}.jsonl" for m in ("base", "mindmerger") for c in LANGUAGES}
+    assert found == expected, "every answer once, in the order of the data, and no part left over"
+    assert (tmp_path / "report.html").is_file()
+    assert json.loads((tmp_path / "scores.json").read_text()) == json.loads((alone / "scores.json").read_text())
+
+
+def test_a_killed_evaluation_goes_on_with_other_ranks(alone, tmp_path):
+    pytest.importorskip("megatron.core", reason="extra tensor-parallel")
+    parts = tmp_path / "predictions" / "base" / "tinyworld"
+
+    def answered() -> int:
+        return sum(len(part.read_text().splitlines()) for part in parts.glob("en.part-*.jsonl"))
+
+    started = ranks.start(2, command(tmp_path))
+    ranks.wait_for(lambda: answered() >= 8, started)
+    for rank in started:
+        rank.kill()
+    ranks.finish(started)
+    assert ROWS > answered() >= 8
+    kept = {line for part in parts.glob("en.part-*.jsonl") for line in part.read_text().splitlines()}
+    ranks.run(2, command(tmp_path, "parallel.tensor_parallel_size=2"))
+    found = predictions(tmp_path)
+    assert found == predictions(alone)
+    assert kept < set(found["predictions/base/tinyworld/en.jsonl"].splitlines()), "what was answered stays"
