@@ -104,16 +104,19 @@ def _consistency(pairs: list[str], rule_name: str) -> dict[str, object]:
 def _evaluate_model(model: str, task: object, prompt: str | None, output: Path) -> dict[str, object]:
     from mmscale.cli.devices import default_device
     from mmscale.config.evaluation import TaskConfig
+    from mmscale.config.parallel import InterruptionConfig
     from mmscale.evaluation.predictions import score
     from mmscale.evaluation.solving import evaluate_task
     from mmscale.methods.solvers import model_solver
     from mmscale.models.assembly import read_parts
+    from mmscale.parallel.interruption import Interruption
     from mmscale.parallel.layout import Layout
 
     assert isinstance(task, TaskConfig)
     layout = Layout(default_device())
     solver = model_solver(model, read_parts(model), prompt, layout)
-    rows, _ = evaluate_task(solver, task.data.source, task, task.data.languages, output, layout)
+    with Interruption(InterruptionConfig(), layout) as stop:
+        rows, _ = evaluate_task(solver, task.data.source, task, task.data.languages, output, layout, stop)
     return {code: score([row.correct for row in found]).to_json() for code, found in rows.items()}
 
 

@@ -11,14 +11,14 @@ def launch(
     config: Annotated[str, typer.Argument(help="YAML file, or the name of one that ships with mmscale")],
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[METHOD[.STAGE]|KEY=VALUE]...", help="all methods of the configuration without one"),
+        typer.Argument(metavar="[METHOD[.STAGE]|KEY=VALUE]...", help="without one: all methods, evaluation and report"),
     ] = None,
     cluster: Annotated[str, typer.Option(help="YAML file that describes the cluster")] = "configs/cluster/h100.yaml",
     show: Annotated[bool, typer.Option("--print", help="show the batch scripts and do nothing (the default)")] = False,
     submit: Annotated[bool, typer.Option("--submit", help="submit the jobs")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="submit, then follow state and loss to the end")] = False,
 ) -> None:
-    """Write the batch scripts of methods, one job a stage, each after the method's one before.
+    """Write the batch scripts of a run: one job a stage, each after the method's one before; then evaluation and report.
 
     Example: `mmscale launch configs/mindmerger/llama2-70b-mt5-xl.yaml --cluster configs/cluster/h100.yaml --submit`
 

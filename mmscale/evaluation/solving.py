@@ -15,11 +15,12 @@ from mmscale.data.records import Entailment, MultipleChoice, Problem, Record, qu
 from mmscale.data.segments import ExampleTokenizer
 from mmscale.decoding.generate import Ending, batches, generate
 from mmscale.decoding.steppers import Stepper
-from mmscale.errors import UserError
+from mmscale.errors import Interrupted, UserError
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.predictions import Prediction, PredictionLog
+from mmscale.parallel.interruption import Interruption
 from mmscale.parallel.layout import Layout
-from mmscale.progress import bar
+from mmscale.progress import bar, say
 
 
 @dataclass(frozen=True)
@@ -80,21 +81,39 @@ def judge(row: Prediction, rule_name: str) -> Prediction:
 
 
 def solve(
-    solver: Solver, records: Sequence[Record], config: GenerationConfig, log: PredictionLog, rule_name: str
+    solver: Solver,
+    records: Sequence[Record],
+    config: GenerationConfig,
+    log: PredictionLog,
+    rule_name: str,
+    interruption: Interruption,
 ) -> list[Prediction]:
     """Answer the records the log does not hold yet; all rows, on every rank, in the order of `records`.
 
     Rows are judged when they are written, for whoever reads the file, and again here, by the rule asked for now.
+    Raises Interrupted, on all ranks, when a signal or a time limit ends it early; what was answered is kept.
     """
     done = frozenset(log.rows)
     for batch in answer(solver, records, config, done, log.layout):
         log.append([judge(row, rule_name) for row in batch if row.origin not in done])
+        if interruption.noted:
+            break
+    reason = interruption.reason()
+    if reason is not None:
+        say(f"{solver.title}: stopped by {reason}; the same command goes on from there")
+        raise Interrupted(reason)
     log.collect([record.origin for record in records])
     return [judge(log.rows[record.origin], rule_name) for record in records]
 
 
 def evaluate_task(
-    solver: Solver, name: str, task: TaskConfig, run_languages: Sequence[str], folder: Path, layout: Layout
+    solver: Solver,
+    name: str,
+    task: TaskConfig,
+    run_languages: Sequence[str],
+    folder: Path,
+    layout: Layout,
+    interruption: Interruption,
 ) -> tuple[dict[str, list[Prediction]], list[DataAccount]]:
     """Judged predictions of every language of a task, one file a language under folder/name; data-parallel ranks share
     the prompts, and all get all rows."""
@@ -113,6 +132,6 @@ def evaluate_task(
                 )
             accounts.append(account)
             log = PredictionLog(folder / name / f"{code}.jsonl", digest, layout)
-            rows[code] = solve(solver, records, task.generation, log, task.rule)
+            rows[code] = solve(solver, records, task.generation, log, task.rule, interruption)
             progress.advance(note=code)
     return rows, accounts

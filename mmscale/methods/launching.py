@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmscale.config.cluster import ClusterConfig
 from mmscale.config.run import RunConfig, dump_run
@@ -19,15 +20,25 @@ from mmscale.parallel import slurm
 from mmscale.progress import bar, say
 from mmscale.training.metrics import read_metrics
 
+EVALUATION = "evaluation"
+
 
 @dataclass(frozen=True)
 class Job:
-    """One stage as one Slurm job."""
+    """One Slurm job: a stage, or what is left of the run."""
 
-    place: StagePlace
+    name: str
+    place: StagePlace | None
+    """None for the rest of the run: evaluation and report."""
+    after: tuple[str, ...]
+    """Names of jobs that have to succeed first."""
     script: Path
     log: Path
     text: str
+
+    @property
+    def title(self) -> str:
+        return self.place.title if self.place else "Evaluation and report"
 
 
 def wanted_stages(run: RunConfig, target: str) -> list[tuple[Method, StageSpec]]:
@@ -43,63 +54,70 @@ def wanted_stages(run: RunConfig, target: str) -> list[tuple[Method, StageSpec]]
 
 
 def jobs(run: RunConfig, targets: Sequence[str], cluster: ClusterConfig) -> list[Job]:
-    """What is submitted for methods or stages; for all methods of the run when none is named.
+    """What is submitted for methods or stages; when none is named, all methods and then evaluation and report.
 
     The resolved configuration lies beside the scripts, so that a change of the file it came from does not reach a
     job that is already waiting.
     """
     check(run)
-    folder = run.directory.resolve() / "slurm"
-    resolved = folder / "run.yaml"
-    made = []
-    for chosen, spec in [found for target in targets or run.recipes for found in wanted_stages(run, target)]:
+    made: list[Job] = []
+    last: dict[str, str] = {}
+    for chosen, spec in [found for target in targets or run.methods for found in wanted_stages(run, target)]:
         name = f"{chosen.name}.{spec.name}"
-        log = folder / f"{name}.log"
-        text = slurm.render(
-            "train",
-            cluster,
-            job_name=f"{run.name}-{name}",
-            log=log,
-            directory=Path.cwd(),
-            arguments=[str(resolved), name],
-        )
-        made.append(Job(StagePlace(run, chosen, spec), folder / f"{name}.sbatch", log, text))
+        after = (last[chosen.name],) if chosen.name in last else ()
+        made.append(_job(run, cluster, name, StagePlace(run, chosen, spec), after, ["train", name]))
+        last[chosen.name] = name
+    if not targets:
+        made.append(_job(run, cluster, EVALUATION, None, tuple(last.values()), ["run"]))
     return made
 
 
+def _job(
+    run: RunConfig, cluster: ClusterConfig, name: str, place: StagePlace | None, after: tuple[str, ...], verb: list[str]
+) -> Job:
+    folder = run.directory.resolve() / "slurm"
+    log, arguments = folder / f"{name}.log", [verb[0], str(folder / "run.yaml"), *verb[1:]]
+    title = f"{run.name}-{name}"
+    text = slurm.render("train", cluster, job_name=title, log=log, directory=Path.cwd(), arguments=arguments)
+    return Job(name, place, after, folder / f"{name}.sbatch", log, text)
+
+
 def submit(run: RunConfig, made: list[Job]) -> list[str]:
-    """Write scripts and configuration, submit each method's stages in a chain; the job numbers."""
+    """Write scripts and configuration, submit every job after those it waits for; the job numbers."""
     absolute = run.model_copy(update={"output_dir": str(run.directory.resolve())})
     with atomic_write(made[0].script.parent / "run.yaml") as handle:
         handle.write(dump_run(absolute))
-    numbers: list[str] = []
-    last: dict[str, str] = {}
+    numbers: dict[str, str] = {}
     for job in made:
         with atomic_write(job.script) as handle:
             handle.write(job.text)
-        name = job.place.method.name
-        last[name] = slurm.submit(job.script, after=last.get(name))
-        numbers.append(last[name])
-        say(f"{job.place.title}: job {numbers[-1]}, log {job.log}")
-    return numbers
+        numbers[job.name] = slurm.submit(job.script, [numbers[name] for name in job.after])
+        say(f"{job.title}: job {numbers[job.name]}, log {job.log}")
+    return list(numbers.values())
 
 
 def watch(made: list[Job], numbers: list[str], every_seconds: float = 5.0) -> bool:
     """Follow state and loss until all jobs ended; whether all succeeded."""
     for job, number in zip(made, numbers, strict=True):
-        total = job.place.config.steps or 0
+        total = (job.place.config.steps if job.place else None) or 0
         shown, last = "", 0
-        with bar(job.place.title, total) as progress:
+        with bar(job.title, total) as progress:
             while (state := slurm.state(number)) not in slurm.FINAL_STATES and state != "UNKNOWN":
-                rows = [row for row in read_metrics(job.place.folder / "metrics.jsonl") if "loss" in row]
+                rows = _losses(job)
                 step = int(rows[-1]["step"]) if rows else 0
                 progress.advance(step - last, note=f"{state}  loss {rows[-1]['loss']:.3f}" if rows else state)
                 last = step
                 if state != shown:
-                    say(f"{job.place.title}: {state.lower()}" + (f" at step {step} of {total or '?'}" if step else ""))
+                    say(f"{job.title}: {state.lower()}" + (f" at step {step} of {total or '?'}" if step else ""))
                 shown = state
                 time.sleep(every_seconds)
-        say(f"{job.place.title}: {state.lower()}")
+        say(f"{job.title}: {state.lower()}")
         if state != "COMPLETED":
             return False
     return True
+
+
+def _losses(job: Job) -> list[dict[str, Any]]:
+    if job.place is None:
+        return []
+    return [row for row in read_metrics(job.place.folder / "metrics.jsonl") if "loss" in row]

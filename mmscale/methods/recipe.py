@@ -21,6 +21,7 @@ from mmscale.methods.environment import describe_environment
 from mmscale.methods.solvers import model_solver, proxy_solver
 from mmscale.methods.stages import StagePlace, run_stage
 from mmscale.models.assembly import ModelParts
+from mmscale.parallel.interruption import Interruption
 from mmscale.parallel.layout import Layout
 from mmscale.progress import say
 
@@ -121,7 +122,8 @@ class Run:
         self.rows[name], self.titles[name] = {}, title
         for task_name, task in chosen.items():
             folder = self.folder / "predictions" / name
-            rows, accounts = evaluate_task(ready, task_name, task, languages, folder, self.layout)
+            with Interruption(self.config.parallel.interruption, self.layout) as stop:
+                rows, accounts = evaluate_task(ready, task_name, task, languages, folder, self.layout, stop)
             self.rows[name][task_name] = rows
             self._write(folder / task_name / "data.json", [account.summary() for account in accounts])
         self._write(self.folder / "scores.json", self.scores())

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,10 @@ def _quoted(value: object) -> str:
     return shlex.quote(text)
 
 
-def submit(script: Path, after: str | None = None) -> str:
-    """The job number of a submitted script; it starts when job `after` has succeeded."""
-    # should that one fail, this one is cancelled instead of waiting for ever
-    chained = [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"] if after else []
+def submit(script: Path, after: Sequence[str] = ()) -> str:
+    """The job number of a submitted script; it starts when all jobs of `after` have succeeded."""
+    # should one of them fail, this one is cancelled instead of waiting for ever
+    chained = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
     command = ["sbatch", "--parsable", *chained, str(script)]
     try:
         done = subprocess.run(command, capture_output=True, text=True)

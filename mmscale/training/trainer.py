@@ -13,12 +13,12 @@ from mmscale.data.packing import DataParallelRank, PackedRow, StepOrder, balance
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import Interrupted, UserError
 from mmscale.files import write_json
+from mmscale.parallel.interruption import Interruption
 from mmscale.parallel.layout import Layout
 from mmscale.progress import Bar, bar, say
 from mmscale.training import checkpoint
 from mmscale.training.checkpoint import TrainingState
 from mmscale.training.engines.base import Engine, NonFiniteLoss, StepResult
-from mmscale.training.interruption import Interruption
 from mmscale.training.metrics import Metrics
 from mmscale.training.schedule import learning_rate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -54,21 +55,29 @@ def test_three_ranks_train_answer_and_report_as_one(alone, tmp_path):
     assert json.loads((tmp_path / "scores.json").read_text()) == json.loads((alone / "scores.json").read_text())
 
 
-def test_a_killed_evaluation_goes_on_with_other_ranks(alone, tmp_path):
+def answers(folder: Path, code: str) -> set[str]:
+    """Lines answered so far to the base's problems in a language, wherever they are kept."""
+    files = (folder / "predictions" / "base" / "tinyworld").glob(f"{code}*.jsonl")
+    return {line for file in files for line in file.read_text(encoding="utf-8").splitlines()}
+
+
+def test_killed_and_stopped_evaluations_go_on_with_other_ranks(alone, tmp_path):
     pytest.importorskip("megatron.core", reason="extra tensor-parallel")
-    parts = tmp_path / "predictions" / "base" / "tinyworld"
-
-    def answered() -> int:
-        return sum(len(part.read_text().splitlines()) for part in parts.glob("en.part-*.jsonl"))
-
     started = ranks.start(2, command(tmp_path))
-    ranks.wait_for(lambda: answered() >= 8, started)
+    ranks.wait_for(lambda: len(answers(tmp_path, "en")) >= 8, started)
     for rank in started:
         rank.kill()
     ranks.finish(started)
-    assert ROWS > answered() >= 8
-    kept = {line for part in parts.glob("en.part-*.jsonl") for line in part.read_text().splitlines()}
+    killed = answers(tmp_path, "en")
+    assert ROWS > len(killed) >= 8
+    started = ranks.start(3, command(tmp_path))
+    ranks.wait_for(lambda: len(answers(tmp_path, "sw")) >= 4, started)
+    started[1].send_signal(signal.SIGUSR1)
+    results = ranks.finish(started)
+    assert [code for code, _ in results] == [0, 0, 0], results
+    assert "Base: stopped by signal SIGUSR1; the same command goes on" in results[0][1].replace("\n", " ")
+    stopped = answers(tmp_path, "sw")
+    assert ROWS > len(stopped) >= 4
     ranks.run(2, command(tmp_path, "parallel.tensor_parallel_size=2"))
-    found = predictions(tmp_path)
-    assert found == predictions(alone)
-    assert kept < set(found["predictions/base/tinyworld/en.jsonl"].splitlines()), "what was answered stays"
+    assert predictions(tmp_path) == predictions(alone)
+    assert killed < answers(tmp_path, "en") and stopped < answers(tmp_path, "sw"), "what was answered stays"

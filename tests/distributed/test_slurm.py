@@ -124,24 +124,26 @@ def test_a_node_loses_power(cluster, undisturbed, tmp_path, capsys):
     require_undisturbed(tmp_path, undisturbed, job)
 
 
-def watch(folder: Path, *overrides: str) -> int:
-    """`mmscale launch … mindmerger --watch` of both stages, four steps each."""
+def watch(folder: Path, *words: str) -> int:
+    """`mmscale launch … --watch` of MindMerger's stages, four steps each."""
     _, config, _, *settings = command(folder)
-    steps = [f"recipes.mindmerger.{name}.steps=4" for name in ("mapping", "augmentation")]
-    return main(
-        ["launch", config, "mindmerger", *settings, *steps, *overrides, "--cluster", str(describe(folder)), "--watch"]
-    )
+    settings += [f"recipes.mindmerger.{name}.steps=4" for name in ("mapping", "augmentation")]
+    task = "evaluation.tasks.tinyworld"
+    settings += ["methods=[mindmerger]", f"{task}.data.limit_per_language=4", f"{task}.generation.max_new_tokens=8"]
+    return main(["launch", config, *settings, *words, "--cluster", str(describe(folder)), "--watch"])
 
 
-def test_watched_stages_run_one_after_the_other(cluster, tmp_path, capsys):
+def test_a_whole_run_is_watched_stage_by_stage_to_its_report(cluster, tmp_path, capsys):
     assert watch(tmp_path) == 0
     said = capsys.readouterr().err
-    assert said.index("MindMerger: mapping: completed") < said.index("MindMerger: augmentation: completed")
-    assert (stage(tmp_path).parent / "mindmerger.augmentation" / "model" / "mapping.safetensors").is_file()
+    ends = ["MindMerger: mapping: completed", "MindMerger: augmentation: completed", "Evaluation and report: completed"]
+    assert sorted(ends, key=said.index) == ends
+    assert (tmp_path / "report.html").is_file()
+    assert (tmp_path / "predictions" / "mindmerger" / "tinyworld" / "sw.jsonl").read_text().count("\n") == 4
 
 
 def test_a_failed_stage_ends_the_watch_and_the_chain(cluster, tmp_path, capsys):
-    assert watch(tmp_path, "recipes.mindmerger.mapping.packing.row_tokens=16") == 1
+    assert watch(tmp_path, "mindmerger", "recipes.mindmerger.mapping.packing.row_tokens=16") == 1
     assert "MindMerger: mapping: failed" in capsys.readouterr().err
     log = (tmp_path / "slurm" / "mindmerger.mapping.log").read_text().replace("\n", " ")
     assert "packing.row_tokens is 16: raise it above that" in log

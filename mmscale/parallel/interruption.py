@@ -31,7 +31,7 @@ def deadline(config: InterruptionConfig, started: float, environment: Mapping[st
 
 
 class Interruption:
-    """Handlers of one stage, in place while it trains. Signals may come twice, and to some ranks alone."""
+    """Handlers of one stage or evaluation, in place while it runs. Signals may come twice, and to some ranks alone."""
 
     def __init__(self, config: InterruptionConfig, layout: Layout) -> None:
         self._config, self._layout = config, layout
@@ -57,10 +57,18 @@ class Interruption:
         """Something is about to start that must end within `hang_minutes`, or this rank writes its stacks and dies."""
         faulthandler.dump_traceback_later(60 * self._config.hang_minutes, exit=True, file=_STANDARD_ERROR)
 
+    @property
+    def _late(self) -> bool:
+        return self._deadline is not None and time.time() >= self._deadline
+
+    @property
+    def noted(self) -> bool:
+        """Whether this rank knows a reason; it does what all do together first, then all ask for the `reason`."""
+        return bool(self._received) or self._late
+
     def reason(self) -> str | None:
         """Why all ranks should stop now; every rank asks, and all get the same answer."""
-        late = self._deadline is not None and time.time() >= self._deadline
-        codes = self._layout.maximum([float(self._received), float(late)])
+        codes = self._layout.maximum([float(self._received), float(self._late)])
         if codes[0]:
             return f"signal {signal.Signals(int(codes[0])).name}"
         return "the time limit" if codes[1] else None
