@@ -115,3 +115,32 @@ def test_ranks_write_each_element_once(undisturbed):
     saved = SavedState(path)
     for places in saved._places.values():
         assert len(places) == 1
+
+
+def test_killed_during_a_save_the_run_goes_on_from_the_one_before(tmp_path, undisturbed):
+    started = ranks.start(2, command(tmp_path))
+    ranks.wait_for(lambda: reached(tmp_path, 12), started)
+    started[0].send_signal(signal.SIGTERM)
+    ranks.finish(started)
+    checkpoints = stage(tmp_path) / "checkpoints"
+    before = sorted(path.name for path in checkpoints.glob("step-*"))
+    started = ranks.start(2, ["tests/distributed/faulty.py", "save", *command(tmp_path)[1:]])
+    ranks.wait_for(lambda: any(checkpoints.glob(".step-*.tmp/random-00001.safetensors")), started)
+    for rank in started:
+        rank.kill()
+    ranks.finish(started)
+    assert sorted(path.name for path in checkpoints.glob("step-*")) == before, "half a save does not count"
+    assert list(checkpoints.glob(".step-*.tmp"))
+    ranks.run(2, command(tmp_path))
+    expected, found = final(undisturbed), final(tmp_path)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert losses(tmp_path) == losses(undisturbed)
+    assert not list(checkpoints.glob(".*")), "what the killed save left is gone"
+
+
+def test_a_hanging_rank_ends_all_with_their_stacks(tmp_path):
+    limit = "parallel.interruption.hang_minutes=0.1"
+    results = ranks.finish(ranks.start(2, ["tests/distributed/faulty.py", "hang", *command(tmp_path, limit)[1:]]))
+    assert all(code for code, _ in results)
+    for (_, said), place in zip(results, ("in train_step", "in hanging_step"), strict=True):
+        assert "Timeout (0:00:06)!" in said and place in said
