@@ -10,16 +10,17 @@ LAYERS = (
     {"errors", "files", "languages", "progress"},
     {"config"},
     {"data"},
-    {"models", "parallel"},
+    {"parallel"},
+    {"models"},
     {"training", "decoding"},
     {"evaluation"},
     {"methods"},
     {"reporting", "planning"},
-    {"cli"},
+    {"cli", "__main__"},
 )
 GRAMMAR = "tinyworld.grammar"
 """Word problems are data; the rest of tinyworld trains models."""
-EXCEPTIONS = {"tinyworld": 4}
+EXCEPTIONS = {"tinyworld": 5}
 
 
 def level(module: str) -> int:
