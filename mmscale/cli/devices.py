@@ -36,6 +36,7 @@ def joined(parallel: ParallelConfig) -> Iterator[Layout]:
     from mmscale.parallel.slurm import requeue
     from mmscale.parallel.world import discover
 
+    _require_extras(parallel)
     world = discover()
     device = default_device(world.local_rank)
     if device.type == "cuda":
@@ -56,6 +57,18 @@ def joined(parallel: ParallelConfig) -> Iterator[Layout]:
             if layout.size > 1 and "gloo" in str(error):  # gloo's failures have no class of their own
                 raise _lost(layout, error) from error
             raise
+
+
+def _require_extras(parallel: ParallelConfig) -> None:
+    """UserError when a library that the layout needs is not installed."""
+    from importlib.util import find_spec
+
+    for key, wanted, package, extra in (
+        ("zero.stage", parallel.zero.stage > 0, "deepspeed", "deepspeed"),
+        ("tensor_parallel_size", parallel.tensor_parallel_size > 1, "megatron", "tensor-parallel"),
+    ):
+        if wanted and find_spec(package) is None:
+            raise UserError(f"parallel.{key} needs the extra {extra}: pip install 'mmscale[{extra}]'")
 
 
 def _lost(layout: Layout, error: Exception) -> UserError:

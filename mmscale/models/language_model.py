@@ -109,7 +109,7 @@ def load_language_model(config: LanguageModelConfig, layout: Layout) -> Language
 
 def _load_sharded(config: LanguageModelConfig, layout: Layout) -> tuple[Any, VocabularyParallel]:
     """Built without memory, cut, then read piece by piece: a rank holds its part and one tensor's piece at a time."""
-    from accelerate import init_empty_weights  # extra `deepspeed`
+    from accelerate import init_empty_weights  # extra `tensor-parallel`
 
     model_config = load_model_config(config)
     require_divisible(model_config, layout.tensor_size, config.path)

@@ -8,6 +8,7 @@ The vocabulary is padded to a multiple of the degree; logits of padding are minu
 from __future__ import annotations
 
 import fnmatch
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -86,7 +87,7 @@ def _fill(model: Any, layout: Layout, dtype: torch.dtype, read: Callable[[str, P
 
 def _sum_gradient(module: nn.Module, layout: Layout) -> None:
     def summed(gradient: Tensor) -> Tensor:
-        total = gradient.contiguous()
+        total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=layout.tensor_group)
         return total
 
@@ -148,6 +149,7 @@ class _Layers:
         return module
 
 
+@functools.cache
 def _column_class() -> Any:
     from megatron.core.tensor_parallel import ColumnParallelLinear
 
@@ -157,6 +159,7 @@ def _column_class() -> Any:
     return Column
 
 
+@functools.cache
 def _row_class() -> Any:
     from megatron.core.tensor_parallel import RowParallelLinear
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
+from mmscale.cli.main import main
 from mmscale.errors import UserError
 from mmscale.parallel import extensions
 from tests.distributed import ranks
@@ -32,3 +35,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(deepspeed.ops, "__compatible_ops__", {"deepspeed_shm_comm": True})
     with pytest.raises(UserError, match="cannot be built in .*file.*set TORCH_EXTENSIONS_DIR"):
         extensions.load_operations(deepspeed, ["ShareMemCommBuilder"])
+
+
+@pytest.mark.parametrize(
+    ("key", "package", "extra"),
+    [("zero.stage=1", "deepspeed", "deepspeed"), ("tensor_parallel_size=2", "megatron", "tensor-parallel")],
+)
+def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch, capsys, key, package, extra):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
+    assert main(["train", "configs/quickstart.yaml", "mindmerger.mapping", f"parallel.{key}"]) == 2
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert f"needs the extra {extra}: pip install 'mmscale[{extra}]'" in said
