@@ -108,6 +108,9 @@ def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise _cannot_write(path, error) from error
+    except UserError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def recover_directory(path: Path) -> None:

@@ -12,7 +12,7 @@ LAYERS = (
     {"data"},
     {"parallel"},
     {"models"},
-    {"training", "decoding"},
+    {"training", "decoding", "conversion"},
     {"evaluation"},
     {"methods"},
     {"reporting", "planning"},

@@ -1,37 +1,43 @@
-"""`mmscale convert`: mapping checkpoints between our format and the MindMerger authors'."""
+"""`mmscale convert`: checkpoints of other programs, and mappings between our format and the authors'."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="mapping.safetensors, the authors' pytorch_model.bin, or the folder of one")
+        Path,
+        typer.Argument(
+            help="a mapping (mapping.safetensors, the authors' pytorch_model.bin, or the folder of one), a Hugging Face "
+            "model folder, a LangBridge folder, or a DeepSpeed universal checkpoint"
+        ),
     ],
-    target: Annotated[Path, typer.Argument(help="file to write: *.safetensors (ours) or *.bin (the authors')")],
+    target: Annotated[
+        Path, typer.Argument(help="of a mapping: *.safetensors (ours) or *.bin (the authors'); else a folder to make")
+    ],
+    base: Annotated[
+        Path | None,
+        typer.Option(help="folder of the LLM's configuration and tokenizer, where the source has none"),
+    ] = None,
+    encoder: Annotated[Path | None, typer.Option(help="the same of LangBridge's encoder")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="of the weights written; else as they are")
+    ] = None,
 ) -> None:
-    """Convert a mapping checkpoint; both generations of the authors' key names are read.
+    """Convert a checkpoint to safetensors that mmscale and transformers load; one shard in memory at a time.
 
     Example: `mmscale convert outputs/MindMerger/math/augmentation mapping.safetensors`
+
+    Example: `mmscale convert output/global_step500_universal aligned-llama --base /models/Llama-2-7b-hf --dtype bfloat16`
     """
-    from mmscale.errors import UserError
-    from mmscale.files import atomic_write
-    from mmscale.models import mapping_files
+    from mmscale.conversion.convert import convert_folder, convert_mapping, is_model
+    from mmscale.models.loading import DTYPES
 
-    mapping = mapping_files.read(source)
-    if target.suffix == ".bin":
-        mapping_files.write_authors_format(mapping, target)
-    elif target.suffix == ".safetensors":
-        from safetensors.torch import save
-
-        with atomic_write(target, "wb") as handle:
-            handle.write(save({key: value.detach().contiguous() for key, value in mapping.state_dict().items()}))
+    if is_model(source):
+        print(f"{target}: {convert_folder(source, target, base, encoder, DTYPES[dtype] if dtype else None)}")
     else:
-        raise UserError(f"{target}: the suffix decides the format: .safetensors or .bin")
-    print(
-        f"{target}: {mapping.encoder_width} -> {2 * mapping.encoder_width} -> {mapping.llm_width}, {sum(p.numel() for p in mapping.parameters()):,} parameters"
-    )
+        print(f"{target}: {convert_mapping(source, target)}")

@@ -128,6 +128,13 @@ TEMPLATES: dict[str, Template] = {
     "mindmerger_math": Template(
         _around(ALPACA_BEFORE, ALPACA_AFTER + " Let's think step by step."), _rationale, joined=False
     ),
+    # LangBridge (Yoon et al. 2024): the encoder alone reads, its text that of the Alpaca prompt.
+    "langbridge": Template(
+        lambda r: Prompt("", "", ""),
+        _rationale,
+        joined=False,
+        encoder_text=_full_text(_around(ALPACA_BEFORE, ALPACA_AFTER + "\n")),
+    ),
     "xcsqa": Template(
         _xcsqa, lambda r: _expect(MultipleChoice, r).answer, joined=False, encoder_text=_full_text(_xcsqa)
     ),

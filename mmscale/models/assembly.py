@@ -6,7 +6,7 @@ import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,6 +24,9 @@ from mmscale.parallel.layout import Layout
 
 PARTS_FILE = "mmscale.json"
 FINGERPRINT_FILE = "fingerprint.json"
+FOLDER = "{folder}"
+"""In a path: the folder of the parts file."""
+Part = TypeVar("Part", LanguageModelConfig, EncoderConfig)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def read_parts(path: str) -> ModelParts:
         return ModelParts(LanguageModelConfig(path=path))
     values = json.loads(file.read_text(encoding="utf-8"))
     try:
-        encoder = EncoderConfig(**values["encoder"]) if values["encoder"] else None
+        encoder = _beside(EncoderConfig(**values["encoder"]), file.parent) if values["encoder"] else None
         language_model = LanguageModelConfig(**values["language_model"])
         return ModelParts(
             _beside(language_model, file.parent),
@@ -76,9 +79,10 @@ def provenance(parts: ModelParts) -> list[str]:
     return [mark.read_text(encoding="utf-8") for mark in marks if mark.is_file()]
 
 
-def _beside(config: LanguageModelConfig, folder: Path) -> LanguageModelConfig:
-    """A path of "." means the folder of the parts file itself, so that the folder can be moved."""
-    return config.model_copy(update={"path": str(folder)}) if config.path == "." else config
+def _beside(config: Part, folder: Path) -> Part:
+    """A path of "." or "{folder}/NAME" is that of the parts file itself, so that the folder can be moved."""
+    path = str(folder) if config.path == "." else config.path.replace(FOLDER, str(folder))
+    return config.model_copy(update={"path": path})
 
 
 def _beside_path(path: str | None, folder: Path) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmscale.models.language_model import LanguageModel
-from mmscale.parallel.pieces import piece_of
 
 TRUNK_PREFIX = "language_model.causal_lm."
 """What stands before a Hugging Face parameter name inside a MergedModel."""
@@ -19,42 +18,55 @@ SHARD_BYTES = 5 * 10**9
 """transformers' own default for its shards."""
 
 
-def _shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
-    shards: list[list[str]] = [[]]
-    used = 0
-    for name, size in sizes.items():
-        if shards[-1] and used + size > limit:
-            shards.append([])
-            used = 0
-        shards[-1].append(name)
-        used += size
-    return shards
+class ShardWriter:
+    """Named tensors into safetensors shards, with an index when there are several; holds one shard at a time."""
+
+    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+        self.folder, self.shard_bytes = folder, shard_bytes
+        self._pending: dict[str, Tensor] = {}
+        self._written: list[list[str]] = []
+        self._used = self._total = 0
+
+    def add(self, name: str, value: Tensor) -> None:
+        size = value.numel() * value.element_size()
+        if self._pending and self._used + size > self.shard_bytes:
+            self._flush()
+        self._pending[name] = value.contiguous()
+        self._used += size
+        self._total += size
+
+    def _file(self, number: int, of: int) -> str:
+        return "model.safetensors" if of == 1 else f"model-{number:05d}-of-{of:05d}.safetensors"
+
+    def _unfinished(self, number: int) -> Path:
+        return self.folder / f"model-{number:05d}.part"
+
+    def _flush(self) -> None:
+        self._written.append(list(self._pending))
+        save_file(self._pending, self._unfinished(len(self._written)), metadata={"format": "pt"})
+        self._pending, self._used = {}, 0
+
+    def close(self) -> None:
+        """Write what is left; only now the shards have the names that loaders look for."""
+        self._flush()
+        weight_map: dict[str, str] = {}
+        for number, names in enumerate(self._written, start=1):
+            file = self._file(number, len(self._written))
+            os.rename(self._unfinished(number), self.folder / file)
+            weight_map.update(dict.fromkeys(names, file))
+        if len(self._written) > 1:
+            content = {"metadata": {"total_size": self._total}, "weight_map": weight_map}
+            (self.folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def export(model: LanguageModel, read: Callable[[str], Tensor], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
     """Configuration, tokenizer and safetensors shards of `model`; `read` gives each parameter's trained value by its
     Hugging Face name. Tied weights are written once, as transformers does."""
-    parameters = dict(model.causal_lm.named_parameters())
-    sizes = {name: _elements(p) * p.element_size() for name, p in parameters.items()}
-    shards = _shards(sizes, shard_bytes)
-    index: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(
-            {name: read(name).to(parameters[name].dtype).contiguous() for name in names},
-            folder / file,
-            metadata={"format": "pt"},
-        )
-        index.update(dict.fromkeys(names, file))
-    if len(shards) > 1:
-        content = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": index}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    writer = ShardWriter(folder, shard_bytes)
+    for name, parameter in model.causal_lm.named_parameters():
+        writer.add(name, read(name).to(parameter.dtype))
+    writer.close()
     model.config.save_pretrained(folder)
     if getattr(model.causal_lm, "generation_config", None) is not None:
         model.causal_lm.generation_config.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
-
-
-def _elements(parameter: Tensor) -> int:
-    """Of the whole parameter, also where this rank holds a part of it."""
-    return math.prod(piece_of(parameter).shape)

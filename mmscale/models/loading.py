@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,3 +54,16 @@ def freeze(module: torch.nn.Module) -> None:
     """Evaluation mode (no dropout) for good, and no gradients."""
     module.eval()
     module.requires_grad_(False)
+
+
+def load_tensors(path: Path) -> Any:
+    """What a file of torch.save holds, mapped from disk; plain tensors and containers only, nothing is executed."""
+    try:
+        with open(path, "rb") as handle:
+            zipped = handle.read(2) == b"PK"
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path} is not a checkpoint of plain tensors ({reason}): convert it where you trust it"
+        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from mmscale.errors import UserError
 from mmscale.files import atomic_write, existing_file
+from mmscale.models.loading import load_tensors
 from mmscale.models.mapping import Mapping
 
 KEYS = ("mlp.linear1.weight", "mlp.linear1.bias", "mlp.linear2.weight", "mlp.linear2.bias", "end_boundary")
@@ -57,12 +57,7 @@ def read(path: Path) -> Mapping:
     existing_file(path, "mapping checkpoint")
     if path.suffix == ".safetensors":
         return _from_state(load_file(path), path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(
-            f"{path} is not a checkpoint of plain tensors ({str(error).splitlines()[0]}): convert it where you trust it"
-        ) from error
+    loaded = load_tensors(path)
     state = loaded.get("model_state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no model_state_dict of tensors: it is no mapping checkpoint")

@@ -31,7 +31,7 @@ class SafetensorsWeights:
         else:
             raise UserError(
                 f"{config.path} has no {SAFE_WEIGHTS_NAME} and no {SAFE_WEIGHTS_INDEX_NAME}: tensor parallelism reads "
-                f"safetensors only; save the model once with save_pretrained"
+                f"safetensors only: make them once with mmscale convert"
             )
 
     def _file(self, name: str) -> str | None:

@@ -1,0 +1,40 @@
+"""A Hugging Face folder, whatever its weight files, as one with safetensors shards."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from torch import Tensor, dtype
+
+from mmscale.conversion.tensor_files import TensorFiles
+from mmscale.errors import UserError
+from mmscale.models.export import SHARD_BYTES, ShardWriter
+
+_BESIDES_WEIGHTS = (".json", ".model", ".txt", ".jinja", ".tiktoken")
+"""Configuration, tokenizer and chat template; never code."""
+
+
+def copy_besides_weights(source: Path, target: Path) -> None:
+    """Configuration and tokenizer files; UserError when there is no configuration."""
+    if not (source / "config.json").is_file():
+        raise UserError(f"{source} has no config.json: name the folder of a Hugging Face model")
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.suffix in _BESIDES_WEIGHTS and not file.name.endswith(".index.json"):
+            shutil.copyfile(file, target / file.name)
+
+
+def converted(value: Tensor, to: dtype | None) -> Tensor:
+    """A copy in the wanted dtype; whole numbers keep theirs."""
+    return value.to(to, copy=True) if to is not None and value.is_floating_point() else value.clone()
+
+
+def to_safetensors(source: Path, target: Path, to: dtype | None, shard_bytes: int = SHARD_BYTES) -> str:
+    """Write `target`; says what was written."""
+    files, writer = TensorFiles(source), ShardWriter(target, shard_bytes)
+    copy_besides_weights(source, target)
+    names = list(files)
+    for name in names:
+        writer.add(name, converted(files.read(name), to))
+    writer.close()
+    return f"{len(names):,} tensors"
