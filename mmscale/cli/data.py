@@ -169,3 +169,36 @@ def overlap(
     print(f"{len(sides[1])} test rows against {len(sides[0])} training rows: {len(exact)} the same, {len(near)} nearly")
     for found in (*exact[:10], *near[:10]):
         print(f"{found.similarity:.2f}  {found.test}  ~  {found.train}  {found.question[:80]}")
+
+
+@app.command()
+def tokenize(
+    config: Annotated[str, typer.Argument(help="configuration file")],
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="METHOD.STAGE ..., by default all that the run trains; key=value")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="processes on this machine")] = 1,
+) -> None:
+    """Tokenise a run's training data before it starts; what is there already is not made again.
+
+    Example: `mmscale data tokenize configs/quickstart.yaml mindmerger.mapping --processes 2`
+
+    On many nodes any launcher shares the work: `mpirun -n 64 mmscale data tokenize CONFIG`. Training does the same by
+    itself at its start; a step of its own keeps GPUs from waiting for it.
+    """
+    from mmscale.cli.devices import started
+    from mmscale.cli.processes import run_processes
+    from mmscale.config.run import load_run
+    from mmscale.methods.recipe import places, places_up_to
+    from mmscale.methods.tokenizing import tokenize_stage_data
+
+    overrides = [target for target in targets or [] if "=" in target]
+    stages = [target for target in targets or [] if "=" not in target]
+    if processes > 1:
+        raise typer.Exit(run_processes(processes, ["data", "tokenize", config, *(targets or [])]))
+    run = load_run(config, overrides)
+    world = started()
+    for place in [places_up_to(run, stage)[-1] for stage in stages] or places(run):
+        folder = tokenize_stage_data(place, world)
+        if world.rank == 0:
+            print(folder)

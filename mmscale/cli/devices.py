@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from mmscale.config.parallel import ParallelConfig
     from mmscale.parallel.layout import Layout
+    from mmscale.parallel.world import World
 
 
 def default_device(local_rank: int = 0) -> torch.device:
@@ -22,26 +23,33 @@ def default_device(local_rank: int = 0) -> torch.device:
     return torch.device(f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu")
 
 
+def started() -> World:
+    """The world that a launcher started this process in; only its first rank speaks."""
+    from mmscale import progress
+    from mmscale.parallel.world import discover
+
+    world = discover()
+    progress.console.quiet = world.rank != 0
+    return world
+
+
 @contextlib.contextmanager
-def joined(parallel: ParallelConfig) -> Iterator[Layout]:
-    """The layout of the world that a launcher started this process in; only its first rank speaks.
+def joined(parallel: ParallelConfig, world: World | None = None) -> Iterator[Layout]:
+    """The layout of a world, by default the one that `started` finds.
 
     When training inside is Interrupted, a Slurm job goes back into the queue, and the process ends with exit code 0.
     """
     import torch
     import torch.distributed as dist
 
-    from mmscale import progress
     from mmscale.parallel.layout import process_groups
     from mmscale.parallel.slurm import requeue
-    from mmscale.parallel.world import discover
 
     _require_extras(parallel)
-    world = discover()
+    world = world or started()
     device = default_device(world.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    progress.console.quiet = world.rank != 0
     minutes, degree = parallel.timeout_minutes, parallel.tensor_parallel_size
     with process_groups(world, device, minutes, degree, even_alone=parallel.zero.stage > 0) as layout:
         try:

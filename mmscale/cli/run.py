@@ -33,12 +33,15 @@ def run(
 
         show(resolve(loaded), as_json)
         return
-    from mmscale.cli.devices import joined
-    from mmscale.methods.recipe import Run
+    from mmscale.cli.devices import joined, started
+    from mmscale.methods.recipe import Run, places
+    from mmscale.methods.tokenizing import prepare
     from mmscale.progress import say
     from mmscale.reporting.html import write_report
 
-    with joined(loaded.parallel) as layout:
+    world = started()
+    prepare(places(loaded), world)
+    with joined(loaded.parallel, world) as layout:
         work = Run(loaded, layout)
         work.execute()
     if not layout.is_first:

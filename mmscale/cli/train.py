@@ -20,28 +20,22 @@ def train(
     """
     import torch
 
-    from mmscale.cli.devices import joined
+    from mmscale.cli.devices import joined, started
     from mmscale.config.run import load_run
-    from mmscale.errors import unknown_name
-    from mmscale.methods import METHODS
-    from mmscale.methods.recipe import check
-    from mmscale.methods.stages import StagePlace, run_stage
+    from mmscale.methods.recipe import places_up_to
+    from mmscale.methods.stages import run_stage
+    from mmscale.methods.tokenizing import prepare
     from mmscale.models.assembly import ModelParts
 
     loaded = load_run(config, overrides or [])
-    check(loaded)
-    names = [f"{name}.{spec.name}" for name in loaded.recipes for spec in METHODS[name].stages]
-    if stage not in names:
-        raise unknown_name("stage", stage, names)
-    method = METHODS[stage.split(".")[0]]
-    parts = ModelParts(loaded.language_model, loaded.encoder if method.needs_encoder else None)
-    with joined(loaded.parallel) as layout:
+    places = places_up_to(loaded, stage)
+    parts = ModelParts(loaded.language_model, places[-1].encoder)
+    world = started()
+    prepare(places, world)
+    with joined(loaded.parallel, world) as layout:
         if loaded.threads:
             torch.set_num_threads(loaded.threads)
-        for spec in method.stages:
-            place = StagePlace(loaded, method, spec)
+        for place in places:
             parts = run_stage(place, parts, layout)
-            if f"{method.name}.{spec.name}" == stage:
-                if layout.is_first:
-                    print(place.model)
-                return
+    if layout.is_first:
+        print(places[-1].model)

@@ -20,6 +20,8 @@ from mmscale.errors import UserError
 class EncoderTokenizer(Protocol):
     """What a multilingual encoder family offers for text."""
 
+    tokenizer: Any
+
     def encode(self, texts: Sequence[str], languages: Sequence[str], max_tokens: int) -> list[list[int]]:
         """Token ids of each text with the family's own special tokens and language code."""
         ...

@@ -7,14 +7,11 @@ from typing import Any
 
 from mmscale.config.run import RunConfig
 from mmscale.data.packing import DataParallelRank, StepOrder
-from mmscale.data.prompts import template
-from mmscale.data.segments import ExampleTokenizer, special_tokens
 from mmscale.errors import UserError
-from mmscale.methods.recipe import check
-from mmscale.methods.stages import StagePlace
+from mmscale.methods.place import StagePlace
+from mmscale.methods.recipe import places
+from mmscale.methods.tokenizing import stage_tokenizer
 from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
-from mmscale.models.encoders import load_encoder_tokenizer
-from mmscale.models.language_model import load_model_config, load_tokenizer
 from mmscale.models.mapping import Mapping
 from mmscale.parallel.zero import deepspeed_json
 from mmscale.training.stage_data import read_stage_records, tokenize_stage
@@ -49,18 +46,14 @@ def _trainable(parameters: dict[str, Any], trains: str) -> dict[str, Any]:
 
 def stage_tokens(place: StagePlace) -> dict[str, Any]:
     """Rows, tokens, steps and fill of a stage; needs its data files and the tokenizers, no weights."""
-    run, own = place.run, place.run.language_model
+    run = place.run
     train, dev, accounts = read_stage_records(place.config, run.languages, run.seed)
     result: dict[str, Any] = {
         "rows": len(train),
         "dev_rows": len(dev),
         "data": [account.summary() for account in accounts],
     }
-    tokenizer, model_config = load_tokenizer(own), load_model_config(own)
-    specials = special_tokens(tokenizer, model_config, own.bos_token, own.eos_token)
-    encoder = load_encoder_tokenizer(run.encoder) if place.spec.trains == "mapping" and run.encoder else None
-    tokenize = ExampleTokenizer(tokenizer, specials, template(place.prompt), place.config.packing, encoder)
-    context = int(getattr(model_config, "max_position_embeddings", 1 << 30))
+    tokenize, context = stage_tokenizer(place)
     data = tokenize_stage(train, dev, tokenize, context)
     lengths = [example.merged_length for example in data.train]
     order = StepOrder(lengths, place.config.packing, run.seed, DataParallelRank())
@@ -80,17 +73,15 @@ def dry_run(run: RunConfig) -> dict[str, Any]:
     """Everything that can be known before training; what is missing is named, not fatal."""
     parameters = _parameters(run)
     stages: dict[str, Any] = {}
-    for chosen in check(run):
-        for spec in chosen.stages:
-            place = StagePlace(run, chosen, spec)
-            entry: dict[str, Any] = {"prompt": place.prompt, **_trainable(parameters, spec.trains)}
-            if run.parallel.zero.stage:
-                entry["deepspeed"] = deepspeed_json(run.parallel.zero, place.config, ranks=1)
-            try:
-                entry |= stage_tokens(place)
-            except UserError as error:
-                entry["missing"] = str(error)
-            stages[f"{chosen.name}.{spec.name}"] = entry
+    for place in places(run):
+        entry: dict[str, Any] = {"prompt": place.prompt, **_trainable(parameters, place.spec.trains)}
+        if run.parallel.zero.stage:
+            entry["deepspeed"] = deepspeed_json(run.parallel.zero, place.config, ranks=1)
+        try:
+            entry |= stage_tokens(place)
+        except UserError as error:
+            entry["missing"] = str(error)
+        stages[place.name] = entry
     return {
         "name": run.name,
         "output_dir": str(run.directory),

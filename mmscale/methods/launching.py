@@ -14,8 +14,8 @@ from mmscale.errors import unknown_name
 from mmscale.files import atomic_write
 from mmscale.methods import Method, method
 from mmscale.methods.base import StageSpec
+from mmscale.methods.place import StagePlace
 from mmscale.methods.recipe import check
-from mmscale.methods.stages import StagePlace
 from mmscale.parallel import slurm
 from mmscale.progress import bar, say
 from mmscale.training.metrics import read_metrics

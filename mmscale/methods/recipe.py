@@ -18,8 +18,9 @@ from mmscale.evaluation.solving import Solver, evaluate_task
 from mmscale.files import atomic_write, write_json
 from mmscale.methods import METHODS, Method, method
 from mmscale.methods.environment import describe_environment
+from mmscale.methods.place import StagePlace
 from mmscale.methods.solvers import model_solver, proxy_solver
-from mmscale.methods.stages import StagePlace, run_stage
+from mmscale.methods.stages import run_stage
 from mmscale.models.assembly import ModelParts
 from mmscale.parallel.interruption import Interruption
 from mmscale.parallel.layout import Layout
@@ -65,6 +66,21 @@ def check(run: RunConfig) -> list[Method]:
     return methods
 
 
+def places(run: RunConfig) -> list[StagePlace]:
+    """Every stage that a run trains, in order."""
+    return [StagePlace(run, chosen, spec) for chosen in check(run) for spec in chosen.stages]
+
+
+def places_up_to(run: RunConfig, stage: str) -> list[StagePlace]:
+    """The stages of one method up to METHOD.STAGE; UserError naming the nearest when no recipe has it."""
+    check(run)
+    found = {f"{name}.{spec.name}": (method(name), spec) for name in run.recipes for spec in method(name).stages}
+    if stage not in found:
+        raise unknown_name("stage", stage, found)
+    chosen, last = found[stage]
+    return [StagePlace(run, chosen, spec) for spec in chosen.stages[: chosen.stages.index(last) + 1]]
+
+
 def train_method(run: RunConfig, chosen: Method, layout: Layout) -> ModelParts:
     """Every stage of a method in order; the parts of its model."""
     parts = ModelParts(run.language_model, run.encoder if chosen.needs_encoder else None)
@@ -89,7 +105,7 @@ class Run:
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         self.layout.on_first(self._describe)
-        stages = [f"{m.name}.{spec.name}" for m in self.methods for spec in m.stages]
+        stages = [place.name for place in places(self.config)]
         say(f"run {self.config.name} in {self.folder}: {', '.join(stages) or 'evaluation only'}")
         untouched = ModelParts(self.config.language_model)
         if self.config.evaluation.base:

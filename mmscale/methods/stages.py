@@ -5,20 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from mmscale.config.model import LanguageModelConfig
-from mmscale.config.run import RunConfig
-from mmscale.config.training import StageConfig
-from mmscale.data.prompts import template
-from mmscale.data.segments import ExampleTokenizer
 from mmscale.errors import UserError
 from mmscale.files import recover_directory, write_directory, write_json
-from mmscale.methods.base import Method, StageSpec
+from mmscale.methods.place import StagePlace
 from mmscale.methods.solvers import solver_in_memory, task_accuracy
+from mmscale.methods.tokenizing import tokens
 from mmscale.models import mapping_files
 from mmscale.models.assembly import (
     FINGERPRINT_FILE,
@@ -38,37 +35,7 @@ from mmscale.parallel.zero import partitioned_loading
 from mmscale.training.engines import make_engine
 from mmscale.training.fragments import SavedState
 from mmscale.training.objective import CausalObjective
-from mmscale.training.stage_data import read_stage_records, tokenize_stage
 from mmscale.training.trainer import Trainer
-
-
-@dataclass(frozen=True)
-class StagePlace:
-    """One stage of one run and its folder."""
-
-    run: RunConfig
-    method: Method
-    spec: StageSpec
-
-    @property
-    def config(self) -> StageConfig:
-        return self.run.recipes[self.method.name][self.spec.name]
-
-    @property
-    def folder(self) -> Path:
-        return self.run.directory / "stages" / f"{self.method.name}.{self.spec.name}"
-
-    @property
-    def model(self) -> Path:
-        return self.folder / "model"
-
-    @property
-    def title(self) -> str:
-        return f"{self.method.title}: {self.spec.name}"
-
-    @property
-    def prompt(self) -> str:
-        return self.config.prompt or self.spec.prompt
 
 
 def fingerprint(place: StagePlace, start: ModelParts) -> str:
@@ -89,7 +56,7 @@ def run_stage(place: StagePlace, start: ModelParts, layout: Layout) -> ModelPart
     """Train (or go on training, or take as finished) a stage; the parts of the model it made. All ranks call it."""
     layout.on_first(lambda: recover_directory(place.model))
     print_of_start = fingerprint(place, start)
-    if (place.model / FINGERPRINT_FILE).is_file():
+    if place.finished:
         made = json.loads((place.model / FINGERPRINT_FILE).read_text(encoding="utf-8"))["fingerprint"]
         if made != print_of_start:
             raise UserError(
@@ -101,25 +68,12 @@ def run_stage(place: StagePlace, start: ModelParts, layout: Layout) -> ModelPart
 
 def _train(place: StagePlace, start: ModelParts, print_of_start: str, layout: Layout) -> ModelParts:
     config, zero, trains_mapping = place.config, place.run.parallel.zero, place.spec.trains == "mapping"
-    if trains_mapping and start.encoder is None:
-        raise UserError(
-            f"{place.method.name} needs an encoder: add an encoder section with a path to the configuration"
-        )
+    data = tokens(place, layout)
     loading = partitioned_loading(zero, config, layout)
     model, encoder_tokenizer = assemble(start, layout, place.run.seed, loading)
     make_trainable(model.language_model, config.gradient_checkpointing, frozen=trains_mapping)
     if model.mapping is not None:
         model.mapping.requires_grad_(trains_mapping).train()
-    train, dev, accounts = read_stage_records(config, place.run.languages, place.run.seed)
-    tokenize = ExampleTokenizer(
-        model.language_model.tokenizer,
-        model.language_model.specials,
-        template(place.prompt),
-        config.packing,
-        encoder_tokenizer,
-    )
-    data = tokenize_stage(train, dev, tokenize, model.language_model.context_length)
-    layout.on_first(lambda: write_json(place.folder / "data.json", [account.summary() for account in accounts]))
     torch.manual_seed(place.run.seed)
     engine = make_engine(CausalObjective(model), config, zero, layout)
     scored = _task_accuracy(place, model, encoder_tokenizer) if config.evaluate_task else None

@@ -12,8 +12,8 @@ from mmscale.config.run import RunConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
 from mmscale.methods.dry_run import stage_tokens
-from mmscale.methods.recipe import check
-from mmscale.methods.stages import StagePlace
+from mmscale.methods.place import StagePlace
+from mmscale.methods.recipe import places
 from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
 from mmscale.models.loading import DTYPES
 from mmscale.models.mapping import Mapping
@@ -210,7 +210,7 @@ class Planner:
         return sorted((p for p in found if p.fits), key=lambda p: (p.step_seconds, p.memory_bytes["peak"]))
 
     def places(self) -> list[StagePlace]:
-        return [StagePlace(self.run, method, spec) for method in check(self.run) for spec in method.stages]
+        return places(self.run)
 
 
 def _longest_example(config: StageConfig, merged: bool) -> Examples:

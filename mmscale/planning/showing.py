@@ -8,7 +8,6 @@ from typing import Any
 from rich.table import Table
 
 from mmscale.errors import UserError
-from mmscale.methods.stages import StagePlace
 from mmscale.planning.inference import inference
 from mmscale.planning.plan import Given, Planned, Planner
 from mmscale.progress import console
@@ -26,7 +25,7 @@ def describe(planner: Planner, given: Given, search: bool) -> dict[str, Any]:
         entry = {**_entry(planned), "assumed": examples.source}
         if search or not planned.fits:
             entry["fitting"] = [_entry(other) for other in planner.fitting(place, examples)]
-        stages[_name(place)] = entry
+        stages[place.name] = entry
     if not stages:
         raise UserError("the configuration names no method to plan: add methods=[mindmerger], for example")
     worst = max(stages.values(), key=lambda entry: entry["memory_bytes"]["peak"])
@@ -40,10 +39,6 @@ def describe(planner: Planner, given: Given, search: bool) -> dict[str, Any]:
         "stages": stages,
         "inference": inference(planner.run, planner.cluster, planner.config, planner.llm, planner.encoder),
     }
-
-
-def _name(place: StagePlace) -> str:
-    return f"{place.method.name}.{place.spec.name}"
 
 
 def _entry(planned: Planned) -> dict[str, Any]:

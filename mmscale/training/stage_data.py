@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mmscale.config.training import StageConfig
 from mmscale.data.loading import DataAccount, load_records
 from mmscale.data.records import Record
-from mmscale.data.segments import ExampleTokenizer
+from mmscale.data.segments import ExampleTokenizer, TokenizedExample
 from mmscale.errors import UserError
 from mmscale.training.trainer import TrainingData
 
@@ -44,10 +44,15 @@ def tokenize_stage(
 ) -> TrainingData:
     """TrainingData whose examples all fit the model's context; UserError naming the first that does not."""
     data = TrainingData(tokenize(train), tokenize(dev), tokenize.specials)
-    for example in (*data.train, *data.dev):
+    require_context((*data.train, *data.dev), context_length)
+    return data
+
+
+def require_context(examples: Sequence[TokenizedExample], context_length: int) -> None:
+    """UserError naming the first example that does not fit a model's context."""
+    for example in examples:
         if example.merged_length > context_length:
             raise UserError(
                 f"{example.origin}: {example.merged_length} tokens do not fit the model's context of {context_length}: "
                 f"lower packing.max_prompt_tokens, max_target_tokens or max_encoder_tokens"
             )
-    return data

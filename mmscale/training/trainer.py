@@ -11,6 +11,7 @@ from mmscale.config.parallel import InterruptionConfig
 from mmscale.config.training import StageConfig
 from mmscale.data.packing import DataParallelRank, PackedRow, StepOrder, balance_rows, pack, silent
 from mmscale.data.segments import SpecialTokens, TokenizedExample
+from mmscale.data.token_store import merged_lengths
 from mmscale.errors import Interrupted, UserError
 from mmscale.files import write_json
 from mmscale.parallel.interruption import Interruption
@@ -51,7 +52,7 @@ class Trainer:
         self.title, self.folder, self.config, self.engine, self.data = title, folder, config, engine, data
         self.layout = layout
         self.ranks = DataParallelRank(layout.data_rank, layout.data_size)
-        self.order = StepOrder([e.merged_length for e in data.train], config.packing, seed, self.ranks)
+        self.order = StepOrder(merged_lengths(data.train), config.packing, seed, self.ranks)
         self.total_steps = config.steps or self.order.steps_in(config.epochs or 0)
         if self.total_steps < 1:
             raise UserError(
@@ -169,7 +170,7 @@ class Trainer:
 
     def dev_loss(self) -> float:
         """Mean loss over all dev target tokens."""
-        lengths = [example.merged_length for example in self.data.dev]
+        lengths = merged_lengths(self.data.dev)
         capacity = max(self.config.packing.row_tokens, max(lengths))
         rows = balance_rows(lengths, range(len(lengths)), capacity, self.ranks.size)
         mine = rows[self.ranks.rank :: self.ranks.size]

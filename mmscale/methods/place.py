@@ -1,0 +1,60 @@
+"""Where a stage stands: in which run, of which method, in which folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmscale.config.model import EncoderConfig
+from mmscale.config.run import RunConfig
+from mmscale.config.training import StageConfig
+from mmscale.errors import UserError
+from mmscale.methods.base import Method, StageSpec
+from mmscale.models.assembly import FINGERPRINT_FILE
+
+
+@dataclass(frozen=True)
+class StagePlace:
+    """One stage of one run and its folder."""
+
+    run: RunConfig
+    method: Method
+    spec: StageSpec
+
+    @property
+    def name(self) -> str:
+        """METHOD.STAGE"""
+        return f"{self.method.name}.{self.spec.name}"
+
+    @property
+    def config(self) -> StageConfig:
+        return self.run.recipes[self.method.name][self.spec.name]
+
+    @property
+    def folder(self) -> Path:
+        return self.run.directory / "stages" / self.name
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def title(self) -> str:
+        return f"{self.method.title}: {self.spec.name}"
+
+    @property
+    def prompt(self) -> str:
+        return self.config.prompt or self.spec.prompt
+
+    @property
+    def encoder(self) -> EncoderConfig | None:
+        """The encoder in front of the LLM; UserError when the method needs one and there is none."""
+        if self.method.needs_encoder and self.run.encoder is None:
+            raise UserError(
+                f"{self.method.name} needs an encoder: add an encoder section with a path to the configuration"
+            )
+        return self.run.encoder if self.method.needs_encoder else None
+
+    @property
+    def finished(self) -> bool:
+        return (self.model / FINGERPRINT_FILE).is_file()

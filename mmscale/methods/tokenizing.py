@@ -1,0 +1,157 @@
+"""Tokenising a stage's data: before training, outside of any process group, by as many processes as there are.
+
+Each process takes every n-th part of the data; a part that is there is not made again, whoever made it.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmscale import __version__
+from mmscale.config.data import DataConfig
+from mmscale.data.loading import DataAccount
+from mmscale.data.prompts import template
+from mmscale.data.records import Record
+from mmscale.data.segments import ExampleTokenizer, special_tokens
+from mmscale.data.token_store import PART_EXAMPLES, TokenStore, part_path, parts_of, write_part
+from mmscale.errors import UserError
+from mmscale.files import write_json
+from mmscale.methods.place import StagePlace
+from mmscale.models.encoders import load_encoder_tokenizer
+from mmscale.models.language_model import load_model_config, load_tokenizer
+from mmscale.parallel.layout import Layout
+from mmscale.parallel.world import World
+from mmscale.progress import bar
+from mmscale.training.stage_data import read_stage_records, require_context
+from mmscale.training.trainer import TrainingData
+
+INDEX = "index.json"
+_POLL_SECONDS = 0.2
+
+
+def stage_tokenizer(place: StagePlace) -> tuple[ExampleTokenizer, int]:
+    """(what turns a stage's records into ids, context length of its LLM); needs no weights."""
+    own, encoder = place.run.language_model, place.encoder
+    tokenizer, model_config = load_tokenizer(own), load_model_config(own)
+    specials = special_tokens(tokenizer, model_config, own.bos_token, own.eos_token)
+    encoder_tokenizer = load_encoder_tokenizer(encoder) if encoder else None
+    made = ExampleTokenizer(tokenizer, specials, template(place.prompt), place.config.packing, encoder_tokenizer)
+    return made, int(getattr(model_config, "max_position_embeddings", 1 << 30))
+
+
+def _file_states(config: DataConfig) -> list[list[Any]]:
+    """Name, size and time of change of every local file that a data set may read."""
+    pattern = re.sub(r"\{[Ll]anguage\}", "*", config.path)
+    roots = [Path(found) for found in sorted(glob.glob(pattern))] if config.path else []
+    files = [file for root in roots for file in (sorted(root.rglob("*")) if root.is_dir() else [root])]
+    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    """Digest of what a tokenizer does."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def folder_of(place: StagePlace, tokenize: ExampleTokenizer) -> Path:
+    """Where a stage's tokens are, by everything that decides them."""
+    config, encoder = place.config, tokenize.encoder_tokenizer
+    content = [
+        __version__,
+        place.prompt,
+        place.run.languages,
+        place.run.seed,
+        config.dev_examples,
+        [[data.model_dump(mode="json"), _file_states(data)] for data in (*config.data, *config.dev_data)],
+        config.packing.model_dump(include={"max_prompt_tokens", "max_target_tokens", "max_encoder_tokens"}),
+        [tokenize.specials.bos, tokenize.specials.eos],
+        _vocabulary(tokenize.tokenizer),
+        [type(encoder.tokenizer).__name__, _vocabulary(encoder.tokenizer)] if encoder is not None else None,
+    ]
+    return place.folder / "tokens" / hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def tokenize_stage_data(place: StagePlace, world: World | None = None) -> Path:
+    """The folder of a stage's tokens, made together by all processes of a world; returns when all of it is there.
+
+    Raises UserError for bad data, and when another process stops making its parts.
+    """
+    world = world or World()
+    tokenize, context = stage_tokenizer(place)
+    folder = folder_of(place, tokenize)
+    if (folder / INDEX).is_file():
+        return folder
+    train, dev, accounts = read_stage_records(place.config, place.run.languages, place.run.seed)
+    parts = [(name, i, records) for name, records in (("train", train), ("dev", dev)) for i in _numbers(records)]
+    mine = parts[world.rank :: world.size]
+    with bar(f"{place.title}: tokenising", len(mine)) as progress:
+        for name, number, records in mine:
+            if not part_path(folder, name, number).is_file():
+                examples = tokenize(records[number * PART_EXAMPLES :][:PART_EXAMPLES])
+                require_context(examples, context)
+                write_part(folder, name, number, examples)
+            progress.advance()
+    minutes = place.run.parallel.timeout_minutes
+    if world.rank == 0:
+        _wait(lambda: sum(part_path(folder, name, i).is_file() for name, i, _ in parts), len(parts), folder, minutes)
+        _publish(place, folder, {"train": len(train), "dev": len(dev)}, accounts)
+    else:
+        _wait(lambda: int((folder / INDEX).is_file()), 1, folder, minutes)
+    return folder
+
+
+def _numbers(records: Sequence[Record]) -> range:
+    return range(parts_of(len(records)))
+
+
+def _wait(there: Callable[[], int], wanted: int, folder: Path, minutes: float) -> None:
+    """Until `wanted` files are there; UserError when for so many minutes none came."""
+    found, since = there(), time.monotonic()
+    while found < wanted:
+        time.sleep(_POLL_SECONDS)
+        before, found = found, there()
+        if found > before:
+            since = time.monotonic()
+        if time.monotonic() - since > 60 * minutes:
+            raise UserError(
+                f"{folder}: no other process wrote any tokens for {minutes:g} minutes: one has ended, and its own "
+                f"message says why; start the same command again, what is there stays"
+            )
+
+
+def _publish(place: StagePlace, folder: Path, counts: dict[str, int], accounts: Sequence[DataAccount]) -> None:
+    write_json(place.folder / "data.json", [account.summary() for account in accounts])
+    write_json(folder / INDEX, counts)
+    for other in folder.parent.iterdir():
+        if other != folder:  # of data or a tokenizer that changed since
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def prepare(places: Iterable[StagePlace], world: World) -> None:
+    """Tokenise what these stages will need; stages that are finished need nothing."""
+    for place in places:
+        if not place.finished:
+            tokenize_stage_data(place, world)
+
+
+def tokens(place: StagePlace, layout: Layout) -> TrainingData:
+    """A stage's examples, mapped from disk. One process makes what is missing; ranks that already talk to each other
+    have to find it made, since nobody may wait for a tokenizer inside a process group."""
+    tokenize, _ = stage_tokenizer(place)
+    folder = folder_of(place, tokenize)
+    if layout.size == 1:
+        tokenize_stage_data(place)
+    if not (folder / INDEX).is_file():
+        raise UserError(f"{place.title} has no tokens at {folder}: make them with mmscale data tokenize")
+    counts = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    stores = {name: TokenStore(folder, name, count) for name, count in counts.items()}
+    return TrainingData(stores["train"], stores["dev"], tokenize.specials)

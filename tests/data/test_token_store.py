@@ -1,0 +1,54 @@
+"""Tokens on disk equal tokens in memory; their parts are made once, by any number of processes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmscale.data import token_store
+from mmscale.data.segments import TokenizedExample
+from mmscale.data.token_store import TokenStore, merged_lengths, parts_of, write_part
+from mmscale.errors import UserError
+
+IDS = st.lists(st.integers(0, 2**31 - 1), max_size=6).map(tuple)
+EXAMPLES = st.lists(
+    st.builds(
+        TokenizedExample,
+        prompt_ids=IDS,
+        target_ids=IDS,
+        encoder_ids=IDS,
+        language=st.sampled_from(["sw", "th", ""]),
+        origin=st.text(max_size=8),
+        truncated=st.booleans(),
+    ),
+    max_size=17,
+)
+
+
+def stored(folder, examples):
+    for number in range(parts_of(len(examples))):
+        size = token_store.PART_EXAMPLES
+        write_part(folder, "train", number, examples[number * size :][:size])
+    return TokenStore(folder, "train", len(examples))
+
+
+@settings(max_examples=40, deadline=None)
+@given(examples=EXAMPLES)
+def test_what_is_read_is_what_was_written(tmp_path_factory, examples):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_store, "PART_EXAMPLES", 5)
+        store = stored(tmp_path_factory.mktemp("tokens"), examples)
+        assert len(store) == len(examples) and list(store) == examples
+        assert store[:2] == examples[:2] and store[-3:] == examples[-3:]
+        assert merged_lengths(store) == merged_lengths(examples) == [e.merged_length for e in examples]
+        with pytest.raises(IndexError):
+            store[len(examples)]
+
+
+def test_a_damaged_part_is_named(tmp_path):
+    store = stored(tmp_path, [TokenizedExample((1,), (2,), (), "sw", "a:1")])
+    file = tmp_path / "train-00000.safetensors"
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(UserError, match="train-00000.safetensors is damaged"):
+        store[0]

@@ -1,0 +1,152 @@
+"""A stage's tokens: the same from one process and from many, continued after a kill, made anew when the data changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mmscale.cli.main import main
+from mmscale.config.run import load_run
+from mmscale.data import token_store
+from mmscale.errors import UserError
+from mmscale.methods import tokenizing
+from mmscale.methods.recipe import places, places_up_to
+from mmscale.methods.tokenizing import INDEX, stage_tokenizer, tokenize_stage_data, tokens
+from mmscale.parallel.layout import Layout
+from mmscale.parallel.world import World
+from mmscale.training.stage_data import read_stage_records
+from tests.distributed import ranks
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_store, "PART_EXAMPLES", 8)
+    monkeypatch.setattr(tokenizing, "PART_EXAMPLES", 8)
+    settings = [
+        f"output_dir={tmp_path}/run",
+        "methods=[mindmerger]",
+        "recipes.mindmerger.mapping.data.0.limit_per_language=10",
+        "recipes.mindmerger.mapping.data.0.languages=[sw,de,th]",
+        "recipes.mindmerger.mapping.dev_examples=5",
+    ]
+    return places_up_to(load_run("configs/quickstart.yaml", settings), "mindmerger.mapping")[-1]
+
+
+def in_memory(place):
+    train, dev, _ = read_stage_records(place.config, place.run.languages, place.run.seed)
+    tokenize, _ = stage_tokenizer(place)
+    return tokenize(train), tokenize(dev)
+
+
+def test_stored_examples_are_those_of_memory(place):
+    data = tokens(place, Layout(None))
+    assert (list(data.train), list(data.dev)) == in_memory(place)
+    assert len(data.train) == 25 and all(e.encoder_ids for e in data.train)
+    assert json.loads((place.folder / "data.json").read_text())[0]["read"] == {"sw": 10, "de": 10, "th": 10}
+
+
+def test_parts_there_are_not_made_again_and_each_process_makes_its_own(place, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        tokenizing, "write_part", lambda f, n, i, e: made.append((n, i)) or token_store.write_part(f, n, i, e)
+    )
+    place.run.parallel.__dict__["timeout_minutes"] = 0.01
+    with pytest.raises(UserError, match="no other process wrote any tokens for 0.01 minutes"):
+        tokenize_stage_data(place, World(rank=1, size=2))
+    assert made == [("train", 1), ("train", 3)]
+    tokenize_stage_data(place)
+    assert made[2:] == [("train", 0), ("train", 2), ("dev", 0)]
+    tokenize_stage_data(place)
+    assert len(made) == 5
+    assert list(tokens(place, Layout(None)).train) == in_memory(place)[0]
+
+
+def test_ranks_that_talk_to_each_other_never_tokenise(place):
+    with pytest.raises(UserError, match="make them with mmscale data tokenize"):
+        tokens(place, Layout(None, size=2))
+
+
+def test_changed_settings_make_new_tokens_and_remove_the_old(place):
+    first = tokenize_stage_data(place)
+    place.config.packing.__dict__["max_target_tokens"] = 4
+    second = tokenize_stage_data(place)
+    assert first != second and not first.exists() and (second / INDEX).is_file()
+    assert max(len(e.target_ids) for e in tokens(place, Layout(None)).train) == 4
+
+
+def command(folder, *more):
+    return ["data", "tokenize", "configs/quickstart.yaml", "mindmerger.mapping", f"output_dir={folder}", *more]
+
+
+def content(folder):
+    return {f.name: f.read_bytes() for f in (folder / "stages" / "mindmerger.mapping" / "tokens").rglob("*.*")}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    assert main(command(folder)) == 0
+    assert len(content(folder)) > 3
+    return folder
+
+
+def test_processes_and_mpirun_make_the_same_files(alone, tmp_path):
+    ranks.run(1, ["-m", "mmscale", *command(tmp_path / "two", "--processes", "2")])
+    assert content(tmp_path / "two") == content(alone)
+    mpirun = os.path.join(os.path.dirname(sys.executable), "mpirun")
+    if not os.path.exists(mpirun):
+        pytest.skip("extra mpi")
+    line = [mpirun, "-n", "2", sys.executable, "-m", "mmscale", *command(tmp_path / "mpi")]
+    done = subprocess.run(line, cwd=ranks.ROOT, env=ranks.environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert content(tmp_path / "mpi") == content(alone)
+    assert len(done.stdout.splitlines()) == 1, "one rank speaks"
+
+
+def test_killed_processes_leave_whole_parts_that_count(alone, tmp_path):
+    started = ranks.start(1, ["-m", "mmscale", *command(tmp_path)])
+    ranks.wait_for(lambda: any(tmp_path.rglob("train-*.safetensors")), started)
+    started[0].send_signal(signal.SIGKILL)
+    ranks.finish(started)
+    stopped = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("train-*.safetensors")}
+    assert stopped and not list(tmp_path.rglob(INDEX))
+    assert main(command(tmp_path)) == 0
+    assert content(tmp_path) == content(alone)
+    assert all(f.stat().st_mtime_ns == at for f, at in stopped.items())
+
+
+def test_an_edited_file_is_read_again(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"q": f"Swali {i}", "a": f"Jibu {i}"}) + "\n" for i in range(6)))
+    data = {"source": "table", "path": str(file), "languages": ["sw"]}
+    data["options"] = {"columns": {"question": "q", "rationale": "a"}}
+    settings = [
+        f"output_dir={tmp_path}/run",
+        "methods=[multilingual_cot]",
+        f"recipes.multilingual_cot.tuning.data=[{json.dumps(data)}]",
+    ]
+    stage = places(load_run("configs/quickstart.yaml", settings))[0]
+    before = list(tokens(stage, Layout(None)).train)
+    file.write_text(file.read_text().replace("Jibu 3", "Jibu 30"))
+    after = list(tokens(stage, Layout(None)).train)
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, True, False, True, True]
+
+
+def test_bad_data_ends_all_processes_with_one_sentence(tmp_path, capfd):
+    stage = "recipes.mindmerger.mapping.data.0"
+    bad = [
+        f"{stage}.source=gsmtrans",
+        f"{stage}.path=/nowhere",
+        f"{stage}.languages=[de]",
+        f"{stage}.options={{}}",
+        "--processes",
+        "2",
+    ]
+    assert main(command(tmp_path, *bad)) == 2
+    err = capfd.readouterr().err
+    assert "/nowhere" in err and "Traceback" not in err
