@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmscale.errors import Interrupted, UserError
@@ -51,7 +52,8 @@ def joined(parallel: ParallelConfig, world: World | None = None) -> Iterator[Lay
     if device.type == "cuda":
         torch.cuda.set_device(device)
     minutes, degree = parallel.timeout_minutes, parallel.tensor_parallel_size
-    with process_groups(world, device, minutes, degree, even_alone=parallel.zero.stage > 0) as layout:
+    with process_groups(world, device, minutes, degree, even_alone=parallel.zero.stage > 0) as groups:
+        layout = replace(groups, sequence_parallel=parallel.sequence_parallel)
         try:
             yield layout
         except Interrupted:

@@ -77,7 +77,16 @@ class ParallelConfig(Config):
     tensor_parallel_size: int = Field(default=1, ge=1)
     """Ranks that share each layer of the LLM (Shoeybi et al. 2019, arXiv 1909.08053), neighbours within a node; the
     others share the examples."""
+    sequence_parallel: bool = False
+    """Ranks that share layers also share the tokens between them (Korthikanti et al. 2022, arXiv 2205.05198): the same
+    bytes travel, and norms and kept layer inputs take a part of the memory."""
     zero: ZeroConfig = ZeroConfig()
     interruption: InterruptionConfig = InterruptionConfig()
     timeout_minutes: float = Field(default=30, gt=0)
     """A collective that takes longer ends the rank: longer than a first compilation, shorter than a lost night."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ParallelConfig:
+        if self.sequence_parallel and self.tensor_parallel_size == 1:
+            raise ValueError("sequence_parallel needs tensor_parallel_size of at least 2")
+        return self

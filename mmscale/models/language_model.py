@@ -17,19 +17,17 @@ from mmscale.models.attention import KeyValueCache, PackedLayout
 from mmscale.models.loading import DTYPES, load_pretrained
 from mmscale.models.weights import SafetensorsWeights
 from mmscale.parallel.layout import Layout
-from mmscale.parallel.tensor import VocabularyParallel, require_divisible, shard
+from mmscale.parallel.tensor import Cut, require_divisible, shard
 
 
 class LanguageModel(nn.Module):
     """Embedding, trunk and head of a causal LM as three calls; T merged tokens, D width, V vocabulary."""
 
-    def __init__(
-        self, causal_lm: Any, tokenizer: Any, specials: SpecialTokens, vocabulary: VocabularyParallel | None = None
-    ) -> None:
+    def __init__(self, causal_lm: Any, tokenizer: Any, specials: SpecialTokens, cut: Cut | None = None) -> None:
         super().__init__()
         self.causal_lm, self.tokenizer, self.specials = causal_lm, tokenizer, specials
-        self._vocabulary = vocabulary
-        """How to use a head that is cut over ranks."""
+        self._cut = cut
+        """How to use a model whose layers are cut over ranks."""
 
     @property
     def config(self) -> Any:
@@ -55,27 +53,27 @@ class LanguageModel(nn.Module):
         self, inputs_TD: Tensor, position_ids: Tensor, layout: PackedLayout | None, cache: KeyValueCache | None = None
     ) -> Tensor:
         """Last hidden states [T, D] of a packed row: of a whole row with `layout`, of one step with `cache` alone."""
-        trunk = self.causal_lm.get_decoder()
-        out = trunk(
-            inputs_embeds=inputs_TD[None],
+        trunk, inputs = self.causal_lm.get_decoder(), inputs_TD[None]
+        found: Tensor = trunk(
+            inputs_embeds=inputs if self._cut is None else self._cut.regions.begin(inputs),
             position_ids=position_ids[None],
             attention_mask=None,
             use_cache=False,
             layout=layout,
             cache=cache,
-        )
-        return out.last_hidden_state[0]
+        ).last_hidden_state
+        return found[0] if self._cut is None else self._cut.regions.end(found)[0]
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits [N, V] of chosen rows; without gradient where the head is cut over ranks."""
         logits = self.causal_lm.get_output_embeddings()(hidden_ND)
-        return logits if self._vocabulary is None else self._vocabulary.whole(logits)
+        return logits if self._cut is None else self._cut.vocabulary.whole(logits)
 
     def cross_entropy_sum(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """Summed cross entropy (float32 scalar) of the tokens (int64 [N]) that follow chosen rows."""
         logits = self.causal_lm.get_output_embeddings()(hidden_ND)
-        if self._vocabulary is not None:
-            return self._vocabulary.cross_entropy_sum(logits, targets_N)
+        if self._cut is not None:
+            return self._cut.vocabulary.cross_entropy_sum(logits, targets_N)
         return F.cross_entropy(logits.float(), targets_N, reduction="sum")
 
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
@@ -92,9 +90,9 @@ def load_model_config(config: LanguageModelConfig) -> Any:
 
 def load_language_model(config: LanguageModelConfig, layout: Layout) -> LanguageModel:
     """The model of a configuration, in its dtype, on this rank's device: whole, or this rank's part of every layer."""
-    vocabulary = None
+    cut = None
     if layout.tensor_size > 1:
-        model, vocabulary = _load_sharded(config, layout)
+        model, cut = _load_sharded(config, layout)
     else:
         arguments = {
             "dtype": DTYPES[config.dtype],
@@ -104,10 +102,10 @@ def load_language_model(config: LanguageModelConfig, layout: Layout) -> Language
     tokenizer = load_tokenizer(config)
     _require_fitting_tokenizer(config.path, tokenizer, int(model.config.vocab_size))
     specials = special_tokens(tokenizer, model.config, config.bos_token, config.eos_token)
-    return LanguageModel(model, tokenizer, specials, vocabulary)
+    return LanguageModel(model, tokenizer, specials, cut)
 
 
-def _load_sharded(config: LanguageModelConfig, layout: Layout) -> tuple[Any, VocabularyParallel]:
+def _load_sharded(config: LanguageModelConfig, layout: Layout) -> tuple[Any, Cut]:
     """Built without memory, cut, then read piece by piece: a rank holds its part and one tensor's piece at a time."""
     from accelerate import init_empty_weights  # extra `tensor-parallel`
 
@@ -119,8 +117,8 @@ def _load_sharded(config: LanguageModelConfig, layout: Layout) -> tuple[Any, Voc
         model = AutoModelForCausalLM.from_config(
             model_config, dtype=dtype, attn_implementation=attention.choose(config.attention, layout.device)
         )
-    vocabulary = shard(model, layout, dtype, weights.read)
-    return model.to(layout.device), vocabulary
+    cut = shard(model, layout, dtype, weights.read)
+    return model.to(layout.device), cut
 
 
 def _require_fitting_tokenizer(path: str, tokenizer: Any, rows: int) -> None:

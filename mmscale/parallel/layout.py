@@ -35,6 +35,8 @@ class Layout:
     """Ranks that share the parameters, and see the same examples."""
     tensor_rank: int = 0
     tensor_size: int = 1
+    sequence_parallel: bool = False
+    """Whether the tensor group also shares the tokens between its layers."""
 
     @property
     def is_first(self) -> bool:
@@ -118,12 +120,12 @@ def process_groups(
             f"({str(error).splitlines()[0]}): free that port or set MASTER_PORT, and check that the host is reachable"
         ) from error
     try:
-        yield _grouped(world, device, datetime.timedelta(minutes=timeout_minutes), tensor_size)
+        yield grouped(world, device, datetime.timedelta(minutes=timeout_minutes), tensor_size)
     finally:
         dist.destroy_process_group()
 
 
-def _grouped(world: World, device: torch.device, timeout: datetime.timedelta, tensor_size: int) -> Layout:
+def grouped(world: World, device: torch.device, timeout: datetime.timedelta, tensor_size: int) -> Layout:
     """The layout with its groups; every rank makes every group, in the same order, as torch demands."""
     data_size = world.size // tensor_size
     data_rank, tensor_rank = divmod(world.rank, tensor_size)

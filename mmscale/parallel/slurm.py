@@ -70,6 +70,7 @@ def requeue() -> None:
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return
+    say(f"Slurm job {job}: going back into the queue")  # before it is done: then this process may be ended any moment
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
-    answer = "back in the queue" if done.returncode == 0 else f"not requeued ({done.stderr.strip()})"
-    say(f"Slurm job {job}: {answer}")
+    if done.returncode != 0:
+        say(f"Slurm job {job}: not requeued ({done.stderr.strip()})")

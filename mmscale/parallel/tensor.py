@@ -10,7 +10,9 @@ from __future__ import annotations
 import fnmatch
 import functools
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,10 +21,9 @@ from torch import Tensor, nn
 
 from mmscale.errors import UserError
 from mmscale.parallel.layout import Layout
-from mmscale.parallel.pieces import Piece, even_piece, mark, whole_piece
+from mmscale.parallel.pieces import Piece, even_piece, is_sharded, mark, whole_piece
+from mmscale.parallel.regions import Regions
 
-_DIMENSION = {"colwise": 0, "rowwise": 1}
-"""Of nn.Linear's weight [out, in]."""
 _PARTIAL_GRADIENT = "replicated_with_grad_allreduce"
 """A whole layer that sees a part of the heads on each rank."""
 
@@ -40,36 +41,44 @@ def require_divisible(config: Any, size: int, path: str) -> None:
             )
 
 
-def shard(model: Any, layout: Layout, dtype: torch.dtype, read: Callable[[str, Piece], Tensor]) -> VocabularyParallel:
+def shard(model: Any, layout: Layout, dtype: torch.dtype, read: Callable[[str, Piece], Tensor]) -> Cut:
     """Cut a causal LM, whose parameters are on the meta device, and fill what this rank holds by `read(name, piece)`.
 
-    Returns how to use its cut head. Raises UserError for layers whose plan we do not know.
+    Returns how to use it. Raises UserError for layers whose plan we do not know.
     """
-    layers = _Layers(layout, dtype)
+    layers, regions = _Layers(layout, dtype), Regions(layout)
     plan = {f"{model.base_model_prefix}.{key}": value for key, value in (model.config.base_model_tp_plan or {}).items()}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    columns: dict[str, list[Any]] = defaultdict(list)
     for name, module in list(model.named_modules()):
         style = next((value for pattern, value in plan.items() if fnmatch.fnmatchcase(name, pattern)), None)
         if module is embedding:
             made: nn.Module = layers.embedding(module)
         elif module is head:
-            made = layers.linear(module, 0)
-        elif style in _DIMENSION and isinstance(module, nn.Linear):
-            made = layers.linear(module, _DIMENSION[style])
+            made = layers.column(module)
+            _enter_together(name, made, [made], regions.copy)
+        elif style == "colwise" and isinstance(module, nn.Linear):
+            made = layers.column(module)
+            columns[name.rpartition(".")[0]].append(made)
+        elif style == "rowwise" and isinstance(module, nn.Linear):
+            made = layers.row(module, regions)
         elif style in (None, _PARTIAL_GRADIENT):
             continue
         else:
             raise UserError(f"{type(model).__name__} wants its layer {name} cut as '{style}', which is not supported")
         model.set_submodule(name, made)
-    tied = bool(model.config.tie_word_embeddings)
-    if tied:
+    for name, found in columns.items():
+        _enter_together(name, model.get_submodule(name), found, regions.enter)
+    if model.config.tie_word_embeddings:
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
     _fill(model, layout, dtype, read)
-    for pattern in [pattern for pattern, style in plan.items() if style == _PARTIAL_GRADIENT]:
-        for name, module in model.named_modules():
-            if fnmatch.fnmatchcase(name, pattern):
-                _sum_gradient(module, layout)
-    return VocabularyParallel(int(model.config.vocab_size), layout)
+    partly_seen = [pattern for pattern, style in plan.items() if style == _PARTIAL_GRADIENT]
+    for name, module in model.named_modules():
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in partly_seen):
+            _sum_gradients(list(module.parameters()), layout)
+    if layout.sequence_parallel:  # what is whole on every rank sees a stretch of the tokens there
+        _sum_gradients([p for p in model.parameters() if not is_sharded(p) and not p._backward_hooks], layout)
+    return Cut(VocabularyParallel(int(model.config.vocab_size), layout), regions)
 
 
 def _fill(model: Any, layout: Layout, dtype: torch.dtype, read: Callable[[str, Piece], Tensor]) -> None:
@@ -85,13 +94,15 @@ def _fill(model: Any, layout: Layout, dtype: torch.dtype, read: Callable[[str, P
             rows.copy_(read(name, piece))
 
 
-def _sum_gradient(module: nn.Module, layout: Layout) -> None:
+def _sum_gradients(parameters: Sequence[nn.Parameter], layout: Layout) -> None:
+    """Of parameters that are whole on every rank of the tensor group, each of which sees a part of their uses."""
+
     def summed(gradient: Tensor) -> Tensor:
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=layout.tensor_group)
         return total
 
-    for parameter in module.parameters():
+    for parameter in parameters:
         parameter.register_hook(summed)
 
 
@@ -125,20 +136,23 @@ class _Layers:
         made = VocabParallelEmbedding(self._padded(module.num_embeddings), module.embedding_dim, **self.common)
         return self._marked(made, {"weight": self._piece((module.num_embeddings, module.embedding_dim), 0)})
 
-    def linear(self, module: nn.Linear, dimension: int) -> nn.Module:
-        shape, has_bias = (module.out_features, module.in_features), module.bias is not None
-        if dimension == 0:
-            made = _column_class()(shape[1], self._padded(shape[0]), bias=has_bias, gather_output=False, **self.common)
-            pieces = {"weight": self._piece(shape, 0)} | ({"bias": self._piece(shape[:1], 0)} if has_bias else {})
-        else:
-            made = _row_class()(
-                shape[1], shape[0], bias=has_bias, input_is_parallel=True, skip_bias_add=False, **self.common
-            )
-            pieces = {"weight": self._piece(shape, 1)}
-            if has_bias:
-                del made.bias
-                made.bias = nn.Parameter(torch.empty(shape[0], device="meta"))  # whole: read like every other
+    def column(self, module: nn.Linear) -> nn.Module:
+        """Cut along the output."""
+        out, width, has_bias = module.out_features, module.in_features, module.bias is not None
+        made = _column_class()(
+            width, self._padded(out), bias=has_bias, gather_output=False, disable_grad_reduce=True, **self.common
+        )
+        pieces = {"weight": self._piece((out, width), 0)} | ({"bias": self._piece((out,), 0)} if has_bias else {})
         return self._marked(made, pieces)
+
+    def row(self, module: nn.Linear, regions: Regions) -> nn.Module:
+        """Cut along the input; the bias is added after the sum."""
+        out, width = module.out_features, module.in_features
+        made = _row_class()(width, out, bias=False, input_is_parallel=True, skip_bias_add=False, **self.common)
+        made.regions = regions
+        if module.bias is not None:
+            made.bias = nn.Parameter(torch.empty(out, device="meta"))  # whole: read like every other
+        return self._marked(made, {"weight": self._piece((out, width), 1)})
 
     @staticmethod
     def _marked(module: nn.Module, pieces: dict[str, Piece]) -> nn.Module:
@@ -153,8 +167,14 @@ class _Layers:
 def _column_class() -> Any:
     from megatron.core.tensor_parallel import ColumnParallelLinear
 
-    class Column(_PlainOutput, ColumnParallelLinear):
-        """Y_i = X W_i^T."""
+    class Column(ColumnParallelLinear):
+        """Y_i = X W_i^T; megatron-core returns (output, bias), Hugging Face models expect the output."""
+
+        entrance: _Entrance
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            output: Tensor = super().forward(self.entrance.check(inputs))[0]
+            return output
 
     return Column
 
@@ -163,18 +183,68 @@ def _column_class() -> Any:
 def _row_class() -> Any:
     from megatron.core.tensor_parallel import RowParallelLinear
 
-    class Row(_PlainOutput, RowParallelLinear):
+    class Row(RowParallelLinear):
         """Y = sum over ranks of X_i W_i^T."""
+
+        regions: Regions
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            output = self.regions.leave(nn.functional.linear(inputs, self.weight))
+            return output if self.bias is None else output + self.bias
 
     return Row
 
 
-class _PlainOutput(nn.Module):
-    """megatron-core's linears return (output, bias); Hugging Face models expect the output."""
+class _Entrance:
+    """Where a module's column-parallel layers get what they read, entered once for all of them.
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        output: Tensor = super().forward(inputs)[0]
-        return output
+    megatron-core would sum its gradient in each layer: five all-reduces for the q, k, v, gate and up of a block
+    instead of two. A layer that reads anything else would have a wrong gradient, and is refused.
+    """
+
+    def __init__(self, name: str, passage: Callable[[Tensor], Tensor]) -> None:
+        self.name, self._passage = name, passage
+        self._entered: Tensor | None = None
+
+    def open(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Forward pre-hook of the module."""
+        read: Tensor = args[0] if args else kwargs["hidden_states"]
+        self._entered = self._passage(read)
+        if args:
+            return (self._entered, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self._entered}
+
+    def close(self, *_: Any) -> None:
+        """Forward hook: keep nothing alive beyond the module's forward pass."""
+        self._entered = None
+
+    def check(self, inputs: Tensor) -> Tensor:
+        if inputs is not self._entered:
+            raise UserError(
+                f"a cut layer of {self.name} does not read that module's own input: this architecture cannot be cut "
+                f"here, set parallel.tensor_parallel_size=1"
+            )
+        return inputs
+
+
+def _enter_together(name: str, module: Any, columns: Sequence[Any], passage: Callable[[Tensor], Tensor]) -> None:
+    """Let the cut layers of a module enter what they read together."""
+    entrance = _Entrance(name, passage)
+    module.register_forward_pre_hook(entrance.open, with_kwargs=True)
+    module.register_forward_hook(entrance.close, always_call=True)
+    for column in columns:
+        column.entrance = entrance
+    for child, layer in module.named_children():
+        if isinstance(layer, nn.Linear):
+            raise UserError(f"{name}.{child} stays whole beside cut layers that read the same, which is not supported")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How to use a model that is cut over a tensor group."""
+
+    vocabulary: VocabularyParallel
+    regions: Regions
 
 
 class VocabularyParallel:

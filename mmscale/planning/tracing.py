@@ -90,9 +90,10 @@ def _attend(grids: bool) -> Callable[..., tuple[Tensor, None]]:
     return attention
 
 
-_NAMES = {False: "mmscale_traced_varlen", True: "mmscale_traced_sdpa"}
-for _grids, _name in _NAMES.items():
-    AttentionInterface.register(_name, _attend(_grids))
+TRACED_ATTENTION = {"flash": "mmscale_traced_varlen", "grids": "mmscale_traced_sdpa"}
+"""Names for transformers: what flash-attention, and what torch's SDPA on padded grids allocate."""
+for _kind, _name in TRACED_ATTENTION.items():
+    AttentionInterface.register(_name, _attend(_kind == "grids"))
     AttentionMaskInterface.register(_name, lambda *args, **kwargs: None)
 
 
@@ -133,7 +134,7 @@ def trace(model_config: Any, work: Work) -> RowMemory:
 def _trace(model_config: Any, work: Work) -> RowMemory:
     with _META:
         causal_lm = AutoModelForCausalLM.from_config(
-            model_config, dtype=work.dtype, attn_implementation=_NAMES[not work.flash]
+            model_config, dtype=work.dtype, attn_implementation=TRACED_ATTENTION["flash" if work.flash else "grids"]
         )
     model = LanguageModel(causal_lm, None, SpecialTokens(0, 0))
     model.requires_grad_(False)

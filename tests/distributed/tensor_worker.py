@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -78,7 +79,12 @@ def main() -> None:
     torch.set_num_threads(1)
     folders = sorted(Path(sys.argv[1]).iterdir())
     with joined(ParallelConfig(tensor_parallel_size=2)) as layout:
-        worst = {f.name: compare(f, layout, checkpointing=f.name.endswith("checkpointing")) for f in folders}
+        sequence = replace(layout, sequence_parallel=True)
+        worst = {}
+        for kind, how in (("", layout), (" sequence-parallel", sequence)):
+            for folder in folders:
+                checkpointing = folder.name.endswith("checkpointing")
+                worst[folder.name + kind] = compare(folder, how, checkpointing)
         gathered = layout.gather(worst)
     if layout.is_first:
         print(json.dumps(gathered))

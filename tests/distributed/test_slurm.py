@@ -76,7 +76,7 @@ def submit(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out.strip()
 
 
-def wait(condition: Callable[[], bool], folder: Path, seconds: float = 240) -> None:
+def wait(condition: Callable[[], bool], folder: Path, seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not condition():
         log = folder / "slurm" / "mindmerger.mapping.log"
@@ -97,7 +97,7 @@ def test_two_nodes_train_as_two_ranks_and_a_signal_is_survived(cluster, undistur
     job = submit(tmp_path, capsys)
     wait(lambda: reached(tmp_path, 12), tmp_path)
     subprocess.run(["scancel", "--signal=USR1", job], check=True)
-    wait(lambda: "back in the queue" in (tmp_path / "slurm" / "mindmerger.mapping.log").read_text(), tmp_path)
+    wait(lambda: "back into the queue" in (tmp_path / "slurm" / "mindmerger.mapping.log").read_text(), tmp_path)
     saved = max(checkpoint._steps(stage(tmp_path) / "checkpoints"))
     assert 12 <= saved < STEPS and losses(tmp_path)[-1][0] == saved
     require_undisturbed(tmp_path, undisturbed, job)

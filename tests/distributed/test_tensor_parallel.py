@@ -59,7 +59,7 @@ def test_two_ranks_compute_what_one_does(tmp_path):
         save(tmp_path, name)
     said = ranks.output(2, ["tests/distributed/tensor_worker.py", str(tmp_path)])
     results = json.loads(said.strip().splitlines()[-1])
-    for name in ARCHITECTURES:
+    for name in [name + kind for name in ARCHITECTURES for kind in ("", " sequence-parallel")]:
         held = sum(found[name].pop("held") for found in results)
         assert 1.0 < held < 1.02, "norms and row biases alone are on both ranks"
         for found in results:

@@ -1,0 +1,162 @@
+"""How activations enter and leave layers that are cut over a tensor group.
+
+Without sequence parallelism every rank holds all tokens between them: the gradient of a column-parallel layer's input
+and the output of a row-parallel one are all-reduced (Shoeybi et al. 2019, arXiv 1909.08053, figure 3). With it each
+rank holds a stretch of the tokens, and the same bytes travel as an all-gather and a reduce-scatter (Korthikanti et al.
+2022, arXiv 2205.05198, section 4.2.2). megatron-core's functions for the latter ask for a CUDA device.
+
+Activations are [1, T, D]; a stretch is [1, t, D], t = T / ranks rounded up, its end padding on the last ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmscale.parallel.layout import Layout
+
+
+class Regions:
+    """The four passages of one model, and how many tokens the row on its way has."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.group, self.rank, self.size = layout.tensor_group, layout.tensor_rank, layout.tensor_size
+        self.sequence_parallel = layout.sequence_parallel
+        self.tokens = 0
+
+    @property
+    def split(self) -> bool:
+        """Whether activations between cut layers are cut along tokens; never where nothing is kept for a backward pass."""
+        return self.sequence_parallel and torch.is_grad_enabled()
+
+    def begin(self, whole: Tensor) -> Tensor:
+        """From all tokens, which every rank holds, to what layers between the cut ones work on."""
+        self.tokens = whole.shape[1]
+        return _Slice.apply(whole, self) if self.split else whole
+
+    def end(self, part: Tensor) -> Tensor:
+        """Back to all tokens on every rank."""
+        return _Join.apply(part, self) if self.split else part
+
+    def enter(self, part: Tensor) -> Tensor:
+        """Into column-parallel layers, which need all tokens."""
+        return _Gather.apply(part, self) if self.split else self.copy(part)
+
+    def copy(self, whole: Tensor) -> Tensor:
+        """The same where every rank holds all tokens, as at the head."""
+        entered: Tensor = _Copy.apply(whole, self)
+        return entered
+
+    def leave(self, partial: Tensor) -> Tensor:
+        """Out of a row-parallel layer: the sum over the ranks."""
+        left: Tensor = (_Scatter if self.split else _Reduce).apply(partial, self)
+        return left
+
+    def _all_reduced(self, value: Tensor) -> Tensor:
+        total = value.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=self.group)
+        return total
+
+    def _stretch(self, whole: Tensor) -> Tensor:
+        """This rank's tokens."""
+        return self._padded(whole).chunk(self.size, 1)[self.rank].contiguous()
+
+    def _padded(self, whole: Tensor) -> Tensor:
+        missing = -whole.shape[1] % self.size
+        return torch.nn.functional.pad(whole, (0, 0, 0, missing)) if missing else whole
+
+    def _gathered(self, part: Tensor) -> Tensor:
+        whole = part.new_empty(self.size * part.shape[1], part.shape[2])
+        _all_gather(whole, part[0].contiguous(), group=self.group)
+        return whole[None, : self.tokens]
+
+    def _scattered(self, partial: Tensor) -> Tensor:
+        padded = self._padded(partial)
+        part = padded.new_empty(padded.shape[1] // self.size, padded.shape[2])
+        _reduce_scatter(part, padded[0].contiguous(), group=self.group)
+        return part[None]
+
+
+# torch 2.13 renames both and warns of the old names
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+class _Copy(torch.autograd.Function):
+    """f of Shoeybi et al.: identity, backward all-reduce."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, regions: Regions) -> Tensor:
+        ctx.regions = regions
+        return whole.view_as(whole)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.regions._all_reduced(gradient), None
+
+
+class _Reduce(torch.autograd.Function):
+    """g of Shoeybi et al.: all-reduce, backward identity."""
+
+    @staticmethod
+    def forward(ctx: Any, partial: Tensor, regions: Regions) -> Tensor:
+        return regions._all_reduced(partial)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class _Gather(torch.autograd.Function):
+    """g of Korthikanti et al.: all-gather, backward reduce-scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, regions: Regions) -> Tensor:
+        ctx.regions = regions
+        return regions._gathered(part)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.regions._scattered(gradient), None
+
+
+class _Scatter(torch.autograd.Function):
+    """Its conjugate: reduce-scatter, backward all-gather."""
+
+    @staticmethod
+    def forward(ctx: Any, partial: Tensor, regions: Regions) -> Tensor:
+        ctx.regions = regions
+        return regions._scattered(partial)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.regions._gathered(gradient), None
+
+
+class _Slice(torch.autograd.Function):
+    """A stretch of what every rank holds; backward all-gather."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, regions: Regions) -> Tensor:
+        ctx.regions = regions
+        return regions._stretch(whole)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.regions._gathered(gradient), None
+
+
+class _Join(torch.autograd.Function):
+    """All-gather of what every rank then uses alike; backward a stretch."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, regions: Regions) -> Tensor:
+        ctx.regions = regions
+        return regions._gathered(part)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.regions._stretch(gradient), None
