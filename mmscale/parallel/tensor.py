@@ -219,7 +219,8 @@ class _Entrance:
         self._entered = None
 
     def check(self, inputs: Tensor) -> Tensor:
-        if inputs is not self._entered:
+        # by storage: under ZeRO-3 DeepSpeed puts views of its own in between
+        if self._entered is None or inputs.untyped_storage()._cdata != self._entered.untyped_storage()._cdata:
             raise UserError(
                 f"a cut layer of {self.name} does not read that module's own input: this architecture cannot be cut "
                 f"here, set parallel.tensor_parallel_size=1"

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from mmscale.cli.devices import joined
+from mmscale.cli.devices import joined, started
 from mmscale.config.run import RunConfig, apply_overrides, parse_run
 from mmscale.methods import METHODS
-from mmscale.methods.recipe import train_method
+from mmscale.methods.recipe import places_up_to, train_method
+from mmscale.methods.tokenizing import prepare
 from mmscale.training.engines import zero
 from mmscale.training.trainer import Trainer
 
@@ -96,7 +97,10 @@ def main() -> None:
         return path
 
     Trainer.run = noted  # type: ignore[method-assign]
-    with joined(run.parallel) as layout:
+    world = started()
+    for name in run.recipes:
+        prepare(places_up_to(run, f"{name}.{METHODS[name].stages[-1].name}"), world)
+    with joined(run.parallel, world) as layout:
         for name in run.recipes:
             train_method(run, METHODS[name], layout)
         (folder / f"account-{layout.rank}.json").write_text(json.dumps(accounts), encoding="utf-8")

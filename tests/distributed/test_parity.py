@@ -68,23 +68,25 @@ def require_parity(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "stage", "degree"),
+    ("count", "stage", "degree", "sequence"),
     [
-        (2, 0, 1),
-        (2, 1, 1),
-        (2, 2, 1),
-        (2, 3, 1),
-        (4, 3, 1),
-        (2, 0, 2),
-        (4, 3, 2),
-        *(pytest.param(4, stage, 2, marks=pytest.mark.slow) for stage in (0, 1, 2)),
+        (2, 0, 1, False),
+        (2, 1, 1, False),
+        (2, 2, 1, False),
+        (2, 3, 1, False),
+        (4, 3, 1, False),
+        (2, 0, 2, False),
+        (4, 3, 2, True),
+        *(pytest.param(4, stage, 2, False, marks=pytest.mark.slow) for stage in (0, 1, 2, 3)),
+        *(pytest.param(4, stage, 2, True, marks=pytest.mark.slow) for stage in (0, 1, 2)),
     ],
     ids=lambda value: str(value),
 )
-def test_many_ranks_train_as_one(one, tmp_path, count, stage, degree):
+def test_many_ranks_train_as_one(one, tmp_path, count, stage, degree, sequence):
     # no parameter of a model this small would be partitioned at DeepSpeed's default threshold
     settings = [f"parallel.zero.stage={stage}", "parallel.zero.persistence_threshold=0"]
-    run = launch(tmp_path / "run", count, *settings, f"parallel.tensor_parallel_size={degree}")
+    settings += [f"parallel.tensor_parallel_size={degree}", f"parallel.sequence_parallel={sequence}"]
+    run = launch(tmp_path / "run", count, *settings)
     require_parity(one, run)
     accounts = [json.loads((run / f"account-{rank}.json").read_text()) for rank in range(count)]
     shards = count // degree
