@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from mmscale.config.run import RunConfig
 
 
 def run(
@@ -15,24 +18,32 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="resolve everything, count parameters and tokens, train nothing")
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="with --dry-run: also build pieces, groups and a step of chosen ranks of this cluster's full number"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print scores.json (or the dry run) as JSON")] = False,
 ) -> None:
     """Run a whole recipe: base evaluation, every stage of every method, evaluation, report.
 
     Example: `mmscale run configs/quickstart.yaml methods=[mindmerger]`
 
+    Example: `mmscale run configs/mindmerger/llama2-70b-mt5-xl.yaml --dry-run --cluster configs/cluster/h100.yaml`
+
     Starting the same run again continues it; a finished stage is not repeated. Under a launcher its ranks share
     training and evaluation: `torchrun --nproc-per-node 8 -m mmscale run CONFIG`.
     """
     from mmscale.config.run import load_run
+    from mmscale.errors import UserError
 
     loaded = load_run(config, overrides or [])
     if dry_run:
-        from mmscale.methods.dry_run import dry_run as resolve
-        from mmscale.methods.dry_run import show
-
-        show(resolve(loaded), as_json)
+        _dry_run(loaded, cluster, as_json)
         return
+    if cluster is not None:
+        raise UserError("--cluster goes with --dry-run; mmscale launch CONFIG --cluster FILE runs on it")
     from mmscale.cli.devices import joined, started
     from mmscale.methods.recipe import Run, places
     from mmscale.methods.tokenizing import prepare
@@ -56,3 +67,22 @@ def run(
 
         print(score_table(work.scores()))
     say(f"report: {report}")
+
+
+def _dry_run(loaded: RunConfig, cluster: str | None, as_json: bool) -> None:
+    import json
+
+    from mmscale.config.cluster import load_cluster
+    from mmscale.methods import dry_run
+
+    found = dry_run.dry_run(loaded)
+    if cluster is not None:
+        from mmscale.planning import rehearsal
+
+        found["full_size"] = rehearsal.rehearse(loaded, load_cluster(cluster))
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    dry_run.show(found)
+    if cluster is not None:
+        rehearsal.show(found["full_size"])

@@ -91,11 +91,8 @@ def dry_run(run: RunConfig) -> dict[str, Any]:
     }
 
 
-def show(found: dict[str, Any], as_json: bool) -> None:
-    """Print a dry run for a program or for a person."""
-    if as_json:
-        print(json.dumps(found, ensure_ascii=False, indent=2))
-        return
+def show(found: dict[str, Any]) -> None:
+    """Print a dry run for a person."""
     print(f"run {found['name']} -> {found['output_dir']}")
     for name, value in found["parameters"].items():
         print(f"  {name:16} {value if isinstance(value, str) else format(value, ',') + ' parameters'}")

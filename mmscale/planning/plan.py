@@ -93,7 +93,7 @@ class Planner:
         if ranks % degree:
             raise UserError(f"parallel.tensor_parallel_size={degree} does not divide the cluster's {ranks} ranks")
         require_divisible(self.config, degree, self.run.language_model.path)
-        return Spread(ranks, degree, parallel.zero.stage)
+        return Spread(ranks, degree, parallel.zero.stage, parallel.sequence_parallel)
 
     def trained(self, place: StagePlace, spread: Spread) -> Trained:
         run, merged = self.run, place.spec.trains == "mapping"

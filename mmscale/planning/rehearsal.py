@@ -10,20 +10,22 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
 from mmscale.config.cluster import ClusterConfig
 from mmscale.config.run import RunConfig
+from mmscale.config.training import StageConfig
 from mmscale.data.segments import SpecialTokens
+from mmscale.methods.place import StagePlace
 from mmscale.models.assembly import make_trainable
 from mmscale.models.attention import PackedLayout
 from mmscale.models.language_model import LanguageModel
@@ -33,7 +35,7 @@ from mmscale.parallel.pieces import is_sharded, piece_of
 from mmscale.parallel.tensor import shard
 from mmscale.parallel.world import World
 from mmscale.planning.plan import Given, Planned, Planner
-from mmscale.planning.spread import Spread
+from mmscale.planning.spread import Spread, local_parameters
 from mmscale.planning.tracing import TRACED_ATTENTION
 from mmscale.planning.traffic import all_gather, all_reduce
 
@@ -56,7 +58,7 @@ class Collectives(TorchDispatchMode):
         self.by_size: dict[int, Sent] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return 0  # a model asks whether some mask is needed; ours never are
         if func.namespace == "c10d":
             self._note(func._schema.name.split("::")[1].rstrip("_"), args)
@@ -88,7 +90,8 @@ def fake_rank(rank: int, spread: Spread) -> Iterator[Layout]:
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=spread.ranks)
     try:
         world = World(rank, spread.ranks, launcher="fake")
-        yield grouped(world, _CPU, datetime.timedelta(minutes=1), spread.tensor)
+        layout = grouped(world, _CPU, datetime.timedelta(minutes=1), spread.tensor)
+        yield replace(layout, sequence_parallel=spread.sequence_parallel)
     finally:
         dist.destroy_process_group()
 
@@ -153,13 +156,13 @@ def uncovered(ranks: list[RankPieces]) -> list[str]:
     return wrong
 
 
-def _traced(planner: Planner, planned: Planned, trains_llm: bool, checkpointing: bool) -> Sent:
+def _traced(planner: Planner, planned: Planned, config: StageConfig, trains_llm: bool) -> Sent:
     """The tensor group's collectives of one packed row on rank 0, forward and backward."""
-    dtype = DTYPES[planner.run.language_model.dtype]
+    dtype = torch.bfloat16 if config.precision == "bfloat16" else DTYPES[planner.run.language_model.dtype]
     with fake_rank(0, planned.spread) as layout, FakeTensorMode(), Collectives() as seen:
         model = _cut_model(planner, layout, dtype)
         model.requires_grad_(False)
-        make_trainable(model, checkpointing, frozen=not trains_llm)
+        make_trainable(model, config.gradient_checkpointing, frozen=not trains_llm)
         ids, positions = (torch.zeros(planned.row_tokens, dtype=torch.int64) for _ in range(2))
         inputs = model.embed(ids)
         if not trains_llm:
@@ -174,28 +177,57 @@ def rehearse(run: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
     """Ranks, pieces and one step's collectives of every stage at the cluster's full size; the plan's bytes beside them."""
     planner = Planner(run, cluster)
     spread = planner.configured
-    group = [build(planner, rank, spread) for rank in range(spread.tensor)]
-    last = build(planner, spread.ranks - 1, spread) if spread.ranks > spread.tensor else None
-    stages = {}
-    for place in planner.places():
-        planned = planner.stage(place, spread, planner.examples(place, Given()))
-        trains_llm = place.spec.trains != "mapping"
-        traced = _traced(planner, planned, trains_llm, place.config.gradient_checkpointing)
-        stages[place.name] = {
-            "rows_per_step": planned.rows_per_step,
-            "row_tokens": planned.row_tokens,
-            "tensor_collectives": {name: n * planned.rows_per_step for name, n in traced.calls.items()},
-            "tensor_bytes": {"traced": traced.bytes * planned.rows_per_step, "plan": planned.sent_bytes["tensor"]},
-            "data_bytes": {"plan": planned.sent_bytes["data"]},
-            "memory_bytes": planned.memory_bytes,
-            "fits": planned.fits,
-        }
-    expected = planner.trained(planner.places()[0], spread).llm
+    chosen = sorted({*range(spread.tensor), spread.ranks - 1})
+    built = {rank: build(planner, rank, spread) for rank in chosen}
     return {
         "layout": str(spread),
-        "ranks": [rank.shown() for rank in [*group, *([last] if last else [])]],
+        "ranks": [found.shown() for found in built.values()],
         "parameters": planner.llm,
-        "elements_by_plan": sum(expected),
-        "uncovered": uncovered(group),
-        "stages": stages,
+        "elements_by_plan": sum(local_parameters(planner.config, spread.tensor)),
+        "uncovered": uncovered([built[rank] for rank in range(spread.tensor)]),
+        "stages": {place.name: _stage(planner, place, spread) for place in planner.places()},
     }
+
+
+def _stage(planner: Planner, place: StagePlace, spread: Spread) -> dict[str, Any]:
+    planned = planner.stage(place, spread, planner.examples(place, Given()))
+    traced = _traced(planner, planned, place.config, place.spec.trains != "mapping")
+    rows = planned.rows_per_step
+    return {
+        "rows_per_step": rows,
+        "row_tokens": planned.row_tokens,
+        "tensor_collectives": {name: count * rows for name, count in traced.calls.items()},
+        "tensor_bytes": {"traced": traced.bytes * rows, "plan": planned.sent_bytes["tensor"]},
+        "data_bytes": {"plan": planned.sent_bytes["data"]},
+        "peak_bytes": planned.memory_bytes["peak"],
+        "fits": planned.fits,
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print a rehearsal for a person."""
+    print(f"at full size: {found['layout']}")
+    for rank in found["ranks"]:
+        groups = f"tensor group {_range(rank['tensor_group'])}, data group {_range(rank['data_group'])}"
+        print(f"  rank {rank['rank']}: {groups}, {rank['elements']:,} elements of the LLM")
+    covered = "every element of the LLM is held once in a tensor group"
+    if found["uncovered"]:
+        covered = f"NOT held once in a tensor group: {', '.join(found['uncovered'][:3])}"
+    equal = all(rank["elements"] == found["elements_by_plan"] for rank in found["ranks"])
+    print(f"  {covered}; elements of each rank {'as' if equal else 'NOT as'} planned")
+    for name, stage in found["stages"].items():
+        calls = ", ".join(f"{count:,} {kind}" for kind, count in stage["tensor_collectives"].items()) or "none"
+        sent = stage["tensor_bytes"]
+        print(f"  {name}: a step of {stage['rows_per_step']} rows of {stage['row_tokens']:,} tokens a rank")
+        print(
+            f"    tensor group: {calls}; {sent['traced'] / 2**20:,.1f} MiB traced, {sent['plan'] / 2**20:,.1f} MiB planned; "
+            f"data group: {stage['data_bytes']['plan'] / 2**20:,.1f} MiB planned; "
+            f"peak {stage['peak_bytes'] / 2**30:.1f} GiB, {'fits' if stage['fits'] else 'does NOT fit'}"
+        )
+
+
+def _range(ranks: list[int]) -> str:
+    """Ranks at equal distances, short."""
+    if len(ranks) < 3:
+        return ", ".join(map(str, ranks))
+    return f"{ranks[0]}, {ranks[1]}, ... {ranks[-1]} ({len(ranks)})"

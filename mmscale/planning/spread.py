@@ -20,6 +20,7 @@ class Spread:
     tensor: int
     stage: int
     """Of ZeRO; 0 replicates."""
+    sequence_parallel: bool = False
 
     @property
     def data(self) -> int:
@@ -27,7 +28,8 @@ class Spread:
 
     def __str__(self) -> str:
         zero = f"ZeRO-{self.stage}" if self.stage else "replicated"
-        return f"tensor {self.tensor} x data {self.data}, {zero}"
+        sequence = " with sequence parallelism" if self.sequence_parallel else ""
+        return f"tensor {self.tensor}{sequence} x data {self.data}, {zero}"
 
 
 def local_config(model_config: Any, tensor: int, layers: int | None = None) -> Any:

@@ -12,6 +12,9 @@ from mmscale.config.cluster import GpuConfig
 from mmscale.planning.memory import Trained
 from mmscale.planning.spread import Spread, flattened, partitioned
 
+REUSED_ELEMENTS = 1_000_000_000
+"""DeepSpeed's stage3_max_reuse_distance, its default: what is needed again sooner stays."""
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -33,28 +36,41 @@ def all_gather(size: int, ranks: int) -> int:
 
 
 def traffic(
-    trained: Trained, spread: Spread, rows: int, row_activations: int, layers: int, checkpointing: bool
+    trained: Trained,
+    spread: Spread,
+    rows: int,
+    row_activations: int,
+    layers: int,
+    checkpointing: bool,
+    reused: int = REUSED_ELEMENTS,
 ) -> Traffic:
-    """Of `rows` packed rows a rank; `row_activations` are the bytes of one layer's input, T x width."""
-    # forward: after attention and after the MLP; backward: before each; again forward where activations are recomputed
-    reductions = (6 if checkpointing else 4) * layers + 1
-    tensor = rows * reductions * all_reduce(row_activations, spread.tensor)
-    return Traffic(tensor, _data(trained, spread, rows))
+    """Of `rows` packed rows a rank; `row_activations` are the bytes of one layer's input, T x width; `reused` elements
+    are gathered under ZeRO-3 and not released between forward and backward pass."""
+    if spread.sequence_parallel:
+        # an all-gather and a reduce-scatter are half an all-reduce each; recomputed, a layer needs all but its last one
+        reductions = (5.5 if checkpointing else 4) * layers + 2
+    else:
+        # forward: after attention and after the MLP; backward: before each; again where activations are recomputed,
+        # which torch ends before the layer's last all-reduce; and the embedding's
+        reductions = (5 if checkpointing else 4) * layers + 1
+    tensor = rows * int(reductions * all_reduce(row_activations, spread.tensor))
+    return Traffic(tensor, _data(trained, spread, rows, reused))
 
 
-def _data(trained: Trained, spread: Spread, rows: int) -> int:
-    """ZeRO paper, section 7: 2 P without partitioned parameters, 3 P with them, the latter for every row."""
+def _data(trained: Trained, spread: Spread, rows: int, reused: int) -> int:
+    """What DeepSpeed does, seen on real ranks (tests/planning): stages 1 and 2 all-reduce gradients, where the ZeRO
+    paper (section 7) has half of it; stage 3 gathers again, for the backward pass, what it released after the forward."""
     data, width = spread.data, 2 if trained.autocast else 4
     count = sum(trained.trainable)
     if spread.stage == 0:
         return all_reduce(4 * count, data)
     if spread.stage == 3:
-        sizes = (*trained.llm, *trained.mapping)
-        gathered = 2 * all_gather(partitioned(sizes, data) * data * width, data)
+        held = partitioned((*trained.llm, *trained.mapping), data) * data
+        gathered = all_gather(held * width, data) + all_gather(max(0, held - reused) * width, data)
         return rows * (gathered + all_gather(partitioned(trained.trainable, data) * data * width, data))
     padded = flattened(trained.trainable, data) * data * width
-    reduced = all_gather(padded, data) * (rows if spread.stage == 2 else 1)
-    return reduced + all_gather(padded, data)  # gradients scattered, new parameters gathered
+    reduced = all_reduce(padded, data) * (rows if spread.stage == 2 else 1)
+    return reduced + all_gather(padded, data)  # gradients reduced, new parameters gathered
 
 
 def seconds(sent: Traffic, spread: Spread, gpu: GpuConfig, gpus_per_node: int) -> tuple[float, float]:

@@ -21,7 +21,9 @@ from mmscale.models.merge import MergedModel
 from mmscale.parallel.layout import Layout
 from mmscale.parallel.zero import partitioned_loading
 from mmscale.planning.memory import Trained, state_bytes
+from mmscale.planning.rehearsal import Collectives
 from mmscale.planning.spread import Spread, local_parameters
+from mmscale.planning.traffic import REUSED_ELEMENTS, traffic
 from mmscale.training.engines import make_engine
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.objective import CausalObjective
@@ -29,6 +31,14 @@ from mmscale.training.objective import CausalObjective
 COMBINATIONS = [(0, "float32"), (1, "float32"), (2, "float32"), (3, "float32")]
 COMBINATIONS += [(1, "bfloat16"), (2, "bfloat16"), (3, "bfloat16")]
 TOKENS = 32
+AS_A_LARGE_MODEL = {
+    "zero_optimization": {
+        "stage3_max_live_parameters": 0,
+        "stage3_max_reuse_distance": 0,
+        "stage3_prefetch_bucket_size": 0,
+    }
+}
+"""Nothing gathered stays until it is needed again."""
 
 
 def held(engine: object, model: MergedModel, stage: int) -> dict[str, int]:
@@ -53,7 +63,7 @@ def held(engine: object, model: MergedModel, stage: int) -> dict[str, int]:
     return {"llm_weights": weights, "optimizer": size(flats) + size(states)}
 
 
-def compare(folder: Path, zero: ZeroConfig, precision: str, layout: Layout) -> list[dict[str, int]]:
+def compare(folder: Path, zero: ZeroConfig, precision: str, layout: Layout) -> dict[str, object]:
     stage = StageConfig(steps=1, precision=precision)  # type: ignore[arg-type]
     config = LanguageModelConfig(path=str(folder))
     with partitioned_loading(zero, stage, layout):
@@ -63,12 +73,15 @@ def compare(folder: Path, zero: ZeroConfig, precision: str, layout: Layout) -> l
     places = torch.arange(TOKENS)
     row = PackedRow(places + 3, places, places, places + 4, [TOKENS])
     engine.train_step([row], 1e-3)
+    with Collectives() as seen:
+        engine.train_step([row, row], 1e-3)
     spread = Spread(layout.size, 1, zero.stage)
     sizes = tuple(local_parameters(LlamaConfig.from_pretrained(folder), 1))
     trained = Trained(sizes, 0, (), True, "float32", "float32", precision == "bfloat16")
     found = held(engine, model, zero.stage)
     planned = state_bytes(trained, spread, zero)
-    return [found, {key: planned[key] for key in found}]
+    sent = traffic(trained, spread, 2, 0, 2, False, 0 if zero.extra else REUSED_ELEMENTS).data
+    return {"held": [found, {key: planned[key] for key in found}], "sent": [seen.by_size[layout.size].bytes, sent]}
 
 
 def main() -> None:
@@ -86,6 +99,8 @@ def main() -> None:
         for stage, precision in COMBINATIONS:
             zero = ZeroConfig(stage=stage, persistence_threshold=100)  # type: ignore[arg-type]
             results[f"{stage}-{precision}"] = compare(folder, zero, precision, layout)
+        large = ZeroConfig(stage=3, persistence_threshold=100, extra=AS_A_LARGE_MODEL)
+        results["3-large"] = compare(folder, large, "bfloat16", layout)
     if layout.is_first:
         print(json.dumps(results))
 

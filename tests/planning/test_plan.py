@@ -17,19 +17,24 @@ from mmscale.planning.spread import Spread
 EXAMPLES = ["--examples", "128000", "--example-tokens", "300", "--target-tokens", "100"]
 
 
+def paths_of(public_data, folder, config: str, llm: str) -> list[str]:
+    """Overrides that replace a shipped configuration's models by config.json alone."""
+
+    def model(name: str) -> str:
+        (folder / name).mkdir(exist_ok=True)
+        shutil.copy(public_data / "configs" / f"{name}.config.json", folder / name / "config.json")
+        return str(folder / name)
+
+    paths = [f"language_model.path={model(llm)}"]
+    return [*paths, f"encoder.path={model('mt5-xl.UNVERIFIED')}"] if "mindmerger" in config else paths
+
+
 @pytest.fixture
 def plan(public_data, tmp_path, capsys):
     """(exit code, output) of `mmscale plan` for a shipped configuration, its models replaced by config.json alone."""
 
-    def folder(name: str) -> str:
-        (tmp_path / name).mkdir(exist_ok=True)
-        shutil.copy(public_data / "configs" / f"{name}.config.json", tmp_path / name / "config.json")
-        return str(tmp_path / name)
-
     def run(config: str, llm: str, *more: str) -> tuple[int, str, str]:
-        paths = [f"language_model.path={folder(llm)}"]
-        if "mindmerger" in config:
-            paths.append(f"encoder.path={folder('mt5-xl.UNVERIFIED')}")
+        paths = paths_of(public_data, tmp_path, config, llm)
         code = main(["plan", config, *paths, "--cluster", "configs/cluster/h100.yaml", *EXAMPLES, *more])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -80,13 +85,20 @@ def test_a_degree_that_does_not_divide_the_heads_is_refused(plan):
 
 def test_traffic_by_hand():
     trained = Trained((1_000_000,), 0, (), True, "float32", "float32", True)
-    # ZeRO paper, section 7: 2 P without partitioned parameters, 3 P with them, here of 2 B, 3/4 of it on four ranks
-    assert traffic.traffic(trained, Spread(4, 1, 1), 2, 0, 2, False).data == 2 * 2_000_000 * 3 // 4
-    assert traffic.traffic(trained, Spread(4, 1, 3), 1, 0, 2, False).data == 3 * 2_000_000 * 3 // 4
-    assert traffic.traffic(trained, Spread(4, 1, 3), 2, 0, 2, False).data == 2 * 3 * 2_000_000 * 3 // 4
-    # two layers of four all-reduces and the embedding's, 1000 B each, of which a ring of two sends 1000
+    part = 2_000_000 * 3 // 4  # P is 2 B an element; a ring of four sends 3/4 of it
+    # DeepSpeed all-reduces gradients, 2 P, and gathers new parameters, P; stage 2 reduces those of every row
+    assert traffic.traffic(trained, Spread(4, 1, 1), 2, 0, 2, False).data == 3 * part
+    assert traffic.traffic(trained, Spread(4, 1, 2), 2, 0, 2, False).data == (2 * 2 + 1) * part
+    # ZeRO paper, section 7: 3 P a row, unless what the forward pass gathered is still there
+    assert traffic.traffic(trained, Spread(4, 1, 3), 1, 0, 2, False, reused=0).data == 3 * part
+    assert traffic.traffic(trained, Spread(4, 1, 3), 2, 0, 2, False, reused=0).data == 2 * 3 * part
+    assert traffic.traffic(trained, Spread(4, 1, 3), 2, 0, 2, False).data == 2 * 2 * part
+    # two layers of four all-reduces, one more each where recomputed, and the embedding's: 1000 B, a ring of two sends 1000
     assert traffic.traffic(trained, Spread(2, 2, 0), 1, 1000, 2, False).tensor == 9 * 1000
-    assert traffic.traffic(trained, Spread(2, 2, 0), 1, 1000, 2, True).tensor == 13 * 1000
+    assert traffic.traffic(trained, Spread(2, 2, 0), 1, 1000, 2, True).tensor == 11 * 1000
+    sequence = Spread(2, 2, 0, sequence_parallel=True)
+    assert traffic.traffic(trained, sequence, 1, 1000, 2, False).tensor == 10 * 1000
+    assert traffic.traffic(trained, sequence, 1, 1000, 2, True).tensor == 13 * 1000
     sent = traffic.Traffic(450_000_000_000, 50_000_000_000)
     assert traffic.seconds(sent, Spread(32, 8, 0), GpuConfig(), 8) == (1.0, 1.0), "links inside, network between nodes"
 

@@ -1,4 +1,4 @@
-"""Weights, gradients and optimizer state of real ranks, byte for byte as planned."""
+"""Weights, gradients and optimizer state of real ranks, byte for byte as planned, and what they send to each other."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ def test_three_ranks_hold_what_was_planned(tmp_path):
     pytest.importorskip("deepspeed", reason="extra deepspeed")
     said = ranks.output(3, ["tests/planning/states_worker.py", str(tmp_path)])
     results = json.loads(said.strip().splitlines()[-1])
-    assert len(results) == 7
-    for name, (found, planned) in results.items():
+    assert len(results) == 8
+    for name, result in results.items():
+        found, planned = result["held"]
         assert found == planned, name
+        sent, traffic = result["sent"]
+        assert sent == pytest.approx(traffic, rel=1e-3), f"{name}: bytes that a rank sends in a step of two rows"
 
 
 def test_zero_3_agrees_with_deepspeeds_own_estimator():
