@@ -67,25 +67,36 @@ def require_parity(one: Path, other: Path) -> None:
             assert difference.norm() < RELATIVE * left[name].float().norm(), f"{stage}: {name}"
 
 
+SLOW = pytest.mark.slow
+ON_CPU = "{device: cpu, pin_memory: false}"
+MORE = {
+    "": [],
+    "sequence": ["parallel.sequence_parallel=true"],
+    "offload-optimizer": [f"parallel.zero.offload_optimizer={ON_CPU}"],
+    "offload-all": [f"parallel.zero.offload_optimizer={ON_CPU}", f"parallel.zero.offload_parameters={ON_CPU}"],
+}
+
+
 @pytest.mark.parametrize(
-    ("count", "stage", "degree", "sequence"),
+    ("count", "stage", "degree", "more"),
     [
-        (2, 0, 1, False),
-        (2, 1, 1, False),
-        (2, 2, 1, False),
-        (2, 3, 1, False),
-        (4, 3, 1, False),
-        (2, 0, 2, False),
-        (4, 3, 2, True),
-        *(pytest.param(4, stage, 2, False, marks=pytest.mark.slow) for stage in (0, 1, 2, 3)),
-        *(pytest.param(4, stage, 2, True, marks=pytest.mark.slow) for stage in (0, 1, 2)),
+        (2, 0, 1, ""),
+        (2, 1, 1, ""),
+        (2, 2, 1, "offload-optimizer"),
+        (2, 3, 1, "offload-all"),
+        (4, 3, 1, ""),
+        (2, 0, 2, ""),
+        (4, 3, 2, "sequence"),
+        *(pytest.param(2, stage, 1, "", marks=SLOW) for stage in (2, 3)),
+        *(pytest.param(4, stage, 2, "", marks=SLOW) for stage in (0, 1, 2, 3)),
+        *(pytest.param(4, stage, 2, "sequence", marks=SLOW) for stage in (0, 1, 2)),
     ],
     ids=lambda value: str(value),
 )
-def test_many_ranks_train_as_one(one, tmp_path, count, stage, degree, sequence):
+def test_many_ranks_train_as_one(one, tmp_path, count, stage, degree, more):
     # no parameter of a model this small would be partitioned at DeepSpeed's default threshold
     settings = [f"parallel.zero.stage={stage}", "parallel.zero.persistence_threshold=0"]
-    settings += [f"parallel.tensor_parallel_size={degree}", f"parallel.sequence_parallel={sequence}"]
+    settings += [f"parallel.tensor_parallel_size={degree}", *MORE[more]]
     run = launch(tmp_path / "run", count, *settings)
     require_parity(one, run)
     accounts = [json.loads((run / f"account-{rank}.json").read_text()) for rank in range(count)]
