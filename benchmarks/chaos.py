@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from recording import record
 
 from mmscale.parallel.world import free_port
 from mmscale.training import checkpoint
@@ -140,6 +141,7 @@ def main() -> None:
     print(", ".join(f"{count} x {kind}" for kind, count in sorted(done.items())))
     verdict = "final weights and all losses as undisturbed, bit for bit" if equal else "THE RESULT DIFFERS"
     print(f"{sum(done.values())} kills, {steps} steps: {verdict}")
+    print(record("chaos", {"kills": dict(done), "steps": steps, "ranks": arguments.ranks, "equal": equal}))
     sys.exit(0 if equal else 1)
 
 

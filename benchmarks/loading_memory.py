@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -129,8 +128,6 @@ def measure(gigabytes: float) -> dict[str, object]:
         total, shard = make(Path(name), gigabytes)
         found = {mode: ranks(Path(name), mode) for mode in MODES}
     return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "torch": torch.__version__,
         "checkpoint_bytes": total,
         "largest_shard_bytes": shard,
         "ranks": found,
@@ -147,12 +144,13 @@ def main() -> None:
         load(*arguments.load)
         return
     found = measure(arguments.gigabytes)
+    record("loading_memory", found)
     if arguments.json:
         print(json.dumps(found, indent=2))
         return
     total, shard = found["checkpoint_bytes"], found["largest_shard_bytes"]
     assert isinstance(total, int) and isinstance(shard, int) and isinstance(found["ranks"], dict)
-    print(f"checkpoint {total / MIB:,.0f} MiB, largest shard {shard / MIB:,.0f} MiB, {found['machine']}")
+    print(f"checkpoint {total / MIB:,.0f} MiB, largest shard {shard / MIB:,.0f} MiB")
     for mode, both in found["ranks"].items():
         for rank, one in enumerate(both):
             limit = total / 2 + shard

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+from recording import record
+
 from mmscale.config.cluster import GpuConfig
 from mmscale.planning import throughput, traffic
 from mmscale.planning.memory import Trained
@@ -64,11 +66,13 @@ def main() -> None:
     gpu = GpuConfig()
     print(f"efficiency {throughput.EFFICIENCY}, H100 SXM {gpu.peak_tflops} TFLOPS")
     print(f"{'run':24} {'GPUs':>5} {'published':>10} {'planned':>10} {'off by':>8}")
+    rows = {run.name: {"published": run.tokens_per_s, "planned": predicted(run, gpu)} for run in RUNS}
     for run in RUNS:
-        found = predicted(run, gpu)
+        found = rows[run.name]["planned"]
         print(
             f"{run.name:24} {run.gpus:5} {run.tokens_per_s:10,.0f} {found:10,.0f} {100 * (found / run.tokens_per_s - 1):+7.0f} %"
         )
+    print(record("planner_calibration", {"tokens_per_s_per_gpu": rows}))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def load_operations(deepspeed: Any, builders: Sequence[str]) -> None:
             continue
         folder = build_folder()
         try:
-            with _turn(folder):
+            with _turn(folder), contextlib.redirect_stdout(sys.stderr):  # it tells of its success
                 (folder / builder.name / "lock").unlink(missing_ok=True)
                 builder.load(verbose=False)
         except (OSError, RuntimeError, ImportError) as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from mmscale.config.parallel import ZeroConfig
 from mmscale.config.training import OptimizerConfig, StageConfig
 from mmscale.errors import UserError
-from mmscale.parallel.zero import deepspeed_json
+from mmscale.parallel.layout import Layout
+from mmscale.parallel.zero import deepspeed_json, start_deepspeed
 
 STAGE = StageConfig(steps=1, precision="bfloat16", optimizer=OptimizerConfig(max_gradient_norm=0.5))
 
@@ -68,3 +70,10 @@ def test_what_cannot_be_is_refused_with_its_key(zero, complaint):
 
     with pytest.raises(UserError, match=complaint):
         load_run("configs/quickstart.yaml", [f"parallel.zero={zero}"])
+
+
+def test_offload_to_nvme_is_refused_before_anything_is_trained():
+    pytest.importorskip("deepspeed", reason="extra deepspeed")
+    away = {"device": "nvme", "nvme_path": "/local"}
+    with pytest.raises(UserError, match="cannot be saved in our checkpoints yet: use device cpu"):
+        start_deepspeed(ZeroConfig(stage=3, offload_optimizer=away), Layout(torch.device("cpu")))

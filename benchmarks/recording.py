@@ -1,0 +1,23 @@
+"""Keeps what a benchmark measured: benchmarks/results/NAME.json, with hardware, versions, commit and command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mmscale.files import write_json
+from mmscale.methods.environment import describe_environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def record(name: str, values: dict[str, Any]) -> Path:
+    """Write a result file; commit is empty outside a repository."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent, check=False)
+    made_with = {"command": ["python", *sys.argv], "commit": found.stdout.strip(), **describe_environment()}
+    path = RESULTS / f"{name}.json"
+    write_json(path, {"made_with": made_with, **values})
+    return path
