@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from recording import record
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from mmscale.cli.devices import joined

@@ -24,6 +24,12 @@ def run(
             help="with --dry-run: also build pieces, groups and a step of chosen ranks of this cluster's full number"
         ),
     ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", help="let this model alone (base, a method, ...) answer its tasks; no scores, no report"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print scores.json (or the dry run) as JSON")] = False,
 ) -> None:
     """Run a whole recipe: base evaluation, every stage of every method, evaluation, report.
@@ -54,8 +60,8 @@ def run(
     prepare(places(loaded), world)
     with joined(loaded.parallel, world) as layout:
         work = Run(loaded, layout)
-        work.execute()
-    if not layout.is_first:
+        work.execute(models or ())
+    if not layout.is_first or models:
         return
     report = write_report([work.folder], work.folder / "report.html")
     if as_json:

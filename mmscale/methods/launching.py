@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmscale.config.cluster import ClusterConfig
 from mmscale.config.run import RunConfig, dump_run
 from mmscale.errors import unknown_name
@@ -15,12 +17,13 @@ from mmscale.files import atomic_write
 from mmscale.methods import Method, method
 from mmscale.methods.base import StageSpec
 from mmscale.methods.place import StagePlace
-from mmscale.methods.recipe import check
+from mmscale.methods.recipe import Run, check
 from mmscale.parallel import slurm
+from mmscale.parallel.layout import Layout
 from mmscale.progress import bar, say
 from mmscale.training.metrics import read_metrics
 
-EVALUATION = "evaluation"
+ANSWERS, EVALUATION = "answers", "evaluation"
 
 
 @dataclass(frozen=True)
@@ -28,17 +31,14 @@ class Job:
     """One Slurm job: a stage, or what is left of the run."""
 
     name: str
+    title: str
     place: StagePlace | None
-    """None for the rest of the run: evaluation and report."""
+    """None for what comes after the stages."""
     after: tuple[str, ...]
     """Names of jobs that have to succeed first."""
     script: Path
     log: Path
     text: str
-
-    @property
-    def title(self) -> str:
-        return self.place.title if self.place else "Evaluation and report"
 
 
 def wanted_stages(run: RunConfig, target: str) -> list[tuple[Method, StageSpec]]:
@@ -54,7 +54,8 @@ def wanted_stages(run: RunConfig, target: str) -> list[tuple[Method, StageSpec]]
 
 
 def jobs(run: RunConfig, targets: Sequence[str], cluster: ClusterConfig) -> list[Job]:
-    """What is submitted for methods or stages; when none is named, all methods and then evaluation and report.
+    """What is submitted for methods or stages; when none is named, all methods, then an array in which each model
+    answers its tasks, then scores and report.
 
     The resolved configuration lies beside the scripts, so that a change of the file it came from does not reach a
     job that is already waiting.
@@ -65,21 +66,43 @@ def jobs(run: RunConfig, targets: Sequence[str], cluster: ClusterConfig) -> list
     for chosen, spec in [found for target in targets or run.methods for found in wanted_stages(run, target)]:
         name = f"{chosen.name}.{spec.name}"
         after = (last[chosen.name],) if chosen.name in last else ()
-        made.append(_job(run, cluster, name, StagePlace(run, chosen, spec), after, ["train", name]))
+        place = StagePlace(run, chosen, spec)
+        text = _text(run, cluster, name, ["train", name])
+        made.append(Job(name, place.title, place, after, _folder(run) / f"{name}.sbatch", _log(run, name), text))
         last[chosen.name] = name
-    if not targets:
-        made.append(_job(run, cluster, EVALUATION, None, tuple(last.values()), ["run"]))
-    return made
+    return made if targets else [*made, *_evaluation(run, cluster, tuple(last.values()))]
 
 
-def _job(
-    run: RunConfig, cluster: ClusterConfig, name: str, place: StagePlace | None, after: tuple[str, ...], verb: list[str]
-) -> Job:
-    folder = run.directory.resolve() / "slurm"
-    log, arguments = folder / f"{name}.log", [verb[0], str(folder / "run.yaml"), *verb[1:]]
-    title = f"{run.name}-{name}"
-    text = slurm.render("train", cluster, job_name=title, log=log, directory=Path.cwd(), arguments=arguments)
-    return Job(name, place, after, folder / f"{name}.sbatch", log, text)
+def _evaluation(run: RunConfig, cluster: ClusterConfig, after: tuple[str, ...]) -> list[Job]:
+    """Every model's answers side by side, then what is made of them."""
+    models = Run(run, Layout(torch.device("cpu"))).models
+    texts = [_text(run, cluster, ANSWERS, ["run"], models), _text(run, cluster, EVALUATION, ["run"])]
+    scripts = [_folder(run) / f"{name}.sbatch" for name in (ANSWERS, EVALUATION)]
+    return [
+        Job(ANSWERS, "Answers", None, after, scripts[0], _log(run, f"{ANSWERS}-%a"), texts[0]),
+        Job(EVALUATION, "Scores and report", None, (ANSWERS,), scripts[1], _log(run, EVALUATION), texts[1]),
+    ]
+
+
+def _folder(run: RunConfig) -> Path:
+    return run.directory.resolve() / "slurm"
+
+
+def _log(run: RunConfig, name: str) -> Path:
+    return _folder(run) / f"{name}.log"
+
+
+def _text(run: RunConfig, cluster: ClusterConfig, name: str, verb: list[str], models: Sequence[str] = ()) -> str:
+    """The batch script of a job; of an array with an element a model, where there are any."""
+    values = {
+        "job_name": f"{run.name}-{name}",
+        "log": _log(run, f"{name}-%a" if models else name),
+        "directory": Path.cwd(),
+        "arguments": [verb[0], str(_folder(run) / "run.yaml"), *verb[1:]],
+    }
+    if models:
+        return slurm.render("evaluation", cluster, **values, models=models)
+    return slurm.render("train", cluster, **values)
 
 
 def submit(run: RunConfig, made: list[Job]) -> list[str]:

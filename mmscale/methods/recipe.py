@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -99,21 +99,42 @@ class Run:
         self.folder = config.directory
         self.rows: dict[str, TaskRows] = {}
         self.titles: dict[str, str] = {}
+        self._only, self._scores = frozenset(self.models), True
 
-    def execute(self) -> None:
-        """Everything the configuration asks for; scores.json is written anew after each model."""
+    @property
+    def models(self) -> list[str]:
+        """Names of what answers the tasks, in order."""
+        proxies = [PROXY_BASE, PROXY] if self._has_proxy else []
+        base = [BASE] if self.config.evaluation.base else []
+        return [*base, *(chosen.name for chosen in self.methods), *proxies]
+
+    @property
+    def _has_proxy(self) -> bool:
+        return self.config.proxy is not None and self.config.proxy.expert in self.config.methods
+
+    def execute(self, models: Collection[str] = ()) -> None:
+        """Everything the configuration asks for; scores.json is written anew after each model.
+
+        With `models`, these alone answer their tasks, for jobs side by side: no scores are written. UserError names
+        one that the run does not have.
+        """
+        for name in models:
+            if name not in self.models:
+                raise unknown_name("model of this run", name, self.models)
+        self._only = frozenset(models or self.models)
+        self._scores = not models
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         self.layout.on_first(self._describe)
         stages = [place.name for place in places(self.config)]
         say(f"run {self.config.name} in {self.folder}: {', '.join(stages) or 'evaluation only'}")
         untouched = ModelParts(self.config.language_model)
-        if self.config.evaluation.base:
+        if BASE in self._only:
             self._evaluate(BASE, "Base", lambda: model_solver("Base", untouched, self._base_prompt(), self.layout))
-        for chosen in self.methods:
+        for chosen in [chosen for chosen in self.methods if chosen.name in self._only]:
             parts = train_method(self.config, chosen, self.layout)
             self._evaluate(chosen.name, chosen.title, _deferred(chosen.title, parts, self.layout))
-        if self.config.proxy is not None and self.config.proxy.expert in self.config.methods:
+        if self.config.proxy is not None and self._only & {PROXY_BASE, PROXY}:
             self._proxy(self.config.proxy, untouched)
 
     def _describe(self) -> None:
@@ -131,7 +152,7 @@ class Run:
     def _evaluate(self, name: str, title: str, solver: Callable[[], Solver], only: ProxyConfig | None = None) -> None:
         tasks = self.config.evaluation.tasks
         chosen = {t: tasks[t] for t in (only.tasks if only and only.tasks else tasks)}
-        if not chosen:
+        if not chosen or name not in self._only:
             return
         languages = only.languages if only and only.languages else self.config.languages
         ready = solver()
@@ -142,7 +163,8 @@ class Run:
                 rows, accounts = evaluate_task(ready, task_name, task, languages, folder, self.layout, stop)
             self.rows[name][task_name] = rows
             self._write(folder / task_name / "data.json", [account.summary() for account in accounts])
-        self._write(self.folder / "scores.json", self.scores())
+        if self._scores:
+            self._write(self.folder / "scores.json", self.scores())
         say(f"{title}: " + "; ".join(_line(task, rows) for task, rows in self.rows[name].items()))
 
     def _proxy(self, proxy: ProxyConfig, antiexpert: ModelParts) -> None:

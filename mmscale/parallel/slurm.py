@@ -59,10 +59,15 @@ def submit(script: Path, after: Sequence[str] = ()) -> str:
 
 
 def state(job: str) -> str:
-    """The state of a job as the controller knows it; UNKNOWN when it has forgotten the job."""
+    """The state of a job as the controller knows it; UNKNOWN when it has forgotten the job.
+
+    Of an array: that of an element which has not ended, else of one that did not succeed.
+    """
     done = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True)
-    found = re.search(r"JobState=(\S+)", done.stdout)
-    return found[1] if found else "UNKNOWN"
+    found = re.findall(r"JobState=(\S+)", done.stdout)
+    going = [one for one in found if one not in FINAL_STATES]
+    failed = [one for one in found if one != "COMPLETED"]
+    return next(iter([*going, *failed, *found]), "UNKNOWN")
 
 
 def requeue() -> None:

@@ -115,12 +115,14 @@ def test_preempted_by_a_higher_partition(cluster, undisturbed, tmp_path, capsys)
     assert "SIGUSR1" in (tmp_path / "slurm" / "mindmerger.mapping.log").read_text()
 
 
-def test_a_node_loses_power(cluster, undisturbed, tmp_path, capsys):
+@pytest.mark.parametrize("node", [pytest.param("n2", marks=pytest.mark.slow), "n1"])
+def test_a_node_loses_power(cluster, undisturbed, tmp_path, capsys, node):
+    """n1 runs the batch script itself."""
     job = submit(tmp_path, capsys)
     wait(lambda: reached(tmp_path, 23), tmp_path)
-    script("slurm-node.sh", "crash", "n2")
+    script("slurm-node.sh", "crash", node)
     wait(lambda: slurm.state(job) == "PENDING", tmp_path)
-    script("slurm-node.sh", "start", "n2")
+    script("slurm-node.sh", "start", node)
     require_undisturbed(tmp_path, undisturbed, job)
 
 
@@ -136,9 +138,13 @@ def watch(folder: Path, *words: str) -> int:
 def test_a_whole_run_is_watched_stage_by_stage_to_its_report(cluster, tmp_path, capsys):
     assert watch(tmp_path) == 0
     said = capsys.readouterr().err
-    ends = ["MindMerger: mapping: completed", "MindMerger: augmentation: completed", "Evaluation and report: completed"]
+    ends = ["MindMerger: mapping: completed", "MindMerger: augmentation: completed"]
+    ends += ["Answers: completed", "Scores and report: completed"]
     assert sorted(ends, key=said.index) == ends
     assert (tmp_path / "report.html").is_file()
+    logs = [(tmp_path / "slurm" / f"answers-{element}.log").read_text() for element in (0, 1)]
+    assert ["Base: tinyworld" in log for log in logs] == [True, False], "an element of the array for each model"
+    assert ["MindMerger: tinyworld" in log for log in logs] == [False, True]
     assert (tmp_path / "predictions" / "mindmerger" / "tinyworld" / "sw.jsonl").read_text().count("\n") == 4
 
 
