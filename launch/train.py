@@ -12,4 +12,5 @@ import sys
 from mmscale.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    # the deepspeed launcher adds --local_rank=N to what it also says in LOCAL_RANK
+    sys.exit(main(["train", *(word for word in sys.argv[1:] if not word.startswith("--local_rank="))]))

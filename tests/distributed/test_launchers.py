@@ -16,6 +16,7 @@ from tests.distributed.mapping_run import command, final, losses
 BIN = Path(sys.executable).parent
 LAUNCHERS = {
     "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2"],
+    "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", "2"],
     "mpirun": [str(BIN / "mpirun"), "-n", "2", sys.executable],
 }
 
@@ -24,6 +25,8 @@ LAUNCHERS = {
 def test_a_launcher_makes_one_world_of_two(tmp_path, undisturbed, launcher):
     if launcher == "mpirun":
         pytest.importorskip("mpi4py", reason="extra mpi")
+    if launcher == "deepspeed":
+        pytest.importorskip("deepspeed", reason="extra deepspeed")
     if shutil.which(LAUNCHERS[launcher][0]) is None:
         pytest.skip(f"{launcher} is not installed")
     started = [*LAUNCHERS[launcher], *command(tmp_path)]
