@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,7 +23,8 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _cannot_write(path: Path, error: OSError) -> UserError:
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """What to tell when a disk is full or a folder closed."""
     reason = error.strerror or str(error)
     return UserError(f"cannot write {path}: {reason}; free space or choose another output_dir, then run again")
 
@@ -44,7 +46,7 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
         _sync_directory(path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -53,6 +55,20 @@ def write_json(path: Path, value: Any) -> None:
     with atomic_write(path) as handle:
         json.dump(value, handle, indent=2, ensure_ascii=False)
         handle.write("\n")
+
+
+def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file, straight into `path`; raises OSError when it cannot be written, as any file would."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file  # late: torch takes seconds
+
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:  # "... No space left on device (os error 28)"
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def temporary_path(path: Path) -> Path:
@@ -67,7 +83,7 @@ def make_temporary(path: Path) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     return temporary
 
 
@@ -91,7 +107,7 @@ def publish_directory(temporary: Path, path: Path) -> None:
         _sync_directory(path.parent)
         shutil.rmtree(previous, ignore_errors=True)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
@@ -107,7 +123,7 @@ def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
         publish_directory(temporary, path)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     except UserError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -53,6 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = 2
     except typer.TyperException as error:  # unknown option, missing argument
         print(f"mmscale: {error.format_message()}", file=sys.stderr)
+        code = 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(
+            f"mmscale: {error.strerror}{where}: free space; the same command goes on from the last save",
+            file=sys.stderr,
+        )
         code = 2
     except Interrupted:
         code = 0  # saved, and said; a scheduler must not take it for a failure

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
+from mmscale.files import save_tensors
 from mmscale.models.language_model import LanguageModel
 
 TRUNK_PREFIX = "language_model.causal_lm."
@@ -43,7 +43,7 @@ class ShardWriter:
 
     def _flush(self) -> None:
         self._written.append(list(self._pending))
-        save_file(self._pending, self._unfinished(len(self._written)), metadata={"format": "pt"})
+        save_tensors(self._pending, self._unfinished(len(self._written)), metadata={"format": "pt"})
         self._pending, self._used = {}, 0
 
     def close(self) -> None:

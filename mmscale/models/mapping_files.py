@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mmscale.errors import UserError
-from mmscale.files import atomic_write, existing_file
+from mmscale.files import atomic_write, existing_file, save_tensors
 from mmscale.models.loading import load_tensors
 from mmscale.models.mapping import Mapping
 
@@ -66,7 +66,7 @@ def read(path: Path) -> Mapping:
 
 def write(mapping: Mapping, path: Path) -> None:
     """mapping.safetensors: the five published tensors in float32."""
-    save_file({key: value.detach().float().cpu().contiguous() for key, value in mapping.state_dict().items()}, path)
+    save_tensors({key: value.detach().float().cpu().contiguous() for key, value in mapping.state_dict().items()}, path)
 
 
 def write_authors_format(mapping: Mapping, path: Path) -> None:

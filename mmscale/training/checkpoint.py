@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mmscale.errors import UserError
-from mmscale.files import make_temporary, publish_directory, sha256, sync_tree, temporary_path, write_json
+from mmscale.files import (
+    make_temporary,
+    publish_directory,
+    save_tensors,
+    sha256,
+    sync_tree,
+    temporary_path,
+    write_json,
+)
 from mmscale.parallel.layout import Layout
 from mmscale.progress import say
 from mmscale.training.engines.base import Engine
@@ -64,7 +72,7 @@ def save(folder: Path, engine: Engine, state: TrainingState, layout: Layout, kee
     try:
         names = [rank_file(layout.rank), _random_file(layout.rank)]
         write_fragments(target / names[0], engine.fragments())
-        save_file(_random_state(), target / names[1])
+        save_tensors(_random_state(), target / names[1])
         if layout.is_first:
             names.append(_STATE)
             write_json(target / _STATE, {**asdict(state), "ranks": layout.size})

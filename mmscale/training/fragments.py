@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from mmscale.files import save_tensors
 from mmscale.parallel.pieces import Piece, whole_piece
 from mmscale.training.engines.base import PARAMETER, Fragment
 
@@ -31,7 +31,7 @@ def write_fragments(path: Path, fragments: Iterable[Fragment]) -> None:
         piece = fragment.piece
         tensors[key] = fragment.values.detach().cpu().contiguous()
         places[key] = [list(piece.shape), piece.dimension, piece.begin, piece.size, fragment.offset]
-    save_file(tensors, path, metadata={"places": json.dumps(places)})
+    save_tensors(tensors, path, metadata={"places": json.dumps(places)})
 
 
 @dataclass(frozen=True)

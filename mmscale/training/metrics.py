@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmscale.files import atomic_write
+from mmscale.files import atomic_write, cannot_write
 
 
 class Metrics:
@@ -34,8 +34,11 @@ class Metrics:
     def write(self, step: int, **values: float) -> None:
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,29 @@ def test_a_hanging_rank_ends_all_with_their_stacks(tmp_path):
     assert all(code for code, _ in results)
     for (_, said), place in zip(results, ("in train_step", "in hanging_step"), strict=True):
         assert "Timeout (0:00:06)!" in said and place in said
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, too small for a run."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1400k", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_with_room(small_disk, undisturbed):
+    run = small_disk / "run"
+    results = ranks.finish(ranks.start(2, command(run)))
+    for code, said in results:
+        assert code == 2 and "Traceback" not in said, said[-2000:]
+    everything = " ".join(" ".join(said.split()) for _, said in results)
+    assert "No space left on device; free space" in everything
+    assert checkpoint._steps(stage(run) / "checkpoints"), "what was saved before stays"
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    ranks.run(2, command(run))
+    expected, found = final(undisturbed), final(run)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -216,14 +216,14 @@ def test_bfloat16_trains_close_to_float32(tmp_path):
 
 def test_a_full_disk_is_one_sentence_and_the_last_save_survives(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
-    saved = checkpoint.save_file
+    saved = checkpoint.save_tensors
 
     def full(tensors, path):
         if trainer.state.step == 10:
             raise OSError(28, "No space left on device")
         saved(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_tensors", full)
     with pytest.raises(UserError, match="cannot write .*step-00000010: No space left on device; free space"):
         trainer.run()
     assert checkpoint.latest(tmp_path / "checkpoints", HERE).name == "step-00000005"
