@@ -25,13 +25,19 @@ _FOLDER = "TORCH_EXTENSIONS_DIR"
 def load_operations(deepspeed: Any, builders: Sequence[str]) -> None:
     """Build, or load as built before, what DeepSpeed will ask for; UserError when the compiler cannot.
 
-    An operation that DeepSpeed calls incompatible with this machine is left out, as DeepSpeed does.
+    An operation that DeepSpeed calls incompatible with this machine is left out, as DeepSpeed does; but a run that
+    asks for `async_io` cannot go without it.
     """
     from deepspeed.accelerator import get_accelerator
 
     for name in builders:
         builder = get_accelerator().create_op_builder(name)
         if builder is None or not deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
+            if name == "AsyncIOBuilder":
+                raise UserError(
+                    "parallel.zero.offload_*.device=nvme needs libaio, which DeepSpeed does not find: install libaio-dev "
+                    "(Debian) or libaio-devel, or use device cpu"
+                )
             continue
         folder = build_folder()
         try:

@@ -12,7 +12,6 @@ from torch import nn
 from mmscale.config.base import laid_over
 from mmscale.config.parallel import OffloadConfig, ZeroConfig
 from mmscale.config.training import StageConfig
-from mmscale.errors import UserError
 from mmscale.parallel.extensions import load_operations
 from mmscale.parallel.layout import Layout
 from mmscale.parallel.pieces import is_sharded
@@ -92,10 +91,7 @@ def start_deepspeed(zero: ZeroConfig, layout: Layout) -> Any:
 
     wanted = ["ShareMemCommBuilder"] if layout.device.type == "cpu" else []
     if "nvme" in (zero.offload_optimizer.device, zero.offload_parameters.device):
-        raise UserError(
-            "parallel.zero.offload_*.device=nvme: DeepSpeed trains so, but what it keeps on the disk cannot be saved in "
-            "our checkpoints yet: use device cpu"
-        )
+        wanted.append("AsyncIOBuilder")
     load_operations(deepspeed, wanted)
     deepspeed.init_distributed(dist_init_required=None, auto_mpi_discovery=False, verbose=False)
     return deepspeed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import shutil
 import signal
@@ -85,14 +86,30 @@ def test_a_checkpoint_goes_on_under_any_layout(tmp_path, target, before, after):
         assert found[layout] == pytest.approx(found[before], rel=1e-6), f"{before} to {layout}"
 
 
-@pytest.mark.parametrize("layout", [(1, 2, 1), pytest.param((2, 2, 1), marks=pytest.mark.slow), (3, 4, 2)], ids=str)
-def test_bfloat16_under_deepspeed_goes_on_bit_for_bit(tmp_path, layout):
-    """float32 master weights and moments are what is saved, not the bfloat16 copy that the forward pass reads."""
+@pytest.mark.parametrize(
+    ("layout", "away"),
+    [
+        ((1, 2, 1), None),
+        pytest.param((2, 2, 1), None, marks=pytest.mark.slow),
+        ((3, 4, 2), None),
+        pytest.param((3, 2, 1), "cpu", marks=pytest.mark.slow),
+        pytest.param((3, 2, 1), "nvme", marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_bfloat16_under_deepspeed_goes_on_bit_for_bit(tmp_path, layout, away):
+    """float32 master weights and moments are what is saved, not the bfloat16 copy that the forward pass reads, wherever
+    DeepSpeed keeps them."""
     pytest.importorskip("deepspeed", reason="extra deepspeed")
     pytest.importorskip("megatron.core", reason="extra tensor-parallel")
+    if away == "nvme" and ctypes.util.find_library("aio") is None:
+        pytest.skip("DeepSpeed writes to NVMe through libaio")
     target, end = "question_alignment.translation", 11
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     more = [f"recipes.{target}.precision=bfloat16"]
+    if away:
+        place = f"{{device: {away}, nvme_path: {tmp_path}/nvme, pin_memory: false}}"
+        more += [f"parallel.zero.offload_{what}={place}" for what in ("optimizer", "parameters")]
     until_step(stopped, 4, target, layout, *more)
     begin = len(losses(stopped, target))
     assert begin < end

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -88,11 +90,36 @@ class ZeroEngine:
         return {name: piece_of(parameter).shape for name, parameter in self._named.items()}
 
     def fragments(self) -> Iterator[Fragment]:
+        for group, names in self._groups().items():
+            with self._at_hand(group) as borrowed:
+                for name in names:
+                    parameter = self._named[name]
+                    if self.layout.tensor_rank != 0 and not is_sharded(parameter):
+                        continue
+                    for kind, offset, values in self._owned(parameter):
+                        yield Fragment(kind, name, piece_of(parameter), offset, values.clone() if borrowed else values)
+
+    def _groups(self) -> dict[int, list[str]]:
+        """Names by the number of the flat tensor that holds them under stage 3; all together otherwise."""
+        if self.stage < 3:
+            return {0: list(self._named)}
+        optimizer, found = self.engine.optimizer, defaultdict(list)
         for name, parameter in self._named.items():
-            if self.layout.tensor_rank != 0 and not is_sharded(parameter):
-                continue
-            for kind, offset, values in self._owned(parameter):
-                yield Fragment(kind, name, piece_of(parameter), offset, values)
+            found[optimizer.grad_position[optimizer.get_param_id(parameter)][0]].append(name)
+        return dict(found)
+
+    @contextlib.contextmanager
+    def _at_hand(self, group: int) -> Iterator[bool]:
+        """A group's master values and moments in memory; True where DeepSpeed keeps them on NVMe and takes them back."""
+        optimizer = self.engine.optimizer
+        away = self.stage == 3 and optimizer._swappable_optimizer_subgroup(group)
+        if away:
+            optimizer._optimizer_states_and_gradient_swap_in(group)
+        try:
+            yield away
+        finally:
+            if away:
+                optimizer._optimizer_states_and_gradient_swap_out(group)
 
     def _owned(self, parameter: nn.Parameter) -> Iterator[tuple[str, int, Tensor]]:
         """(kind, offset, float32 values) of what this rank holds of a parameter; views, to be read or written."""
@@ -140,29 +167,42 @@ class ZeroEngine:
 
     @torch.no_grad()
     def restore(self, state: State, steps: int) -> None:
-        for flat in self._flat_partitions():
-            held: dict[str, Any] = self.engine.optimizer.optimizer.state[flat]
-            held["step"] = torch.tensor(float(steps))
-            for kind in MOMENTS:
-                held.setdefault(kind, torch.zeros_like(flat))
-        for name, parameter in self._named.items():
-            for kind, offset, values in self._owned(parameter):
-                try:
-                    values.copy_(state.read(kind, name, piece_of(parameter), offset, offset + values.numel()))
-                except KeyError:  # saved before the first optimizer step
-                    values.zero_()
-            self._restore_working_copy(name, parameter, state)
+        for group, names in self._groups().items():
+            with self._at_hand(group):
+                flats = self._flat_partitions()
+                for flat in [flats[group]] if self.stage == 3 else flats:
+                    held: dict[str, Any] = self.engine.optimizer.optimizer.state[flat]
+                    held["step"] = torch.tensor(float(steps))
+                    for kind in MOMENTS:
+                        held.setdefault(kind, torch.zeros_like(flat))
+                for name in names:
+                    self._restore_owned(name, state)
+            for name in names:
+                self._restore_working_copy(name, self._named[name], state)
         if self.stage == 3 and self.engine.optimizer.persistent_parameters:
             self.engine.optimizer.persistent_parameters[0].all_gather(self.engine.optimizer.persistent_parameters)
+
+    def _restore_owned(self, name: str, state: State) -> None:
+        parameter = self._named[name]
+        for kind, offset, values in self._owned(parameter):
+            try:
+                values.copy_(state.read(kind, name, piece_of(parameter), offset, offset + values.numel()))
+            except KeyError:  # saved before the first optimizer step
+                values.zero_()
 
     def _restore_working_copy(self, name: str, parameter: nn.Parameter, state: State) -> None:
         """The copy that the forward pass reads: whole under stages 1 and 2, this rank's part under 3."""
         piece = piece_of(parameter)
         if self.stage == 3:
-            held: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
-            begin = held.numel() * self.layout.data_rank
-            valid = max(0, min(held.numel(), piece.elements - begin))
+            held: Any = parameter.ds_tensor  # type: ignore[attr-defined]
+            begin = held.ds_numel * self.layout.data_rank
+            valid = max(0, min(held.ds_numel, piece.elements - begin))
+            away = getattr(parameter, "nvme_swapper", None) if not held.numel() and held.ds_numel else None
+            if away is not None:
+                away.swap_in([parameter], async_op=False)
             if valid:
                 held.data.narrow(0, 0, valid).copy_(state.read(PARAMETER, name, piece, begin, begin + valid))
+            if away is not None:
+                away.swap_out_and_release([parameter])
             return
         parameter.data.view(-1)[: piece.elements].copy_(state.read(PARAMETER, name, piece, 0, piece.elements))
