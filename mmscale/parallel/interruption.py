@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import faulthandler
-import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from mmscale.config.parallel import InterruptionConfig
+from mmscale.parallel import slurm
 from mmscale.parallel.layout import Layout
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
@@ -20,13 +20,13 @@ _STANDARD_ERROR = 2
 """The descriptor itself: sys.stderr may be something that has none."""
 
 
-def deadline(config: InterruptionConfig, started: float, environment: Mapping[str, str]) -> float | None:
+def deadline(config: InterruptionConfig, started: float, job_end: float | None) -> float | None:
     """Unix time at which training has to stop, or None: the earlier of our own limit and the Slurm job's end."""
     ends = []
     if config.wall_clock_minutes is not None:
         ends.append(started + 60 * config.wall_clock_minutes)
-    if environment.get("SLURM_JOB_END_TIME", "").isdigit():
-        ends.append(int(environment["SLURM_JOB_END_TIME"]) - 60 * config.minutes_before_job_end)
+    if job_end is not None:
+        ends.append(job_end - 60 * config.minutes_before_job_end)
     return min(ends) if ends else None
 
 
@@ -35,7 +35,8 @@ class Interruption:
 
     def __init__(self, config: InterruptionConfig, layout: Layout) -> None:
         self._config, self._layout = config, layout
-        self._deadline = deadline(config, time.time(), os.environ)
+        # one rank asks the controller; what it knows all agree on
+        self._deadline = deadline(config, time.time(), slurm.job_end() if layout.is_first else None)
         self._received = 0
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 

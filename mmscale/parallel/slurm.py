@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -70,10 +72,32 @@ def state(job: str) -> str:
     return next(iter([*going, *failed, *found]), "UNKNOWN")
 
 
+def job_end() -> float | None:
+    """Unix time at which this Slurm job's time is up; None outside Slurm, or where it has no limit.
+
+    Slurm 23.02 and newer say it in a variable, older controllers are asked.
+    """
+    job, told = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_END_TIME", "")
+    if told.isdigit():
+        return float(told)
+    if job is None or shutil.which("scontrol") is None:
+        return None
+    done = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True, timeout=60)
+    found = re.search(r"EndTime=(\d{4}-\d\d-\d\dT[\d:]+)", done.stdout)
+    return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
+
+
 def requeue() -> None:
-    """Put this Slurm job back into the queue; nothing outside Slurm. The controller may have done so already."""
+    """Put this Slurm job back into the queue; nothing outside Slurm.
+
+    Not one that Slurm is ending already: somebody cancelled it, or it is preempted and Slurm requeues it by itself.
+    """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
+        return
+    now = state(job)
+    if now != "RUNNING":
+        say(f"Slurm job {job}: not put back into the queue, since it is {now.lower()} already")
         return
     say(f"Slurm job {job}: going back into the queue")  # before it is done: then this process may be ended any moment
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)

@@ -88,6 +88,7 @@ MORE = {
         (2, 0, 2, ""),
         (4, 3, 2, "sequence"),
         *(pytest.param(2, stage, 1, "", marks=SLOW) for stage in (2, 3)),
+        *(pytest.param(4, stage, 1, "", marks=SLOW) for stage in (0, 1, 2)),
         *(pytest.param(4, stage, 2, "", marks=SLOW) for stage in (0, 1, 2, 3)),
         *(pytest.param(4, stage, 2, "sequence", marks=SLOW) for stage in (0, 1, 2)),
     ],

@@ -22,7 +22,7 @@ from mmscale.cli.main import main
 from mmscale.parallel import slurm
 from mmscale.training import checkpoint
 from tests.distributed import ranks
-from tests.distributed.mapping_run import STEPS, command, final, losses, reached, stage
+from tests.distributed.mapping_run import MAPPING, STEPS, command, final, losses, reached, stage
 
 SCRIPTS = Path(__file__).parent / "slurm"
 NEEDED = ("slurmctld", "munged", "ip", "unshare")
@@ -51,14 +51,14 @@ def cluster() -> Iterator[Path]:
     del os.environ["SLURM_CONF"], os.environ["SL_DIR"]
 
 
-def describe(folder: Path) -> Path:
+def describe(folder: Path, minutes: int = 20) -> Path:
     """A cluster file: two nodes, one rank each."""
     values = {
         "nodes": 2,
         "gpus_per_node": 0,
         "ranks_per_node": 1,
         "cpus_per_rank": 1,
-        "time": "20",
+        "time": str(minutes),
         "partition": "main",
         "signal_seconds": 30,
         "python": sys.executable,
@@ -69,10 +69,11 @@ def describe(folder: Path) -> Path:
     return path
 
 
-def submit(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+def submit(folder: Path, capsys: pytest.CaptureFixture[str], *more: str, minutes: int = 20) -> str:
     """The job number of `mmscale launch … --submit`."""
     _, config, target, *overrides = command(folder)
-    assert main(["launch", config, target, *overrides, "--cluster", str(describe(folder)), "--submit"]) == 0
+    cluster = ["--cluster", str(describe(folder, minutes))]
+    assert main(["launch", config, target, *overrides, *more, *cluster, "--submit"]) == 0
     return capsys.readouterr().out.strip()
 
 
@@ -124,6 +125,35 @@ def test_a_node_loses_power(cluster, undisturbed, tmp_path, capsys, node):
     wait(lambda: slurm.state(job) == "PENDING", tmp_path)
     script("slurm-node.sh", "start", node)
     require_undisturbed(tmp_path, undisturbed, job)
+
+
+@pytest.mark.slow
+def test_a_job_ends_before_its_time_does_and_goes_on_in_the_next(cluster, tmp_path, capsys):
+    """A stage of more than a minute in jobs of two: no signal is waited for, the job's own end is known."""
+    settings = [
+        f"recipes.{MAPPING}.steps=9000",
+        "parallel.interruption.minutes_before_job_end=1.5",
+    ]  # Slurm signals at 60 to 90 s
+    job = submit(tmp_path, capsys, *settings, minutes=2)
+    log = tmp_path / "slurm" / "mindmerger.mapping.log"
+    wait(lambda: log.is_file() and log.read_text().count("going back into the queue") >= 1, tmp_path)
+    assert "by the time limit" in log.read_text()
+    wait(lambda: "going on after step" in log.read_text(), tmp_path)
+    subprocess.run(["scancel", job], check=True)
+    wait(lambda: slurm.state(job) == "CANCELLED", tmp_path)
+
+
+def test_a_cancelled_job_saves_and_stays_cancelled(cluster, tmp_path, capsys):
+    """Slurm ends it with SIGTERM, which alone would put it back into the queue."""
+    job = submit(tmp_path, capsys, f"recipes.{MAPPING}.steps=9000")
+    wait(lambda: reached(tmp_path, 12), tmp_path)
+    subprocess.run(["scancel", job], check=True)
+    wait(lambda: slurm.state(job) == "CANCELLED", tmp_path)
+    time.sleep(8)  # a requeued job would wait 6 s, and run again
+    assert slurm.state(job) == "CANCELLED"
+    log = " ".join((tmp_path / "slurm" / "mindmerger.mapping.log").read_text().split())
+    assert "by signal SIGTERM" in log and "back into the queue, since it is" in log
+    assert max(checkpoint._steps(stage(tmp_path) / "checkpoints")) == losses(tmp_path)[-1][0]
 
 
 def watch(folder: Path, *words: str) -> int:
