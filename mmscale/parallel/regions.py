@@ -10,6 +10,7 @@ Activations are [1, T, D]; a stretch is [1, t, D], t = T / ranks rounded up, its
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,25 +36,30 @@ class Regions:
     def begin(self, whole: Tensor) -> Tensor:
         """From all tokens, which every rank holds, to what layers between the cut ones work on."""
         self.tokens = whole.shape[1]
-        return _Slice.apply(whole, self) if self.split else whole
+        return self._pass(whole, self._stretch, self._gathered) if self.split else whole
 
     def end(self, part: Tensor) -> Tensor:
-        """Back to all tokens on every rank."""
-        return _Join.apply(part, self) if self.split else part
+        """Back to all tokens on every rank, each of which then does the same with them."""
+        return self._pass(part, self._gathered, self._stretch) if self.split else part
 
     def enter(self, part: Tensor) -> Tensor:
-        """Into column-parallel layers, which need all tokens."""
-        return _Gather.apply(part, self) if self.split else self.copy(part)
+        """Into column-parallel layers, which need all tokens: g of Korthikanti et al., f of Shoeybi et al."""
+        return self._pass(part, self._gathered, self._scattered) if self.split else self.copy(part)
 
     def copy(self, whole: Tensor) -> Tensor:
         """The same where every rank holds all tokens, as at the head."""
-        entered: Tensor = _Copy.apply(whole, self)
-        return entered
+        return self._pass(whole, _same, self._all_reduced)
 
     def leave(self, partial: Tensor) -> Tensor:
-        """Out of a row-parallel layer: the sum over the ranks."""
-        left: Tensor = (_Scatter if self.split else _Reduce).apply(partial, self)
-        return left
+        """Out of a row-parallel layer: the sum over the ranks; the conjugate of `enter`."""
+        if self.split:
+            return self._pass(partial, self._scattered, self._gathered)
+        return self._pass(partial, self._all_reduced, _same)
+
+    @staticmethod
+    def _pass(value: Tensor, forth: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
+        passed: Tensor = _Passage.apply(value, forth, back)
+        return passed
 
     def _all_reduced(self, value: Tensor) -> Tensor:
         total = value.clone(memory_format=torch.contiguous_format)
@@ -85,78 +91,18 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
-class _Copy(torch.autograd.Function):
-    """f of Shoeybi et al.: identity, backward all-reduce."""
+class _Passage(torch.autograd.Function):
+    """One way forward, another one back."""
 
     @staticmethod
-    def forward(ctx: Any, whole: Tensor, regions: Regions) -> Tensor:
-        ctx.regions = regions
-        return whole.view_as(whole)
+    def forward(ctx: Any, value: Tensor, forth: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.back = back
+        return forth(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.regions._all_reduced(gradient), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.back(gradient), None, None
 
 
-class _Reduce(torch.autograd.Function):
-    """g of Shoeybi et al.: all-reduce, backward identity."""
-
-    @staticmethod
-    def forward(ctx: Any, partial: Tensor, regions: Regions) -> Tensor:
-        return regions._all_reduced(partial)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
-
-
-class _Gather(torch.autograd.Function):
-    """g of Korthikanti et al.: all-gather, backward reduce-scatter."""
-
-    @staticmethod
-    def forward(ctx: Any, part: Tensor, regions: Regions) -> Tensor:
-        ctx.regions = regions
-        return regions._gathered(part)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.regions._scattered(gradient), None
-
-
-class _Scatter(torch.autograd.Function):
-    """Its conjugate: reduce-scatter, backward all-gather."""
-
-    @staticmethod
-    def forward(ctx: Any, partial: Tensor, regions: Regions) -> Tensor:
-        ctx.regions = regions
-        return regions._scattered(partial)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.regions._gathered(gradient), None
-
-
-class _Slice(torch.autograd.Function):
-    """A stretch of what every rank holds; backward all-gather."""
-
-    @staticmethod
-    def forward(ctx: Any, whole: Tensor, regions: Regions) -> Tensor:
-        ctx.regions = regions
-        return regions._stretch(whole)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.regions._gathered(gradient), None
-
-
-class _Join(torch.autograd.Function):
-    """All-gather of what every rank then uses alike; backward a stretch."""
-
-    @staticmethod
-    def forward(ctx: Any, part: Tensor, regions: Regions) -> Tensor:
-        ctx.regions = regions
-        return regions._gathered(part)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.regions._stretch(gradient), None
+def _same(value: Tensor) -> Tensor:
+    return value.view_as(value)
