@@ -44,6 +44,11 @@ class ZeroConfig(Config):
     extra: dict[str, Any] = {}
     """Laid over the generated DeepSpeed JSON, for keys that are not modelled here."""
 
+    @property
+    def plus(self) -> bool:
+        """Whether anything of ZeRO++ is asked for."""
+        return self.hierarchical_partition_size > 1 or self.quantized_weights or self.quantized_gradients
+
     @model_validator(mode="after")
     def _consistent(self) -> ZeroConfig:
         if self.offload_parameters.device != "none" and self.stage != 3:
@@ -52,8 +57,7 @@ class ZeroConfig(Config):
             raise ValueError("offload_optimizer needs stage 1, 2 or 3")
         if self.offload_optimizer.device == "nvme" and self.stage != 3:
             raise ValueError("offload_optimizer to nvme needs stage 3")
-        plus = self.hierarchical_partition_size > 1 or self.quantized_weights or self.quantized_gradients
-        if plus and self.stage != 3:
+        if self.plus and self.stage != 3:
             raise ValueError("hierarchical_partition_size and quantized_* (ZeRO++) need stage 3")
         return self
 
@@ -89,4 +93,9 @@ class ParallelConfig(Config):
     def _consistent(self) -> ParallelConfig:
         if self.sequence_parallel and self.tensor_parallel_size == 1:
             raise ValueError("sequence_parallel needs tensor_parallel_size of at least 2")
+        if self.zero.plus and self.tensor_parallel_size > 1:
+            raise ValueError(
+                "zero.hierarchical_partition_size and zero.quantized_* (ZeRO++) are not shown right together with "
+                "tensor_parallel_size above 1: leave one of them out"
+            )
         return self

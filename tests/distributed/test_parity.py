@@ -91,6 +91,7 @@ MORE = {
         *(pytest.param(4, stage, 1, "", marks=SLOW) for stage in (0, 1, 2)),
         *(pytest.param(4, stage, 2, "", marks=SLOW) for stage in (0, 1, 2, 3)),
         *(pytest.param(4, stage, 2, "sequence", marks=SLOW) for stage in (0, 1, 2)),
+        pytest.param(4, 3, 2, "offload-all", marks=SLOW),
     ],
     ids=lambda value: str(value),
 )

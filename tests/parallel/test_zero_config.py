@@ -78,3 +78,20 @@ def test_offload_to_nvme_without_libaio_is_one_sentence(monkeypatch):
     away = {"device": "nvme", "nvme_path": "/local"}
     with pytest.raises(UserError, match="needs libaio, which DeepSpeed does not find: install libaio-dev"):
         start_deepspeed(ZeroConfig(stage=3, offload_optimizer=away), Layout(torch.device("cpu")))
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (["parallel.sequence_parallel=true"], "sequence_parallel needs tensor_parallel_size of at least 2"),
+        (
+            ["parallel.tensor_parallel_size=2", "parallel.zero={stage: 3, hierarchical_partition_size: 8}"],
+            "not shown right together with tensor_parallel_size above 1",
+        ),
+    ],
+)
+def test_combinations_that_cannot_be_are_refused(settings, complaint):
+    from mmscale.config.run import load_run
+
+    with pytest.raises(UserError, match=complaint):
+        load_run("configs/quickstart.yaml", settings)
