@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mmscale.training.metrics import read_metrics
 from tests.distributed import ranks
 
 LANGUAGES = ("en", "sw")
@@ -85,3 +86,29 @@ def test_killed_and_stopped_evaluations_go_on_with_other_ranks(alone, tmp_path):
     ranks.run(2, command(tmp_path, "parallel.tensor_parallel_size=2"))
     assert predictions(tmp_path) == predictions(alone)
     assert killed < answers(tmp_path, "en") and stopped < answers(tmp_path, "sw"), "what was answered stays"
+
+
+@pytest.mark.slow
+def test_a_task_is_solved_while_parameters_are_partitioned_as_by_one_process(tmp_path):
+    pytest.importorskip("deepspeed", reason="extra deepspeed")
+    recipe = "recipes.multilingual_cot.tuning"
+    settings = {
+        "languages": "[en,sw]",
+        "threads": 1,
+        f"{recipe}.steps": 2,
+        f"{recipe}.evaluate_every_steps": 1,
+        f"{recipe}.evaluate_task": "tinyworld",
+        f"{recipe}.evaluate_task_rows": 8,
+        f"{recipe}.data.0.limit_per_language": 40,
+        f"{recipe}.optimizer.learning_rate": 1e-5,
+        "parallel.zero.persistence_threshold": 0,
+    }
+    found = {}
+    for count, stage in ((1, 0), (2, 3)):
+        folder = tmp_path / str(stage)
+        words = [f"{key}={value}" for key, value in settings.items()]
+        words += [f"output_dir={folder}", f"parallel.zero.stage={stage}"]
+        ranks.run(count, ["launch/train.py", "configs/quickstart.yaml", "multilingual_cot.tuning", *words])
+        rows = read_metrics(folder / "stages" / "multilingual_cot.tuning" / "metrics.jsonl")
+        found[stage] = [row["accuracy"] for row in rows if "accuracy" in row]
+    assert found[3] == found[0] and len(found[0]) == 2 and 0.3 < found[0][0] < 0.7, "English yes, Swahili not yet"
