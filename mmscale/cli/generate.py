@@ -92,7 +92,7 @@ def _solver(model, prompt, expert, antiexpert, alpha, expert_prompt, chat_templa
     from mmscale.parallel.layout import Layout
 
     if expert is None:
-        return model_solver(model, read_parts(model), prompt, Layout(default_device()))
+        return model_solver(model, read_parts(model), prompt, Layout(default_device())).loaded
     return proxy_solver(
         model,
         read_parts(model),
@@ -102,7 +102,7 @@ def _solver(model, prompt, expert, antiexpert, alpha, expert_prompt, chat_templa
         Layout(default_device()),
         (prompt, expert_prompt, prompt),
         chat_template,
-    )
+    ).loaded
 
 
 def _answers(solver, questions, language, config):  # type: ignore[no-untyped-def]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +39,17 @@ class Solver:
     @property
     def template(self) -> Template:
         return self.tokenizers[0].template
+
+
+class LazySolver:
+    """A solver that is loaded when something is to be answered: a run that only counts what is there needs no weights."""
+
+    def __init__(self, title: str, fingerprint: str, load: Callable[[], Solver]) -> None:
+        self.title, self.fingerprint, self._load = title, fingerprint, load
+
+    @functools.cached_property
+    def loaded(self) -> Solver:
+        return self._load()
 
 
 def gold(record: Record) -> str:
@@ -81,7 +93,7 @@ def judge(row: Prediction, rule_name: str) -> Prediction:
 
 
 def solve(
-    solver: Solver,
+    solver: LazySolver,
     records: Sequence[Record],
     config: GenerationConfig,
     log: PredictionLog,
@@ -94,10 +106,11 @@ def solve(
     Raises Interrupted, on all ranks, when a signal or a time limit ends it early; what was answered is kept.
     """
     done = frozenset(log.rows)
-    for batch in answer(solver, records, config, done, log.layout):
-        log.append([judge(row, rule_name) for row in batch if row.origin not in done])
-        if interruption.noted:
-            break
+    if not done.issuperset(record.origin for record in records):  # all ranks know of the same rows
+        for batch in answer(solver.loaded, records, config, done, log.layout):
+            log.append([judge(row, rule_name) for row in batch if row.origin not in done])
+            if interruption.noted:
+                break
     reason = interruption.reason()
     if reason is not None:
         say(f"{solver.title}: stopped by {reason}; the same command goes on from there")
@@ -107,7 +120,7 @@ def solve(
 
 
 def evaluate_task(
-    solver: Solver,
+    solver: LazySolver,
     name: str,
     task: TaskConfig,
     run_languages: Sequence[str],

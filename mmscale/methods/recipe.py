@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmscale.errors import UserError, unknown_name
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.predictions import Prediction, score
 from mmscale.evaluation.scores import task_scores
-from mmscale.evaluation.solving import Solver, evaluate_task
+from mmscale.evaluation.solving import LazySolver, evaluate_task
 from mmscale.files import atomic_write, write_json
 from mmscale.methods import METHODS, Method, method
 from mmscale.methods.environment import describe_environment
@@ -130,10 +130,10 @@ class Run:
         say(f"run {self.config.name} in {self.folder}: {', '.join(stages) or 'evaluation only'}")
         untouched = ModelParts(self.config.language_model)
         if BASE in self._only:
-            self._evaluate(BASE, "Base", lambda: model_solver("Base", untouched, self._base_prompt(), self.layout))
+            self._evaluate(BASE, "Base", model_solver("Base", untouched, self._base_prompt(), self.layout))
         for chosen in [chosen for chosen in self.methods if chosen.name in self._only]:
             parts = train_method(self.config, chosen, self.layout)
-            self._evaluate(chosen.name, chosen.title, _deferred(chosen.title, parts, self.layout))
+            self._evaluate(chosen.name, chosen.title, model_solver(chosen.title, parts, None, self.layout))
         if self.config.proxy is not None and self._only & {PROXY_BASE, PROXY}:
             self._proxy(self.config.proxy, untouched)
 
@@ -149,18 +149,17 @@ class Run:
             return self.config.recipes[chosen.name][last.name].prompt or last.prompt
         return None
 
-    def _evaluate(self, name: str, title: str, solver: Callable[[], Solver], only: ProxyConfig | None = None) -> None:
+    def _evaluate(self, name: str, title: str, solver: LazySolver, only: ProxyConfig | None = None) -> None:
         tasks = self.config.evaluation.tasks
         chosen = {t: tasks[t] for t in (only.tasks if only and only.tasks else tasks)}
         if not chosen or name not in self._only:
             return
         languages = only.languages if only and only.languages else self.config.languages
-        ready = solver()
         self.rows[name], self.titles[name] = {}, title
         for task_name, task in chosen.items():
             folder = self.folder / "predictions" / name
             with Interruption(self.config.parallel.interruption, self.layout) as stop:
-                rows, accounts = evaluate_task(ready, task_name, task, languages, folder, self.layout, stop)
+                rows, accounts = evaluate_task(solver, task_name, task, languages, folder, self.layout, stop)
             self.rows[name][task_name] = rows
             self._write(folder / task_name / "data.json", [account.summary() for account in accounts])
         if self._scores:
@@ -174,14 +173,14 @@ class Run:
         self._evaluate(
             PROXY_BASE,
             "Larger base",
-            lambda: model_solver("Larger base", base, expert.prompt, self.layout),
+            model_solver("Larger base", base, expert.prompt, self.layout),
             proxy,
         )
         title = f"Larger base, proxy-tuned by {expert_method.title.lower()}"
         self._evaluate(
             PROXY,
             title,
-            lambda: proxy_solver(title, base, expert, antiexpert, proxy.alpha, self.layout, (expert.prompt,) * 3),
+            proxy_solver(title, base, expert, antiexpert, proxy.alpha, self.layout, (expert.prompt,) * 3),
             proxy,
         )
 
@@ -206,10 +205,6 @@ class Run:
                 },
             }
         return result
-
-
-def _deferred(title: str, parts: ModelParts, layout: Layout) -> Callable[[], Solver]:
-    return lambda: model_solver(title, parts, None, layout)
 
 
 def _line(task: str, rows: dict[str, list[Prediction]]) -> str:

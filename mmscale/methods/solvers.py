@@ -17,9 +17,10 @@ from mmscale.decoding.generate import ending
 from mmscale.decoding.steppers import ModelStepper, ProxyStepper
 from mmscale.decoding.vocabulary import require_same_vocabulary
 from mmscale.errors import UserError
-from mmscale.evaluation.solving import Solver, answer, judge
+from mmscale.evaluation.solving import LazySolver, Solver, answer, judge
 from mmscale.models.assembly import ModelParts, assemble, provenance
 from mmscale.models.encoders.base import FamilyTokenizer
+from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
 from mmscale.parallel.layout import Layout
 
@@ -37,11 +38,16 @@ def _fingerprint(parts: ModelParts, *more: object) -> str:
     ).hexdigest()[:16]
 
 
-def model_solver(title: str, parts: ModelParts, prompt: str | None, layout: Layout) -> Solver:
+def model_solver(title: str, parts: ModelParts, prompt: str | None, layout: Layout) -> LazySolver:
     """One model, asked by a template (by default the one it was trained with)."""
-    model, encoder_tokenizer = assemble(parts, layout)
     name = prompt or parts.prompt or DEFAULT_PROMPT
-    return solver_in_memory(title, model, encoder_tokenizer, name, _fingerprint(parts, name))
+    fingerprint = _fingerprint(parts, name)
+
+    def load() -> Solver:
+        model, encoder_tokenizer = assemble(parts, layout)
+        return solver_in_memory(title, model, encoder_tokenizer, name, fingerprint)
+
+    return LazySolver(title, fingerprint, load)
 
 
 def solver_in_memory(
@@ -73,36 +79,45 @@ def proxy_solver(
     layout: Layout,
     prompts: tuple[str | None, str | None, str | None] = (None, None, None),
     chat_template: bool = False,
-) -> Solver:
+) -> LazySolver:
     """base + alpha (expert - anti-expert). With `chat_template` the expert reads its own chat format.
 
-    Raises UserError when vocabularies differ or the expert is the anti-expert.
+    Raises UserError when the expert is the anti-expert, and at loading when vocabularies differ.
     """
     if expert.language_model.path == antiexpert.language_model.path and expert.mapping == antiexpert.mapping:
         raise UserError(
             f"expert and anti-expert are the same model ({expert.language_model.path}): their difference is zero"
         )
     parts = (base, expert, antiexpert)
-    models = [assemble(part, layout) for part in parts]
-    lms = [model.language_model for model, _ in models]
+    default = prompts[0] or base.prompt or DEFAULT_PROMPT
+    names = [prompt or part.prompt or default for prompt, part in zip(prompts, parts, strict=True)]
+    prints = [_fingerprint(part, name) for part, name in zip(parts, names, strict=True)]
+    fingerprint = _fingerprint(base, prints, alpha, chat_template)
+
+    def load() -> Solver:
+        models = [assemble(part, layout) for part in parts]
+        lms = [model.language_model for model, _ in models]
+        _require_same_words(lms)
+        tokenizers = []
+        for k, ((model, encoder_tokenizer), name) in enumerate(zip(models, names, strict=True)):
+            asked = _chat(template(name), lms[k].tokenizer) if chat_template and k == 1 else template(name)
+            made = ExampleTokenizer(lms[k].tokenizer, lms[k].specials, asked, _limits(model), encoder_tokenizer)
+            tokenizers.append(made)
+        stepper = ProxyStepper([ModelStepper(model) for model, _ in models], alpha)
+        context = min(lm.context_length for lm in lms)
+        return Solver(title, fingerprint, tokenizers, stepper, ending(lms[0], ()), context)
+
+    return LazySolver(title, fingerprint, load)
+
+
+def _require_same_words(lms: Sequence[LanguageModel]) -> None:
+    """UserError when base, expert and anti-expert do not share vocabulary and end of text."""
     for lm, what in zip(lms[1:], ("expert", "anti-expert"), strict=True):
         require_same_vocabulary(lms[0].tokenizer, lm.tokenizer, what)
         if lm.specials.eos != lms[0].specials.eos:
             raise UserError(
                 f"base and {what} end text with different tokens ({lms[0].specials.eos}, {lm.specials.eos}): set eos_token"
             )
-    default = prompts[0] or base.prompt or DEFAULT_PROMPT
-    names = [prompt or part.prompt or default for prompt, part in zip(prompts, parts, strict=True)]
-    tokenizers = []
-    for k, ((model, encoder_tokenizer), name) in enumerate(zip(models, names, strict=True)):
-        asked = _chat(template(name), lms[k].tokenizer) if chat_template and k == 1 else template(name)
-        tokenizers.append(ExampleTokenizer(lms[k].tokenizer, lms[k].specials, asked, _limits(model), encoder_tokenizer))
-    stepper = ProxyStepper([ModelStepper(model) for model, _ in models], alpha)
-    prints = [_fingerprint(part, name) for part, name in zip(parts, names, strict=True)]
-    context = min(lm.context_length for lm in lms)
-    return Solver(
-        title, _fingerprint(base, prints, alpha, chat_template), tokenizers, stepper, ending(lms[0], ()), context
-    )
 
 
 def _chat(plain: Template, tokenizer: object) -> Template:

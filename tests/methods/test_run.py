@@ -60,6 +60,7 @@ def test_a_run_leaves_everything_the_design_names(finished):
 
 def test_running_again_repeats_nothing(finished, monkeypatch):
     from mmscale.decoding import generate
+    from mmscale.methods import solvers
     from mmscale.training.trainer import Trainer
 
     def never(*_, **__):
@@ -67,6 +68,7 @@ def test_running_again_repeats_nothing(finished, monkeypatch):
 
     monkeypatch.setattr(Trainer, "run", never)
     monkeypatch.setattr(generate, "_batch", never)
+    monkeypatch.setattr(solvers, "assemble", never)  # nor are weights loaded
     before = (finished / "scores.json").read_text()
     assert main(command(finished)) == 0
     assert (finished / "scores.json").read_text() == before
