@@ -74,14 +74,16 @@ def jobs(run: RunConfig, targets: Sequence[str], cluster: ClusterConfig) -> list
 
 
 def _evaluation(run: RunConfig, cluster: ClusterConfig, after: tuple[str, ...]) -> list[Job]:
-    """Every model's answers side by side, then what is made of them."""
-    models = Run(run, Layout(torch.device("cpu"))).models
-    texts = [_text(run, cluster, ANSWERS, ["run"], models), _text(run, cluster, EVALUATION, ["run"])]
-    scripts = [_folder(run) / f"{name}.sbatch" for name in (ANSWERS, EVALUATION)]
-    return [
-        Job(ANSWERS, "Answers", None, after, scripts[0], _log(run, f"{ANSWERS}-%a"), texts[0]),
-        Job(EVALUATION, "Scores and report", None, (ANSWERS,), scripts[1], _log(run, EVALUATION), texts[1]),
-    ]
+    """Every model's answers side by side, where there is a task, then what is made of them."""
+    models = Run(run, Layout(torch.device("cpu"))).models if run.evaluation.tasks else []
+    found = []
+    if models:
+        text = _text(run, cluster, ANSWERS, ["run"], models)
+        script = _folder(run) / f"{ANSWERS}.sbatch"
+        found.append(Job(ANSWERS, "Answers", None, after, script, _log(run, f"{ANSWERS}-%a"), text))
+        after = (ANSWERS,)
+    text, script = _text(run, cluster, EVALUATION, ["run"]), _folder(run) / f"{EVALUATION}.sbatch"
+    return [*found, Job(EVALUATION, "Scores and report", None, after, script, _log(run, EVALUATION), text)]
 
 
 def _folder(run: RunConfig) -> Path:
