@@ -1,6 +1,6 @@
 """A large model through training and out again, unchanged: python benchmarks/export_round_trip.py [--gigabytes 1]
 
-A random LLaMA in bfloat16 is trained for a step whose learning rate moves nothing, by two ranks under tensor
+A random LLaMA in bfloat16 is trained for a step whose learning rate moves nothing (not even an exact zero, in bfloat16), by two ranks under tensor
 parallelism and ZeRO-1, and under ZeRO-3; the folder that the stage hands on must hold every tensor bit for bit, and
 transformers must load it. Exit code 1 when it does not.
 """
@@ -39,7 +39,7 @@ def train(model: Path, folder: Path, layout: list[str]) -> Path:
         f"{recipe}.steps": 1,
         f"{recipe}.precision": "bfloat16",
         f"{recipe}.gradient_checkpointing": "true",
-        f"{recipe}.optimizer": "{learning_rate: 1.0e-30, weight_decay: 0.0}",
+        f"{recipe}.optimizer": "{learning_rate: 1.0e-45, weight_decay: 0.0}",
         f"{recipe}.packing": "{global_batch_size: 2, row_tokens: 256}",
         f"{recipe}.data.0.limit_per_language": 4,
     }
