@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ def record(name: str, values: dict[str, Any]) -> Path:
     command = ["git", "rev-parse", "--short", "HEAD"]
     found = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent, check=False)
     made_with = {"command": ["python", *sys.argv], "commit": found.stdout.strip(), **describe_environment()}
+    made_with["system"] = platform.system()  # its release says more of a workplace than of a measurement
     path = RESULTS / f"{name}.json"
     write_json(path, {"made_with": made_with, **values})
     return path
