@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch import Tensor, dtype
 
-from mmscale.conversion.tensor_files import TensorFiles
+from mmscale.conversion.tensor_files import TensorFiles, read_object
 from mmscale.errors import UserError
+from mmscale.files import write_json
 from mmscale.models.export import SHARD_BYTES, ShardWriter
 
 _BESIDES_WEIGHTS = (".json", ".model", ".txt", ".jinja", ".tiktoken")
@@ -24,6 +25,15 @@ def copy_besides_weights(source: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
+def note_dtype(target: Path, writer: ShardWriter) -> None:
+    """Let config.json name the dtype that was written: transformers loads weights in the one it names."""
+    if len(writer.dtypes) != 1:
+        return
+    values = read_object(target / "config.json")
+    values.pop("torch_dtype", None)  # the key's older name
+    write_json(target / "config.json", {**values, "dtype": str(next(iter(writer.dtypes))).removeprefix("torch.")})
+
+
 def converted(value: Tensor, to: dtype | None) -> Tensor:
     """A copy in the wanted dtype; whole numbers keep theirs."""
     return value.to(to, copy=True) if to is not None and value.is_floating_point() else value.clone()
@@ -37,4 +47,5 @@ def to_safetensors(source: Path, target: Path, to: dtype | None, shard_bytes: in
     for name in names:
         writer.add(name, converted(files.read(name), to))
     writer.close()
+    note_dtype(target, writer)
     return f"{len(names):,} tensors"

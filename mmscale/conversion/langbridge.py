@@ -6,19 +6,18 @@ ends the encoder's states, our end boundary.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
-from mmscale.conversion.hugging_face import converted, copy_besides_weights
-from mmscale.conversion.tensor_files import TensorFiles
+from mmscale.conversion.hugging_face import converted, copy_besides_weights, note_dtype
+from mmscale.conversion.tensor_files import TensorFiles, read_object
 from mmscale.errors import UserError
 from mmscale.models import mapping_files
 from mmscale.models.assembly import FOLDER, ModelParts, write_parts
-from mmscale.models.export import SHARD_BYTES, ShardWriter
+from mmscale.models.export import ShardWriter
 from mmscale.models.mapping import Mapping
 
 _ENCODER, _LLM, _ALIGNMENT = "lb.enc.", "lb.lm.", "lb.alignment."
@@ -28,7 +27,7 @@ PROMPT = "langbridge"
 
 def is_langbridge(source: Path) -> bool:
     file = source / "config.json"
-    return file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("model_type") == "langbridge"
+    return file.is_file() and read_object(file).get("model_type") == "langbridge"
 
 
 def as_mapping(weight_DE: Tensor, bias_D: Tensor | None, end_D: Tensor) -> Mapping:
@@ -61,22 +60,23 @@ def _mapping(files: TensorFiles) -> Mapping:
     return as_mapping(files.read(_ALIGNMENT + "linear.weight"), bias, files.read(_ALIGNMENT + "enc_eos"))
 
 
-def _write_part(files: TensorFiles, prefix: str, base: Path, target: Path, to: torch.dtype | None, limit: int) -> int:
+def _write_part(files: TensorFiles, prefix: str, base: Path, target: Path, to: torch.dtype | None) -> int:
     names = [name for name in files if name.startswith(prefix)]
     if not names:
         raise UserError(f"{files.folder} has no tensor {prefix}*: it is no whole LangBridge checkpoint")
     target.mkdir()
     copy_besides_weights(base, target)
-    writer = ShardWriter(target, limit)
+    writer = ShardWriter(target)
     for name in names:
         writer.add(name.removeprefix(prefix), converted(files.read(name), to))
     writer.close()
+    note_dtype(target, writer)
     return len(names)
 
 
 def base_of(source: Path, key: str, option: str, given: Path | None) -> Path:
     """The folder with a part's configuration and tokenizer: what was given, or what the checkpoint names."""
-    named = json.loads((source / "config.json").read_text(encoding="utf-8")).get(key)
+    named = read_object(source / "config.json").get(key)
     if given is None and not (isinstance(named, str) and Path(named).is_dir()):
         raise UserError(f"{source} was made from {named}, which is no folder here: name a local copy with {option}")
     return given or Path(str(named))
@@ -88,15 +88,14 @@ def split(
     encoder: Path | None,
     target: Path,
     to: torch.dtype | None,
-    shard_bytes: int = SHARD_BYTES,
 ) -> str:
     """Write `target` as a model folder of ours: language_model/, encoder/, mapping.safetensors; says what was written."""
     llm_base = base_of(source, "lm", "--base", language_model)
     encoder_base = base_of(source, "enc", "--encoder", encoder)
     files = TensorFiles(source)
     mapping = _mapping(files)
-    in_llm = _write_part(files, _LLM, llm_base, target / "language_model", to, shard_bytes)
-    in_encoder = _write_part(files, _ENCODER, encoder_base, target / "encoder", to, shard_bytes)
+    in_llm = _write_part(files, _LLM, llm_base, target / "language_model", to)
+    in_encoder = _write_part(files, _ENCODER, encoder_base, target / "encoder", to)
     mapping_files.write(mapping, target / "mapping.safetensors")
     own = LanguageModelConfig(path=f"{FOLDER}/language_model"), EncoderConfig(path=f"{FOLDER}/encoder")
     write_parts(target, ModelParts(*own, mapping="mapping.safetensors", prompt=PROMPT))

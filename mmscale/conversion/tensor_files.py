@@ -18,6 +18,17 @@ _FORMS = ((SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME), (WEIGHTS_INDEX_NAME, WEI
 """(index, single file) in the order of preference."""
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; UserError when the file holds none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): download or copy it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object: download or copy it again")
+    return value
+
+
 class TensorFiles:
     """A folder in the Hugging Face layout; the file a tensor is in is opened when it is wanted, the last one kept."""
 
@@ -28,7 +39,7 @@ class TensorFiles:
         self._content: Any = None
         for index, single in _FORMS:
             if (folder / index).is_file():
-                self._files: dict[str, str] = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"]
+                self._files: dict[str, str] = read_object(folder / index).get("weight_map", {})
                 break
             if (folder / single).is_file():
                 self._files = dict.fromkeys(self._names_in(single), single)

@@ -11,10 +11,10 @@ from pathlib import Path
 from torch import Tensor, dtype
 
 from mmscale.config.model import LanguageModelConfig
-from mmscale.conversion.hugging_face import converted, copy_besides_weights
+from mmscale.conversion.hugging_face import converted, copy_besides_weights, note_dtype
 from mmscale.errors import UserError
 from mmscale.models.counting import empty_language_model
-from mmscale.models.export import SHARD_BYTES, ShardWriter
+from mmscale.models.export import ShardWriter
 from mmscale.models.loading import load_tensors
 
 _LATEST = "latest_universal"
@@ -42,7 +42,7 @@ def _parameter(folder: Path, shape: tuple[int, ...], size: int) -> Tensor:
     return value.reshape(-1)[:size].reshape(shape)
 
 
-def to_hugging_face(zero: Path, base: Path, target: Path, to: dtype | None, shard_bytes: int = SHARD_BYTES) -> str:
+def to_hugging_face(zero: Path, base: Path, target: Path, to: dtype | None) -> str:
     """Write `target` with the configuration and tokenizer of `base`; a parameter that is not there is refused by name."""
     expected = dict(empty_language_model(LanguageModelConfig(path=str(base))).named_parameters())
     have = {folder.name for folder in zero.iterdir() if folder.is_dir()}
@@ -54,10 +54,11 @@ def to_hugging_face(zero: Path, base: Path, target: Path, to: dtype | None, shar
                 f"model, or a part of it was frozen"
             )
     copy_besides_weights(base, target)
-    writer = ShardWriter(target, shard_bytes)
+    writer = ShardWriter(target)
     for name, parameter in expected.items():
         found = _parameter(zero / (prefix + name), tuple(parameter.shape), parameter.numel())
         writer.add(name, converted(found, to))
     writer.close()
+    note_dtype(target, writer)
     extra = len(have) - len(expected)
     return f"{len(expected):,} tensors" + (f"; {extra} others left out" if extra else "")

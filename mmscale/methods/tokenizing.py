@@ -85,11 +85,15 @@ def tokenize_stage_data(place: StagePlace, world: World | None = None) -> Path:
 
     Raises UserError for bad data, and when another process stops making its parts.
     """
-    world = world or World()
     tokenize, context = stage_tokenizer(place)
     folder = folder_of(place, tokenize)
-    if (folder / INDEX).is_file():
-        return folder
+    if not (folder / INDEX).is_file():
+        _make(place, tokenize, context, folder, world or World())
+    return folder
+
+
+def _make(place: StagePlace, tokenize: ExampleTokenizer, context: int, folder: Path, world: World) -> None:
+    """This process's parts, and then the wait for those of others."""
     train, dev, accounts = read_stage_records(place.config, place.run.languages, place.run.seed)
     parts = [(name, i, records) for name, records in (("train", train), ("dev", dev)) for i in _numbers(records)]
     mine = parts[world.rank :: world.size]
@@ -106,7 +110,6 @@ def tokenize_stage_data(place: StagePlace, world: World | None = None) -> Path:
         _publish(place, folder, {"train": len(train), "dev": len(dev)}, accounts)
     else:
         _wait(lambda: int((folder / INDEX).is_file()), 1, folder, minutes)
-    return folder
 
 
 def _numbers(records: Sequence[Record]) -> range:
@@ -146,12 +149,12 @@ def prepare(places: Iterable[StagePlace], world: World) -> None:
 def tokens(place: StagePlace, layout: Layout) -> TrainingData:
     """A stage's examples, mapped from disk. One process makes what is missing; ranks that already talk to each other
     have to find it made, since nobody may wait for a tokenizer inside a process group."""
-    tokenize, _ = stage_tokenizer(place)
+    tokenize, context = stage_tokenizer(place)
     folder = folder_of(place, tokenize)
-    if layout.size == 1:
-        tokenize_stage_data(place)
     if not (folder / INDEX).is_file():
-        raise UserError(f"{place.title} has no tokens at {folder}: make them with mmscale data tokenize")
+        if layout.size > 1:
+            raise UserError(f"{place.title} has no tokens at {folder}: make them with mmscale data tokenize")
+        _make(place, tokenize, context, folder, World())
     counts = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     stores = {name: TokenStore(folder, name, count) for name, count in counts.items()}
     return TrainingData(stores["train"], stores["dev"], tokenize.specials)

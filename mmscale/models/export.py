@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, dtype
 
 from mmscale.files import save_tensors
 from mmscale.models.language_model import LanguageModel
@@ -26,6 +26,8 @@ class ShardWriter:
         self._pending: dict[str, Tensor] = {}
         self._written: list[list[str]] = []
         self._used = self._total = 0
+        self.dtypes: set[dtype] = set()
+        """Of the floating-point tensors added."""
 
     def add(self, name: str, value: Tensor) -> None:
         size = value.numel() * value.element_size()
@@ -34,6 +36,8 @@ class ShardWriter:
         self._pending[name] = value.contiguous()
         self._used += size
         self._total += size
+        if value.is_floating_point():
+            self.dtypes.add(value.dtype)
 
     def _file(self, number: int, of: int) -> str:
         return "model.safetensors" if of == 1 else f"model-{number:05d}-of-{of:05d}.safetensors"

@@ -22,22 +22,18 @@ from mmscale.errors import UserError
 _FOLDER = "TORCH_EXTENSIONS_DIR"
 
 
-def load_operations(deepspeed: Any, builders: Sequence[str]) -> None:
+def load_operations(deepspeed: Any, builders: Sequence[str]) -> list[str]:
     """Build, or load as built before, what DeepSpeed will ask for; UserError when the compiler cannot.
 
-    An operation that DeepSpeed calls incompatible with this machine is left out, as DeepSpeed does; but a run that
-    asks for `async_io` cannot go without it.
+    Returns those that DeepSpeed calls incompatible with this machine; they are left out, as DeepSpeed does.
     """
+    left_out: list[str] = []
     from deepspeed.accelerator import get_accelerator
 
     for name in builders:
         builder = get_accelerator().create_op_builder(name)
         if builder is None or not deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
-            if name == "AsyncIOBuilder":
-                raise UserError(
-                    "parallel.zero.offload_*.device=nvme needs libaio, which DeepSpeed does not find: install libaio-dev "
-                    "(Debian) or libaio-devel, or use device cpu"
-                )
+            left_out.append(name)
             continue
         folder = build_folder()
         try:
@@ -49,6 +45,7 @@ def load_operations(deepspeed: Any, builders: Sequence[str]) -> None:
                 f"DeepSpeed's operation {builder.NAME} cannot be built in {folder} ({str(error).splitlines()[0]}): it needs "
                 f"g++, ninja and Python's headers, and a folder to write in (set {_FOLDER} to choose another)"
             ) from error
+    return left_out
 
 
 def build_folder() -> Path:

@@ -82,7 +82,11 @@ def job_end() -> float | None:
         return float(told)
     if job is None or shutil.which("scontrol") is None:
         return None
-    done = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True, timeout=60)
+    try:
+        done = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        say(f"Slurm job {job}: the controller does not answer, so its end is not known; signals are still heeded")
+        return None
     found = re.search(r"EndTime=(\d{4}-\d\d-\d\dT[\d:]+)", done.stdout)
     return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
 

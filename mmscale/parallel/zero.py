@@ -12,6 +12,7 @@ from torch import nn
 from mmscale.config.base import laid_over
 from mmscale.config.parallel import OffloadConfig, ZeroConfig
 from mmscale.config.training import StageConfig
+from mmscale.errors import UserError
 from mmscale.parallel.extensions import load_operations
 from mmscale.parallel.layout import Layout
 from mmscale.parallel.pieces import is_sharded
@@ -92,7 +93,11 @@ def start_deepspeed(zero: ZeroConfig, layout: Layout) -> Any:
     wanted = ["ShareMemCommBuilder"] if layout.device.type == "cpu" else []
     if "nvme" in (zero.offload_optimizer.device, zero.offload_parameters.device):
         wanted.append("AsyncIOBuilder")
-    load_operations(deepspeed, wanted)
+    if "AsyncIOBuilder" in load_operations(deepspeed, wanted):
+        raise UserError(
+            "parallel.zero.offload_*.device=nvme needs libaio, which DeepSpeed does not find: install libaio-dev "
+            "(Debian) or libaio-devel, or use device cpu"
+        )
     deepspeed.init_distributed(dist_init_required=None, auto_mpi_discovery=False, verbose=False)
     return deepspeed
 

@@ -62,6 +62,8 @@ def test_torch_shards_become_safetensors_shards(base, tmp_path, capsys):
     equal_weights(tmp_path / "new", weights)
     assert main(["convert", str(tmp_path / "old"), str(tmp_path / "half"), "--dtype", "bfloat16"]) == 0
     equal_weights(tmp_path / "half", weights, torch.bfloat16)
+    half = AutoModelForCausalLM.from_pretrained(tmp_path / "half", dtype="auto")
+    assert half.dtype == torch.bfloat16, "as written, though the configuration it came with says float32"
     (tmp_path / "small").mkdir()
     to_safetensors(tmp_path / "old", tmp_path / "small", None, shard_bytes=40_000)
     shards = list((tmp_path / "small").glob("model-*.safetensors"))
@@ -150,6 +152,7 @@ def test_universal_checkpoints_of_deepspeed(base, tmp_path):
             [],
             "is not a checkpoint of plain",
         ),
+        (lambda f: (f / "pytorch_model.bin.index.json").write_text("{cut"), [], "index.json is not JSON"),
         (lambda f: (f / "pytorch_model.bin.index.json").unlink(), [], "holds none of model.safetensors.index.json"),
     ],
 )

@@ -5,6 +5,7 @@ Each launch trains all four stages of question alignment and MindMerger: a run o
 
 from __future__ import annotations
 
+import ctypes.util
 import json
 from pathlib import Path
 
@@ -69,11 +70,13 @@ def require_parity(one: Path, other: Path) -> None:
 
 SLOW = pytest.mark.slow
 ON_CPU = "{device: cpu, pin_memory: false}"
+ON_DISK = "{device: nvme, nvme_path: FOLDER, pin_memory: false}"
 MORE = {
     "": [],
     "sequence": ["parallel.sequence_parallel=true"],
     "offload-optimizer": [f"parallel.zero.offload_optimizer={ON_CPU}"],
     "offload-all": [f"parallel.zero.offload_optimizer={ON_CPU}", f"parallel.zero.offload_parameters={ON_CPU}"],
+    "offload-disk": [f"parallel.zero.offload_optimizer={ON_DISK}", f"parallel.zero.offload_parameters={ON_DISK}"],
 }
 
 
@@ -91,13 +94,19 @@ MORE = {
         *(pytest.param(4, stage, 2, "", marks=SLOW) for stage in (0, 1, 2, 3)),
         *(pytest.param(4, stage, 2, "sequence", marks=SLOW) for stage in (0, 1, 2)),
         pytest.param(4, 3, 2, "offload-all", marks=SLOW),
+        pytest.param(2, 3, 1, "offload-disk", marks=SLOW),
     ],
     ids=lambda value: str(value),
 )
 def test_many_ranks_train_as_one(one, tmp_path, count, stage, degree, more):
+    if more == "offload-disk" and ctypes.util.find_library("aio") is None:
+        pytest.skip("DeepSpeed writes to NVMe through libaio")
     # no parameter of a model this small would be partitioned at DeepSpeed's default threshold
     settings = [f"parallel.zero.stage={stage}", "parallel.zero.persistence_threshold=0"]
-    settings += [f"parallel.tensor_parallel_size={degree}", *MORE[more]]
+    settings += [
+        f"parallel.tensor_parallel_size={degree}",
+        *(one.replace("FOLDER", f"{tmp_path}/disk") for one in MORE[more]),
+    ]
     run = launch(tmp_path / "run", count, *settings)
     require_parity(one, run)
     accounts = [json.loads((run / f"account-{rank}.json").read_text()) for rank in range(count)]
