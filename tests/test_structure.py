@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1] / "mmscale"
 LAYERS = (
-    {"errors", "files", "languages", "progress"},
+    {"errors", "files", "languages", "locks", "progress"},
     {"config"},
     {"data"},
     {"parallel"},

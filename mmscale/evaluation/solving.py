@@ -135,7 +135,8 @@ def evaluate_task(
     accounts = []
     what = json.dumps([solver.fingerprint, task.generation.model_dump(mode="json")], sort_keys=True)
     digest = hashlib.sha256(what.encode()).hexdigest()[:16]
-    with bar(f"{solver.title} on {name}", len(languages)) as progress:
+    folder = folder / name
+    with layout.alone_in(folder), bar(f"{solver.title} on {name}", len(languages)) as progress:
         for code in languages:
             data = task.data.model_copy(update={"languages": (code,)})
             records, account = load_records(data, run_languages)
@@ -144,7 +145,7 @@ def evaluate_task(
                     f"task {name} ({code}): some rows of {task.data.source} have no gold answer; choose a scorable split"
                 )
             accounts.append(account)
-            log = PredictionLog(folder / name / f"{code}.jsonl", digest, layout)
+            log = PredictionLog(folder / f"{code}.jsonl", digest, layout)
             rows[code] = solve(solver, records, task.generation, log, task.rule, interruption)
             progress.advance(note=code)
     return rows, accounts

@@ -54,16 +54,18 @@ def fingerprint(place: StagePlace, start: ModelParts) -> str:
 
 def run_stage(place: StagePlace, start: ModelParts, layout: Layout) -> ModelParts:
     """Train (or go on training, or take as finished) a stage; the parts of the model it made. All ranks call it."""
-    layout.on_first(lambda: recover_directory(place.model))
     print_of_start = fingerprint(place, start)
-    if place.finished:
-        made = json.loads((place.model / FINGERPRINT_FILE).read_text(encoding="utf-8"))["fingerprint"]
-        if made != print_of_start:
-            raise UserError(
-                f"{place.model} was trained with another configuration: choose another output_dir, or remove {place.folder} to train again"
-            )
-        return read_parts(str(place.model))
-    return _train(place, start, print_of_start, layout)
+    if not layout.first_says(place.finished):
+        with layout.alone_in(place.folder):
+            layout.on_first(lambda: recover_directory(place.model))
+            if not layout.first_says(place.finished):  # another run may have finished it meanwhile
+                return _train(place, start, print_of_start, layout)
+    made = json.loads((place.model / FINGERPRINT_FILE).read_text(encoding="utf-8"))["fingerprint"]
+    if made != print_of_start:
+        raise UserError(
+            f"{place.model} was trained with another configuration: choose another output_dir, or remove {place.folder} to train again"
+        )
+    return read_parts(str(place.model))
 
 
 def _train(place: StagePlace, start: ModelParts, print_of_start: str, layout: Layout) -> ModelParts:

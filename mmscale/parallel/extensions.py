@@ -7,7 +7,6 @@ which ends with its holder, in a folder that nobody else builds in; who has the 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import platform
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from mmscale.errors import UserError
+from mmscale.locks import turn
 
 _FOLDER = "TORCH_EXTENSIONS_DIR"
 
@@ -62,8 +62,7 @@ def _turn(folder: Path) -> Iterator[None]:
     """Alone among this machine's processes, and with torch building in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     before = os.environ.get(_FOLDER)
-    with (folder / "turn").open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with turn(folder / "turn"):
         os.environ[_FOLDER] = str(folder)
         try:
             yield

@@ -6,12 +6,14 @@ import contextlib
 import datetime
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from mmscale.errors import UserError
+from mmscale.locks import alone_in
 from mmscale.parallel.world import World, free_port
 
 
@@ -79,12 +81,23 @@ class Layout:
                 problem = str(error)
         self.agree(problem)
 
+    def first_says(self, value: Any) -> Any:
+        """What the first rank holds, on every rank."""
+        return self.gather(value)[0]
+
     def agree(self, problem: str | None) -> None:
         """UserError on every rank when any of them has a problem; ranks must not part ways."""
         problems = [(rank, text) for rank, text in enumerate(self.gather(problem)) if text]
         if problems:
             rank, text = problems[0]
             raise UserError(text if self.size == 1 else f"rank {rank}: {text}")
+
+    @contextlib.contextmanager
+    def alone_in(self, folder: Path) -> Iterator[None]:
+        """Be the one run that writes into a folder: the first rank holds it; UserError on every rank when another does."""
+        with contextlib.ExitStack() as held:
+            self.on_first(lambda: held.enter_context(alone_in(folder)))
+            yield
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from mmscale.parallel.tensor import require_divisible
 from mmscale.planning import memory, throughput, traffic
 from mmscale.planning.memory import Trained
 from mmscale.planning.spread import Spread, local_parameters
-from mmscale.planning.tracing import Work, trace
+from mmscale.planning.tracing import RowMemory, Work, trace
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Planner:
         self.config = model.config
         self.llm, self.encoder = count(model), 0
         self.mapping: tuple[int, ...] = ()
+        self._rows: dict[Work, RowMemory] = {}
         if run.encoder is not None:
             self.encoder = count(empty_encoder(run.encoder))
             mapping = Mapping(encoder_width(run.encoder), int(self.config.hidden_size))
@@ -126,7 +127,7 @@ class Planner:
         """One stage under a spread; its length is known where steps or the number of examples are."""
         trained = self.trained(place, spread)
         rows, row_tokens = _rows(place.config, mean, spread.data)
-        work = self._work(place.config, trained, spread, row_tokens, mean)
+        work = self.work(place, spread, row_tokens, math.ceil(row_tokens * mean.targets / mean.tokens))
         bytes_by_component = self._memory(place, trained, spread, work)
         sent = self._traffic(place.config, trained, spread, rows, work)
         compute, model_flops = self._compute(place.config, trained, spread, mean, rows * row_tokens)
@@ -154,19 +155,31 @@ class Planner:
             12 * (self.llm if trained.trains_llm else sum(trained.mapping)),
         )
 
-    def _work(self, config: StageConfig, trained: Trained, spread: Spread, row_tokens: int, mean: Examples) -> Work:
-        dtype = torch.bfloat16 if config.precision == "bfloat16" else DTYPES[trained.llm_dtype]
-        targets = math.ceil(row_tokens * mean.targets / mean.tokens)
-        on_gpu = self.cluster.gpus_per_node > 0
+    def work(self, place: StagePlace, spread: Spread, tokens: int, targets: int) -> Work:
+        """One packed row of a stage as a rank sees it."""
+        config = place.config
         return Work(
-            row_tokens, targets, dtype, trained.trains_llm, config.gradient_checkpointing, on_gpu, spread.tensor
+            tokens,
+            targets,
+            torch.bfloat16 if config.precision == "bfloat16" else DTYPES[self.run.language_model.dtype],
+            place.spec.trains != "mapping",
+            config.gradient_checkpointing,
+            self.cluster.gpus_per_node > 0,
+            spread.tensor,
+            spread.sequence_parallel,
         )
+
+    def _row(self, work: Work) -> RowMemory:
+        """Traced once: memory of a row does not depend on ZeRO."""
+        if work not in self._rows:
+            self._rows[work] = trace(self.config, work)
+        return self._rows[work]
 
     def _memory(self, place: StagePlace, trained: Trained, spread: Spread, work: Work) -> dict[str, int]:
         zero = self.run.parallel.zero
         found = memory.state_bytes(trained, spread, zero)
-        row = trace(self.config, work)
-        other = trace(self.config, replace(work, checkpointing=not work.checkpointing))
+        row = self._row(work)
+        other = self._row(replace(work, checkpointing=not work.checkpointing))
         step = memory.optimizer_step_bytes(trained, spread, zero)
         states = sum(found.values())
         passing = memory.transient_bytes(trained, spread, zero)
@@ -206,7 +219,8 @@ class Planner:
                 require_divisible(self.config, tensor, self.run.language_model.path)
             except UserError:
                 continue
-            found += [self.stage(place, Spread(ranks, tensor, zero), mean) for zero in range(4)]
+            sequence = tensor > 1 and self.run.parallel.sequence_parallel
+            found += [self.stage(place, Spread(ranks, tensor, zero, sequence), mean) for zero in range(4)]
         return sorted((p for p in found if p.fits), key=lambda p: (p.step_seconds, p.memory_bytes["peak"]))
 
     def places(self) -> list[StagePlace]:

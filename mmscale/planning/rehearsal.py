@@ -1,42 +1,30 @@
 """A run at its full number of ranks, in one process: real groups and pieces of chosen ranks, tensors without memory.
 
-torch's fake process group answers every collective at once; what a rank would send is what it asked for. The model,
-its cutting and the code of a step are those of training. DeepSpeed's own collectives are not traced: what it sends is
+What a rank would send is what it asked for. The code of a step is that of training. DeepSpeed's own collectives are not traced: what it sends is
 the plan's (mmscale/planning/traffic.py), which tests compare with real ranks.
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM
 
 from mmscale.config.cluster import ClusterConfig
 from mmscale.config.run import RunConfig
-from mmscale.config.training import StageConfig
-from mmscale.data.segments import SpecialTokens
 from mmscale.methods.place import StagePlace
-from mmscale.models.assembly import make_trainable
-from mmscale.models.attention import PackedLayout
-from mmscale.models.language_model import LanguageModel
 from mmscale.models.loading import DTYPES
-from mmscale.parallel.layout import Layout, grouped
+from mmscale.parallel.layout import Layout
 from mmscale.parallel.pieces import is_sharded, piece_of
-from mmscale.parallel.tensor import shard
-from mmscale.parallel.world import World
+from mmscale.planning.fake_ranks import Watching, fake_model, fake_rank
 from mmscale.planning.plan import Given, Planned, Planner
 from mmscale.planning.spread import Spread, local_parameters
-from mmscale.planning.tracing import TRACED_ATTENTION
+from mmscale.planning.tracing import TRACED_ATTENTION, run_row
 from mmscale.planning.traffic import all_gather, all_reduce
 
 _CPU = torch.device("cpu")
@@ -50,19 +38,16 @@ class Sent:
     bytes: int = 0
 
 
-class Collectives(TorchDispatchMode):
+class Collectives(Watching):
     """Notes every collective of code run inside it, by the size of its group."""
 
     def __init__(self) -> None:
         super().__init__()
         self.by_size: dict[int, Sent] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
-            return 0  # a model asks whether some mask is needed; ours never are
+    def note(self, func: Any, args: Any, result: Any) -> None:
         if func.namespace == "c10d":
             self._note(func._schema.name.split("::")[1].rstrip("_"), args)
-        return func(*args, **(kwargs or {}))
 
     def _note(self, name: str, args: Any) -> None:
         group = next(dist.ProcessGroup.unbox(a) for a in args if isinstance(a, torch.ScriptObject))
@@ -80,30 +65,6 @@ def ring_bytes(name: str, size: int, ranks: int) -> int:
     if name.startswith("reduce_scatter") or name == "_reduce_scatter_base":
         return all_gather(size * ranks, ranks)
     return all_gather(size, ranks)
-
-
-@contextlib.contextmanager
-def fake_rank(rank: int, spread: Spread) -> Iterator[Layout]:
-    """The layout of one rank of a world that does not exist."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore  # registers the backend "fake"
-
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=spread.ranks)
-    try:
-        world = World(rank, spread.ranks, launcher="fake")
-        layout = grouped(world, _CPU, datetime.timedelta(minutes=1), spread.tensor)
-        yield replace(layout, sequence_parallel=spread.sequence_parallel)
-    finally:
-        dist.destroy_process_group()
-
-
-def _cut_model(planner: Planner, layout: Layout, dtype: torch.dtype) -> LanguageModel:
-    """The LLM as a rank holds it; call it inside a FakeTensorMode."""
-    attention = TRACED_ATTENTION["flash" if planner.cluster.gpus_per_node else "grids"]
-    causal_lm = AutoModelForCausalLM.from_config(planner.config, dtype=dtype, attn_implementation=attention)
-    cut = None
-    if layout.tensor_size > 1:
-        cut = shard(causal_lm, layout, dtype, lambda _, piece: torch.empty(piece.local_shape, dtype=dtype))
-    return LanguageModel(causal_lm, None, SpecialTokens(0, 0), cut)
 
 
 @dataclass(frozen=True)
@@ -129,7 +90,8 @@ def build(planner: Planner, rank: int, spread: Spread) -> RankPieces:
     """One rank's groups and pieces."""
     dtype = DTYPES[planner.run.language_model.dtype]
     with fake_rank(rank, spread) as layout, FakeTensorMode():
-        parameters = dict(_cut_model(planner, layout, dtype).causal_lm.named_parameters())
+        model = fake_model(planner.config, layout, dtype, TRACED_ATTENTION["flash"])
+        parameters = dict(model.causal_lm.named_parameters())
         pieces = {name: piece_of(p) for name, p in parameters.items()}
         held = {
             name: (piece.shape, piece.dimension, piece.begin, piece.size, is_sharded(parameters[name]))
@@ -156,21 +118,14 @@ def uncovered(ranks: list[RankPieces]) -> list[str]:
     return wrong
 
 
-def _traced(planner: Planner, planned: Planned, config: StageConfig, trains_llm: bool) -> Sent:
+def _traced(planner: Planner, place: StagePlace, planned: Planned) -> Sent:
     """The tensor group's collectives of one packed row on rank 0, forward and backward."""
-    dtype = torch.bfloat16 if config.precision == "bfloat16" else DTYPES[planner.run.language_model.dtype]
-    with fake_rank(0, planned.spread) as layout, FakeTensorMode(), Collectives() as seen:
-        model = _cut_model(planner, layout, dtype)
-        model.requires_grad_(False)
-        make_trainable(model, config.gradient_checkpointing, frozen=not trains_llm)
-        ids, positions = (torch.zeros(planned.row_tokens, dtype=torch.int64) for _ in range(2))
-        inputs = model.embed(ids)
-        if not trains_llm:
-            inputs = inputs.detach().requires_grad_()
-        hidden = model.hidden(inputs, positions, PackedLayout((planned.row_tokens,), _CPU))
-        targets = torch.zeros(1, dtype=torch.int64)
-        model.cross_entropy_sum(hidden.index_select(0, targets), targets).backward()
-    return seen.by_size.get(planned.spread.tensor, Sent()) if planned.spread.tensor > 1 else Sent()
+    spread, work = planned.spread, planner.work(place, planned.spread, planned.row_tokens, 1)
+    if spread.tensor == 1:
+        return Sent()
+    with fake_rank(0, spread) as layout, FakeTensorMode(), Collectives() as seen:
+        run_row(fake_model(planner.config, layout, work.dtype, TRACED_ATTENTION["flash"]), work)
+    return seen.by_size[spread.tensor]
 
 
 def rehearse(run: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
@@ -191,7 +146,7 @@ def rehearse(run: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
 
 def _stage(planner: Planner, place: StagePlace, spread: Spread) -> dict[str, Any]:
     planned = planner.stage(place, spread, planner.examples(place, Given()))
-    traced = _traced(planner, planned, place.config, place.spec.trains != "mapping")
+    traced = _traced(planner, place, planned)
     rows = planned.rows_per_step
     return {
         "rows_per_step": rows,

@@ -48,6 +48,7 @@ def _entry(planned: Planned) -> dict[str, Any]:
             "tensor_parallel_size": planned.spread.tensor,
             "data_parallel_size": planned.spread.data,
             "zero_stage": planned.spread.stage,
+            "sequence_parallel": planned.spread.sequence_parallel,
         },
         "parameters": planned.parameters,
         "memory_bytes": planned.memory_bytes,
@@ -93,7 +94,10 @@ def _print(table: Table) -> None:
 
 def _layout(layout: dict[str, int]) -> str:
     zero = f"ZeRO-{layout['zero_stage']}" if layout["zero_stage"] else "replicated"
-    return f"{layout['ranks']} GPUs = tensor {layout['tensor_parallel_size']} x data {layout['data_parallel_size']}, {zero}"
+    tensor = (
+        f"tensor {layout['tensor_parallel_size']}{' with sequence parallelism' if layout['sequence_parallel'] else ''}"
+    )
+    return f"{layout['ranks']} GPUs = {tensor} x data {layout['data_parallel_size']}, {zero}"
 
 
 def _memory(entry: dict[str, Any], available: int) -> Table:

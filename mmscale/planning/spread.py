@@ -32,17 +32,22 @@ class Spread:
         return f"tensor {self.tensor}{sequence} x data {self.data}, {zero}"
 
 
-def local_config(model_config: Any, tensor: int, layers: int | None = None) -> Any:
+def shortened(model_config: Any, layers: int) -> Any:
+    """The configuration of the same model with fewer layers."""
+    config = copy.deepcopy(model_config)
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:1] * layers
+    return config
+
+
+def local_config(model_config: Any, tensor: int) -> Any:
     """The configuration of a whole model whose layers have the shapes of one rank's parts (mmscale/parallel/tensor.py)."""
     config = copy.deepcopy(model_config)
     config.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     for key in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
         setattr(config, key, getattr(config, key) // tensor)
     config.vocab_size = -(-config.vocab_size // tensor)
-    if layers is not None:
-        config.num_hidden_layers = layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:1] * layers
     return config
 
 

@@ -1,6 +1,6 @@
-"""Memory of one training row, by running the model's own code on the meta device and watching what stays alive.
+"""Memory of one training row, by running the model's own code on tensors without memory and watching what stays alive.
 
-No formula for activations has to be kept in step with an architecture: what autograd saves is what is counted.
+No formula for activations has to be kept in step with an architecture or its cutting: what autograd saves is counted.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from mmscale.data.segments import SpecialTokens
 from mmscale.models.assembly import make_trainable
 from mmscale.models.attention import PackedLayout
 from mmscale.models.language_model import LanguageModel
-from mmscale.planning.spread import local_config
+from mmscale.parallel.layout import Layout
+from mmscale.planning.fake_ranks import DEVICE, Watching, fake_model, fake_rank
+from mmscale.planning.spread import Spread, shortened
 
-_META = torch.device("meta")
 _LAYERS = (2, 3)
 """Layers of the two traced models; memory is linear in their number."""
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(Watching):
     """Counts the bytes of tensors made inside it that are still alive, and their peak."""
 
     def __init__(self) -> None:
@@ -36,14 +36,10 @@ class LiveBytes(TorchDispatchMode):
         self.now, self.peak = 0, 0
         self._sizes: dict[int, int] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
-            return 0  # a model asks whether some mask is needed; ours never are
-        result = func(*args, **(kwargs or {}))
+    def note(self, func: Any, args: Any, result: Any) -> None:
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
                 self._note(value)
-        return result
 
     def ignore(self, tensors: Any) -> None:
         """Do not count these, which were made before."""
@@ -112,6 +108,7 @@ class Work:
     checkpointing: bool
     flash: bool
     tensor_size: int = 1
+    sequence_parallel: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,33 +123,37 @@ class RowMemory:
 
 def trace(model_config: Any, work: Work) -> RowMemory:
     """Bytes of one row, forward and backward, through all layers of a model, on one rank of its tensor group."""
-    few, more = (_trace(local_config(model_config, work.tensor_size, layers), work) for layers in _LAYERS)
+    spread = Spread(work.tensor_size, work.tensor_size, 0, work.sequence_parallel)
+    with fake_rank(0, spread) as layout, FakeTensorMode():
+        few, more = (_trace(shortened(model_config, layers), work, layout) for layers in _LAYERS)
     extra = int(model_config.num_hidden_layers) - _LAYERS[0]
     return RowMemory(few.forward + extra * (more.forward - few.forward), few.peak + extra * (more.peak - few.peak))
 
 
-def _trace(model_config: Any, work: Work) -> RowMemory:
-    with _META:
-        causal_lm = AutoModelForCausalLM.from_config(
-            model_config, dtype=work.dtype, attn_implementation=TRACED_ATTENTION["flash" if work.flash else "grids"]
-        )
-    model = LanguageModel(causal_lm, None, SpecialTokens(0, 0))
-    model.requires_grad_(False)
-    make_trainable(model, work.checkpointing, frozen=not work.trained)
+def _trace(model_config: Any, work: Work, layout: Layout) -> RowMemory:
+    model = fake_model(model_config, layout, work.dtype, TRACED_ATTENTION["flash" if work.flash else "grids"])
     if work.trained:
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)  # so that none is made inside
-    ids, positions = (torch.zeros(work.tokens, dtype=torch.int64, device=_META) for _ in range(2))
-    targets = torch.zeros(work.targets, dtype=torch.int64, device=_META)
     with LiveBytes() as live:
-        live.ignore([*model.parameters(), *model.buffers(), ids, positions, targets])
+        live.ignore([*model.parameters(), *model.buffers()])
         live.ignore([p.grad for p in model.parameters() if p.grad is not None])
-        inputs = model.embed(ids)
-        if not work.trained:
-            inputs = inputs.detach().requires_grad_()
-        hidden = model.hidden(inputs, positions, PackedLayout((work.tokens,), _META))
-        forward = live.now
-        loss = model.cross_entropy_sum(hidden.index_select(0, targets), targets)
-        del hidden
-        loss.backward()
+        forward = run_row(model, work, lambda: live.now)
     return RowMemory(forward, live.peak)
+
+
+def run_row(model: LanguageModel, work: Work, between: Callable[[], int] = lambda: 0) -> int:
+    """One row forward and backward, inside a FakeTensorMode; what `between` says before the head."""
+    model.requires_grad_(False)
+    make_trainable(model, work.checkpointing, frozen=not work.trained)
+    ids, positions = (torch.zeros(work.tokens, dtype=torch.int64) for _ in range(2))
+    targets = torch.zeros(work.targets, dtype=torch.int64)
+    inputs = model.embed(ids)
+    if not work.trained:
+        inputs = inputs.detach().requires_grad_()
+    hidden = model.hidden(inputs, positions, PackedLayout((work.tokens,), DEVICE))
+    found = between()
+    loss = model.cross_entropy_sum(hidden.index_select(0, targets), targets)
+    del hidden
+    loss.backward()
+    return found

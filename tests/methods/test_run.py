@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -97,6 +99,26 @@ def test_training_one_stage_gives_the_same_model_as_the_run(finished, tmp_path, 
     assert str(tmp_path / "one") in capsys.readouterr().out
     name = "stages/mindmerger.mapping/model/mapping.safetensors"
     assert (finished / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+@pytest.mark.parametrize("place", ["stages/mindmerger.mapping", "predictions/base/tinyworld"])
+def test_a_folder_that_another_run_writes_into_is_left_alone(tmp_path, capsys, place):
+    """The other one is a process of its own; when it is killed, the folder is free."""
+    script = "import sys, pathlib; from mmscale.locks import alone_in\nwith alone_in(pathlib.Path(sys.argv[1])): print('in', flush=True); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "in\n"
+    arguments = command(tmp_path, "methods=[]", "proxy=null")
+    if place.startswith("stages"):
+        arguments = ["train", "configs/quickstart.yaml", "mindmerger.mapping", *command(tmp_path)[2:]]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{tmp_path / place} is in use by process {holder.pid} on " in error
+    assert not list((tmp_path / place).glob("[a-z]*")), "nothing was written beside the other one"
+    holder.kill()
+    holder.wait()
+    assert main(arguments) == 0
 
 
 def test_models_of_a_run_are_used_by_path(finished, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -21,6 +23,7 @@ from mmscale.planning.spread import Spread, local_parameters
 from mmscale.planning.tracing import Work, trace
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.objective import CausalObjective
+from tests.distributed import ranks
 
 TOKENS, VOCABULARY = 1024, 3000
 SHAPE = {
@@ -77,6 +80,15 @@ def test_a_real_step_peaks_where_it_was_planned(config, trained, checkpointing):
 
     planned = trace(config, Work(TOKENS, TOKENS // 2, torch.float32, trained, checkpointing, flash=False))
     assert allocated(step) == pytest.approx(planned.peak, rel=0.01)
+
+
+def test_a_real_rank_of_a_tensor_group_peaks_where_it_was_planned(tmp_path):
+    """With all tokens between the layers, and with its own; each without and with checkpointing."""
+    pytest.importorskip("megatron.core", reason="extra tensor-parallel")
+    said = ranks.output(2, ["tests/planning/peak_worker.py", str(tmp_path)])
+    found, planned = json.loads(said.strip().splitlines()[-1])
+    assert found == pytest.approx(planned, rel=0.05)
+    assert planned[3] < planned[1] < planned[2] < planned[0]
 
 
 def test_checkpointing_keeps_one_input_a_layer():

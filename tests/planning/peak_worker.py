@@ -1,0 +1,66 @@
+"""Runs on two ranks of a tensor group: the peak of a real training step beside the planned one; JSON on rank 0."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from mmscale.cli.devices import joined
+from mmscale.config.model import LanguageModelConfig
+from mmscale.config.parallel import ParallelConfig
+from mmscale.config.training import StageConfig
+from mmscale.data.packing import PackedRow
+from mmscale.models.assembly import make_trainable
+from mmscale.models.language_model import load_language_model
+from mmscale.models.loading import resolve_path
+from mmscale.models.merge import MergedModel
+from mmscale.parallel.layout import Layout
+from mmscale.planning.tracing import Work, trace
+from mmscale.training.engines.local import LocalEngine
+from mmscale.training.objective import CausalObjective
+from tests.planning.test_memory import SHAPE, TOKENS, allocated
+
+
+def peak(folder: Path, layout: Layout, checkpointing: bool) -> int:
+    """Bytes beyond parameters, gradients and optimizer state."""
+    model = MergedModel(load_language_model(LanguageModelConfig(path=str(folder)), layout))
+    make_trainable(model.language_model, checkpointing, frozen=False)
+    engine = LocalEngine(CausalObjective(model), StageConfig(steps=1), layout)
+    places = torch.arange(TOKENS)
+    row = PackedRow(places % 2000 + 3, places, places, places % 2000 + 4, [TOKENS])
+    engine.train_step([row], 1e-4)  # the optimizer's state is made here
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    engine.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]  # as between rows of a step
+    return allocated(lambda: engine.train_step([row], 1e-4))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder, found = Path(sys.argv[1]), []
+    config = LlamaConfig(**{**SHAPE, "vocab_size": 2048})  # type: ignore[arg-type]
+    with joined(ParallelConfig(tensor_parallel_size=2)) as layout:
+        if layout.is_first:
+            AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+            for file in Path(resolve_path("tinyworld:llm")).glob("*token*"):
+                (folder / file.name).write_bytes(file.read_bytes())
+        layout.barrier()
+        for sequence in (False, True):
+            for checkpointing in (False, True):
+                found.append(peak(folder, replace(layout, sequence_parallel=sequence), checkpointing))
+    if layout.is_first:
+        works = [
+            Work(TOKENS, TOKENS, torch.float32, True, checkpointing, False, 2, sequence)
+            for sequence in (False, True)
+            for checkpointing in (False, True)
+        ]
+        print(json.dumps([found, [trace(config, work).peak for work in works]]))
+
+
+if __name__ == "__main__":
+    main()
