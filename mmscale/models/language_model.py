@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -14,6 +13,7 @@ from mmscale.data.segments import SpecialTokens, special_tokens
 from mmscale.errors import UserError
 from mmscale.models import attention
 from mmscale.models.attention import KeyValueCache, PackedLayout
+from mmscale.models.head import know_the_loss
 from mmscale.models.loading import DTYPES, load_pretrained
 from mmscale.models.weights import SafetensorsWeights
 from mmscale.parallel.layout import Layout
@@ -26,6 +26,8 @@ class LanguageModel(nn.Module):
     def __init__(self, causal_lm: Any, tokenizer: Any, specials: SpecialTokens, cut: Cut | None = None) -> None:
         super().__init__()
         self.causal_lm, self.tokenizer, self.specials = causal_lm, tokenizer, specials
+        if cut is None:
+            know_the_loss(causal_lm)
         self._cut = cut
         """How to use a model whose layers are cut over ranks."""
 
@@ -67,14 +69,12 @@ class LanguageModel(nn.Module):
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits [N, V] of chosen rows; without gradient where the head is cut over ranks."""
         logits = self.causal_lm.get_output_embeddings()(hidden_ND)
-        return logits if self._cut is None else self._cut.vocabulary.whole(logits)
+        return logits if self._cut is None else self._cut.whole_logits(logits)
 
     def cross_entropy_sum(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """Summed cross entropy (float32 scalar) of the tokens (int64 [N]) that follow chosen rows."""
-        logits = self.causal_lm.get_output_embeddings()(hidden_ND)
-        if self._cut is not None:
-            return self._cut.vocabulary.cross_entropy_sum(logits, targets_N)
-        return F.cross_entropy(logits.float(), targets_N, reduction="sum")
+        loss: Tensor = self.causal_lm.get_output_embeddings()(hidden_ND, targets_N)
+        return loss
 
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
         return KeyValueCache(int(self.config.num_hidden_layers), batch, capacity)

@@ -2,7 +2,7 @@
 
 Column- and row-parallel linears and the vocabulary-parallel embedding are those of Shoeybi et al. 2019 (arXiv
 1909.08053, section 3). Which layer is cut how is the architecture's own plan (transformers' base_model_tp_plan).
-The vocabulary is padded to a multiple of the degree; logits of padding are minus infinity.
+The vocabulary is padded to a multiple of the degree; padding has no part in the loss.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from mmscale_kernels import Stretch, linear_cross_entropy
 from torch import Tensor, nn
 
 from mmscale.errors import UserError
 from mmscale.parallel.layout import Layout
-from mmscale.parallel.pieces import Piece, even_piece, is_sharded, mark, whole_piece
+from mmscale.parallel.pieces import Piece, even_piece, is_sharded, mark, piece_of, whole_piece
 from mmscale.parallel.regions import Regions
 
 _PARTIAL_GRADIENT = "replicated_with_grad_allreduce"
@@ -55,7 +56,7 @@ def shard(model: Any, layout: Layout, dtype: torch.dtype, read: Callable[[str, P
         if module is embedding:
             made: nn.Module = layers.embedding(module)
         elif module is head:
-            made = layers.column(module)
+            made = layers.head(module)
             _enter_together(name, made, [made], regions.copy)
         elif style == "colwise" and isinstance(module, nn.Linear):
             made = layers.column(module)
@@ -78,7 +79,7 @@ def shard(model: Any, layout: Layout, dtype: torch.dtype, read: Callable[[str, P
             _sum_gradients(list(module.parameters()), layout)
     if layout.sequence_parallel:  # what is whole on every rank sees a stretch of the tokens there
         _sum_gradients([p for p in model.parameters() if not is_sharded(p) and not p._backward_hooks], layout)
-    return Cut(VocabularyParallel(int(model.config.vocab_size), layout), regions)
+    return Cut(int(model.config.vocab_size), layout, regions)
 
 
 def _fill(model: Any, layout: Layout, dtype: torch.dtype, read: Callable[[str, Piece], Tensor]) -> None:
@@ -136,10 +137,15 @@ class _Layers:
         made = VocabParallelEmbedding(self._padded(module.num_embeddings), module.embedding_dim, **self.common)
         return self._marked(made, {"weight": self._piece((module.num_embeddings, module.embedding_dim), 0)})
 
-    def column(self, module: nn.Linear) -> nn.Module:
+    def head(self, module: nn.Linear) -> nn.Module:
+        made = self.column(module, _head_class())
+        made.layout = self.layout
+        return made
+
+    def column(self, module: nn.Linear, kind: Any = None) -> Any:
         """Cut along the output."""
         out, width, has_bias = module.out_features, module.in_features, module.bias is not None
-        made = _column_class()(
+        made = (kind or _column_class())(
             width, self._padded(out), bias=has_bias, gather_output=False, disable_grad_reduce=True, **self.common
         )
         pieces = {"weight": self._piece((out, width), 0)} | ({"bias": self._piece((out,), 0)} if has_bias else {})
@@ -180,6 +186,27 @@ def _column_class() -> Any:
 
 
 @functools.cache
+def _head_class() -> Any:
+    class Head(_column_class()):  # type: ignore[misc]
+        """Logits of a stretch of the vocabulary [N, v]; with targets their summed cross entropy over all of it."""
+
+        layout: Layout
+
+        def forward(self, hidden_ND: Tensor, targets_N: Tensor | None = None) -> Tensor:
+            if targets_N is None:
+                logits: Tensor = super().forward(hidden_ND)
+                return logits
+            piece, weight, bias = piece_of(self.weight), self.weight, self.bias
+            if piece.size < weight.shape[0]:  # padding has no logits
+                weight, bias = weight[: piece.size], None if bias is None else bias[: piece.size]
+            hidden_ND = self.entrance.check(hidden_ND)
+            stretch = Stretch(self.layout.tensor_group, piece.begin, self.weight.shape[0])
+            return linear_cross_entropy(hidden_ND, weight, targets_N, bias, stretch)
+
+    return Head
+
+
+@functools.cache
 def _row_class() -> Any:
     from megatron.core.tensor_parallel import RowParallelLinear
 
@@ -204,23 +231,21 @@ class _Entrance:
 
     def __init__(self, name: str, passage: Callable[[Tensor], Tensor]) -> None:
         self.name, self._passage = name, passage
-        self._entered: Tensor | None = None
+        self._entered = 0
+        """Address of the storage that was entered: a reference would keep a row's activations alive."""
 
     def open(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Forward pre-hook of the module."""
         read: Tensor = args[0] if args else kwargs["hidden_states"]
-        self._entered = self._passage(read)
+        entered = self._passage(read)
+        self._entered = entered.untyped_storage()._cdata
         if args:
-            return (self._entered, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": self._entered}
-
-    def close(self, *_: Any) -> None:
-        """Forward hook: keep nothing alive beyond the module's forward pass."""
-        self._entered = None
+            return (entered, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": entered}
 
     def check(self, inputs: Tensor) -> Tensor:
         # by storage: under ZeRO-3 DeepSpeed puts views of its own in between
-        if self._entered is None or inputs.untyped_storage()._cdata != self._entered.untyped_storage()._cdata:
+        if inputs.untyped_storage()._cdata != self._entered:
             raise UserError(
                 f"a cut layer of {self.name} does not read that module's own input: this architecture cannot be cut "
                 f"here, set parallel.tensor_parallel_size=1"
@@ -232,7 +257,6 @@ def _enter_together(name: str, module: Any, columns: Sequence[Any], passage: Cal
     """Let the cut layers of a module enter what they read together."""
     entrance = _Entrance(name, passage)
     module.register_forward_pre_hook(entrance.open, with_kwargs=True)
-    module.register_forward_hook(entrance.close, always_call=True)
     for column in columns:
         column.entrance = entrance
     for child, layer in module.named_children():
@@ -244,66 +268,13 @@ def _enter_together(name: str, module: Any, columns: Sequence[Any], passage: Cal
 class Cut:
     """How to use a model that is cut over a tensor group."""
 
-    vocabulary: VocabularyParallel
+    vocabulary: int
+    """Without padding."""
+    layout: Layout
     regions: Regions
 
-
-class VocabularyParallel:
-    """Loss and logits of a head whose vocabulary is cut over the tensor group; N rows, v entries a rank, V in all."""
-
-    def __init__(self, vocabulary: int, layout: Layout) -> None:
-        self.vocabulary, self.layout = vocabulary, layout
-
-    def _without_padding(self, part_Nv: Tensor) -> Tensor:
-        real = max(0, self.vocabulary - self.layout.tensor_rank * part_Nv.shape[-1])
-        if real >= part_Nv.shape[-1]:
-            return part_Nv
-        padding = torch.arange(part_Nv.shape[-1], device=part_Nv.device) >= real
-        return part_Nv.masked_fill(padding, float("-inf"))
-
-    def cross_entropy_sum(self, part_Nv: Tensor, targets_N: Tensor) -> Tensor:
-        """Summed cross entropy (float32), the same on every rank of the group; every row has a target."""
-        losses = _VocabularyCrossEntropy.apply(self._without_padding(part_Nv), targets_N, self.layout)
-        total: Tensor = losses.sum()
-        return total
-
-    def whole(self, part_Nv: Tensor) -> Tensor:
+    def whole_logits(self, part_Nv: Tensor) -> Tensor:
         """Logits [N, V] on every rank; no gradient flows back."""
         parts = [torch.empty_like(part_Nv) for _ in range(self.layout.tensor_size)]
         dist.all_gather(parts, part_Nv.detach().contiguous(), group=self.layout.tensor_group)
         return torch.cat(parts, dim=-1)[..., : self.vocabulary]
-
-
-class _VocabularyCrossEntropy(torch.autograd.Function):
-    """Cross entropy over a cut vocabulary (Shoeybi et al. 2019, section 3): three all-reduces of N numbers.
-
-    megatron-core's arithmetic with the group passed in; its own function asks a global for it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, part_Nv: Tensor, targets_N: Tensor, layout: Layout) -> Tensor:
-        from megatron.core.tensor_parallel.cross_entropy import VocabParallelCrossEntropy as Arithmetic
-
-        group, width = layout.tensor_group, part_Nv.shape[-1]
-        logits, largest = Arithmetic.calculate_logits_max(part_Nv.to(torch.float32, copy=True))  # in place
-        dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
-        begin = layout.tensor_rank * width
-        elsewhere, places, predicted, total, exponentials = Arithmetic.calculate_predicted_logits(
-            logits, targets_N, largest, begin, begin + width
-        )
-        dist.all_reduce(predicted, group=group)
-        dist.all_reduce(total, group=group)
-        softmax, losses = Arithmetic.calculate_cross_entropy_loss(exponentials, predicted, total)
-        ctx.save_for_backward(softmax, elsewhere, places)
-        ctx.dtype = part_Nv.dtype
-        return losses
-
-    @staticmethod
-    def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor, None, None]:
-        from megatron.core.tensor_parallel.cross_entropy import VocabParallelCrossEntropy as Arithmetic
-
-        softmax, elsewhere, places = ctx.saved_tensors
-        operands = Arithmetic.prepare_gradient_calculation_operands(softmax, elsewhere)
-        rows, numbers, update, inputs = operands
-        found = Arithmetic.calculate_gradients(rows, numbers, places, update, inputs, gradient_N)
-        return found.to(ctx.dtype), None, None

@@ -1,0 +1,31 @@
+"""The head of a language model, and the loss through it.
+
+Both are calls of one module: parameters that are partitioned over ranks are whole inside its forward only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmscale_kernels import linear_cross_entropy
+from torch import Tensor, nn
+
+from mmscale.errors import UserError
+
+
+class LossHead(nn.Linear):
+    """Logits [N, V] of hidden states [N, D]; with targets (int64 [N]) their summed cross entropy instead (float32)."""
+
+    def forward(self, hidden_ND: Tensor, targets_N: Tensor | None = None) -> Tensor:
+        if targets_N is None:
+            return super().forward(hidden_ND)
+        return linear_cross_entropy(hidden_ND, self.weight, targets_N, self.bias)
+
+
+def know_the_loss(causal_lm: Any) -> None:
+    """Let a model's head be a LossHead, parameters and hooks as they are; UserError for a head of another kind."""
+    head = causal_lm.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise UserError(f"{type(causal_lm).__name__} has a head of {type(head).__name__}, which is no linear layer")
+    if type(head) is nn.Linear:
+        head.__class__ = LossHead
