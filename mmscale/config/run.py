@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from mmscale.config.base import Config, LanguageCodes, laid_over, validation_sentence
 from mmscale.config.evaluation import EvaluationConfig, ProxyConfig
@@ -30,6 +30,9 @@ class RunConfig(Config):
     languages: LanguageCodes = MGSM_LANGUAGES
     language_model: LanguageModelConfig
     encoder: EncoderConfig | None = None
+    encoder_cache: str = "auto"
+    """States of the frozen encoder on disk: `auto` keeps them in the run directory while a stage goes over its data twice
+    or more; `off`; or a folder that keeps them for other runs."""
     methods: tuple[str, ...] = ()
     """Which recipes to run, in this order."""
     recipes: dict[str, dict[str, StageConfig]] = {}
@@ -39,6 +42,12 @@ class RunConfig(Config):
     parallel: ParallelConfig = ParallelConfig()
     threads: int | None = None
     """CPU threads of torch; None leaves torch's choice."""
+
+    @field_validator("encoder_cache", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        """YAML reads a bare `off` as false."""
+        return {False: "off", True: "auto"}[value] if isinstance(value, bool) else value
 
     @property
     def directory(self) -> Path:

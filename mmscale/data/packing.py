@@ -147,9 +147,23 @@ class EncoderRow:
     lengths: list[int]
     """Tokens of each example, B of them."""
     languages: list[str]
+    states: torch.Tensor | None = None
+    """[E, d_enc] where they are known already."""
 
     def to(self, device: torch.device | str) -> EncoderRow:
-        return EncoderRow(self.token_ids.to(device), self.lengths, self.languages)
+        states = None if self.states is None else self.states.to(device)
+        return EncoderRow(self.token_ids.to(device), self.lengths, self.languages, states)
+
+
+def encoder_row(examples: Sequence[TokenizedExample]) -> EncoderRow:
+    """The encoder text of some examples; with their states where all have them."""
+    known = [e.encoder_states for e in examples if e.encoder_states is not None]
+    return EncoderRow(
+        torch.tensor([i for e in examples for i in e.encoder_ids]),
+        [len(e.encoder_ids) for e in examples],
+        [e.language for e in examples],
+        torch.cat(known) if len(known) == len(examples) else None,
+    )
 
 
 @dataclass
@@ -228,10 +242,6 @@ def pack(examples: Sequence[TokenizedExample], specials: SpecialTokens) -> Packe
         origins=tuple(example.origin for example in examples),
     )
     if merged:
-        row.encoder = EncoderRow(
-            torch.tensor([i for e in examples for i in e.encoder_ids]),
-            [len(e.encoder_ids) for e in examples],
-            [e.language for e in examples],
-        )
+        row.encoder = encoder_row(examples)
         row.encoder_rows, row.boundary_rows = torch.tensor(encoder_rows), torch.tensor(boundary_rows)
     return row

@@ -8,8 +8,10 @@ The bracket in the middle is there for encoder-merged models only; fine-tuning i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from mmscale.config.data import PackingConfig
 from mmscale.data.prompts import Prompt, Template
@@ -76,6 +78,8 @@ class TokenizedExample:
     language: str = ""
     origin: str = ""
     truncated: bool = False
+    encoder_states: Tensor | None = field(default=None, compare=False, repr=False)
+    """What the encoder makes of `encoder_ids` [len, d_enc], where that is known already."""
 
     @property
     def merged_length(self) -> int:

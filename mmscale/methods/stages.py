@@ -13,6 +13,7 @@ import torch
 from mmscale.config.model import LanguageModelConfig
 from mmscale.errors import UserError
 from mmscale.files import recover_directory, write_directory, write_json
+from mmscale.methods import encoder_cache
 from mmscale.methods.place import StagePlace
 from mmscale.methods.solvers import solver_in_memory, task_accuracy
 from mmscale.methods.tokenizing import tokens
@@ -55,10 +56,10 @@ def fingerprint(place: StagePlace, start: ModelParts) -> str:
 def run_stage(place: StagePlace, start: ModelParts, layout: Layout) -> ModelParts:
     """Train (or go on training, or take as finished) a stage; the parts of the model it made. All ranks call it."""
     print_of_start = fingerprint(place, start)
-    if not layout.first_says(place.finished):
+    if not layout.from_first(lambda: place.finished):
         with layout.alone_in(place.folder):
             layout.on_first(lambda: recover_directory(place.model))
-            if not layout.first_says(place.finished):  # another run may have finished it meanwhile
+            if not layout.from_first(lambda: place.finished):  # another run may have finished it meanwhile
                 return _train(place, start, print_of_start, layout)
     made = json.loads((place.model / FINGERPRINT_FILE).read_text(encoding="utf-8"))["fingerprint"]
     if made != print_of_start:
@@ -73,6 +74,8 @@ def _train(place: StagePlace, start: ModelParts, print_of_start: str, layout: La
     data = tokens(place, layout)
     loading = partitioned_loading(zero, config, layout)
     model, encoder_tokenizer = assemble(start, layout, place.run.seed, loading)
+    if model.encoder is not None:
+        data = encoder_cache.cached(place, model.encoder, data, layout)
     make_trainable(model.language_model, config.gradient_checkpointing, frozen=trains_mapping)
     if model.mapping is not None:
         model.mapping.requires_grad_(trains_mapping).train()
@@ -93,6 +96,7 @@ def _train(place: StagePlace, start: ModelParts, print_of_start: str, layout: La
     )
     chosen = trainer.run()
     layout.on_first(lambda: _write_model(place, start, model, SavedState(chosen), print_of_start))
+    encoder_cache.drop(place, layout)
     return read_parts(str(place.model))
 
 

@@ -40,8 +40,10 @@ class MergedModel(nn.Module):
         if self.encoder is None or self.mapping is None:
             return tokens
         assert row.encoder is not None and row.encoder_rows is not None and row.boundary_rows is not None
-        with torch.no_grad():
-            states = self.encoder.states(row.encoder)
+        states = row.encoder.states
+        if states is None:
+            with torch.no_grad():
+                states = self.encoder.states(row.encoder)
         mapped, boundary = self.mapping(states.to(self.mapping.end_boundary.dtype))
         kind = tokens.dtype
         return merge_rows(

@@ -81,9 +81,11 @@ class Layout:
                 problem = str(error)
         self.agree(problem)
 
-    def first_says(self, value: Any) -> Any:
-        """What the first rank holds, on every rank."""
-        return self.gather(value)[0]
+    def from_first(self, action: Callable[[], Any]) -> Any:
+        """What the first rank finds, on every rank; plain values only. Its UserError is raised on every rank."""
+        found: list[Any] = []
+        self.on_first(lambda: found.append(action()))
+        return self.gather(found)[0][0]
 
     def agree(self, problem: str | None) -> None:
         """UserError on every rank when any of them has a problem; ranks must not part ways."""

@@ -131,7 +131,7 @@ def _file_fault(file: Path, expected: str) -> str | None:
 
 def latest(folder: Path, layout: Layout) -> Path | None:
     """The newest checkpoint that verifies; damaged ones are named and passed over."""
-    for step in layout.first_says(sorted(_steps(folder), reverse=True)):
+    for step in layout.from_first(lambda: sorted(_steps(folder), reverse=True)):
         path = step_directory(folder, step)
         problem = fault(path, layout)
         if problem is None:

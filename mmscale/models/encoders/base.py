@@ -96,6 +96,12 @@ class Encoder(nn.Module):
         self.model, self.width = model, width
         freeze(self)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its states."""
+        found: torch.dtype = next(self.model.parameters()).dtype
+        return found
+
     def train(self, mode: bool = True) -> Encoder:
         """Stays in evaluation mode: a frozen encoder with dropout on is a fault of the original code."""
         return super().train(False)

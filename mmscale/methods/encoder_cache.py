@@ -1,0 +1,91 @@
+"""Whether a stage's encoder states are kept on disk, and where."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from mmscale.config.training import StageConfig
+from mmscale.data.token_store import TokenStore
+from mmscale.errors import UserError
+from mmscale.methods.place import StagePlace
+from mmscale.models.encoders import Encoder
+from mmscale.parallel.interruption import Interruption
+from mmscale.parallel.layout import Layout
+from mmscale.progress import say
+from mmscale.training.encoder_cache import CachePlace, size_of, with_states
+from mmscale.training.trainer import TrainingData
+
+AUTO, OFF = "auto", "off"
+WORTHWHILE_PASSES = 2.0
+"""Making the states costs one pass over the data."""
+FREE_SHARE = 0.5
+"""Of the free disk that `auto` takes at most."""
+
+
+def own_folder(place: StagePlace) -> Path:
+    """Of `encoder_cache: auto`."""
+    return place.folder / "encoder_states"
+
+
+def cache_place(place: StagePlace) -> CachePlace | None:
+    """Where the configuration wants the states; None for `off`."""
+    chosen = place.run.encoder_cache
+    if chosen == OFF:
+        return None
+    if chosen == AUTO:
+        return CachePlace(own_folder(place), True, place.title)
+    return CachePlace(Path(chosen) / place.name, False, place.title)
+
+
+def passes(config: StageConfig, examples: int, merged_tokens: int) -> float:
+    """How often a stage goes over its data."""
+    if config.epochs is not None:
+        return config.epochs
+    packing = config.packing
+    if packing.global_batch_size is not None:
+        return (config.steps or 0) * packing.global_batch_size / examples
+    return (config.steps or 0) * (packing.global_batch_tokens or 0) / merged_tokens
+
+
+def cached(place: StagePlace, encoder: Encoder, data: TrainingData, layout: Layout) -> TrainingData:
+    """The same examples with encoder states from disk, where the configuration asks for them or they pay.
+
+    Raises UserError when a folder that was asked for has too little room, or holds the states of something else.
+    """
+    where = cache_place(place)
+    stores = {store.name: store for store in (data.train, data.dev) if isinstance(store, TokenStore) and len(store)}
+    if where is None or "train" not in stores:
+        return data
+    if (
+        where.renewable
+        and passes(place.config, len(data.train), sum(stores["train"].merged_lengths())) < WORTHWHILE_PASSES
+    ):
+        return data
+    if not layout.from_first(lambda: _has_room(where, size_of(stores, encoder)[1])):
+        return data
+    found = with_states(encoder, stores, where, layout, Interruption(place.run.parallel.interruption, layout))
+    return replace(data, train=found["train"], dev=found.get("dev", data.dev))
+
+
+def _has_room(where: CachePlace, size: int) -> bool:
+    """Whether the states fit the disk; where they were asked for by path, writing them says so itself."""
+    existing = next(folder for folder in (where.folder, *where.folder.absolute().parents) if folder.exists())
+    held = sum(file.stat().st_size for file in where.folder.glob("*.safetensors")) if where.folder.is_dir() else 0
+    room = size - held <= FREE_SHARE * shutil.disk_usage(existing).free
+    if not room and not where.renewable:
+        raise UserError(
+            f"encoder states of {where.title} take {size / 1e9:.1f} GB, more than half of what is free at {existing}: "
+            f"free space, or set encoder_cache=off"
+        )
+    if not room:
+        say(
+            f"{where.title}: {size / 1e9:.1f} GB of encoder states do not fit the disk well; the encoder runs every step"
+        )
+    return room
+
+
+def drop(place: StagePlace, layout: Layout) -> None:
+    """Remove what `auto` kept: a finished stage needs it no more."""
+    layout.on_first(lambda: shutil.rmtree(own_folder(place), ignore_errors=True))

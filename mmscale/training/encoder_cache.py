@@ -1,0 +1,201 @@
+"""States of a frozen encoder, computed once and mapped from disk in every later pass.
+
+A folder a stage: NAME-NNNNN.safetensors with `states` [tokens, d_enc] of 512 examples, in the encoder's own dtype, and
+index.json with the digests of the encoder's weights and of the tokens they belong to, written when all parts are there.
+Every rank computes every n-th part; a part is the same whoever makes it, and one that is there is not made again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from mmscale.data.packing import encoder_row
+from mmscale.data.token_store import TokenStore
+from mmscale.errors import Interrupted, UserError
+from mmscale.files import atomic_write, write_json
+from mmscale.models.encoders import Encoder
+from mmscale.parallel.interruption import Interruption
+from mmscale.parallel.layout import Layout
+from mmscale.progress import bar, say
+
+PART_EXAMPLES = 512
+"""At 100 tokens of mT5-xl (2,048 wide, bfloat16): 200 MB."""
+BATCH_TOKENS = 16_384
+"""Encoder tokens computed at once."""
+_INDEX = "index.json"
+_SAMPLE_BYTES, _SAMPLES = 1 << 16, 64
+
+
+@dataclass(frozen=True)
+class CachePlace:
+    """Where a cache is, and whether it may be made anew when it belongs to something else."""
+
+    folder: Path
+    renewable: bool
+    title: str
+
+
+def weights_digest(encoder: Encoder) -> str:
+    """Of names, shapes and up to 4 MB of each parameter's values, taken at even distances: two checkpoints differ."""
+    digest = hashlib.sha256()
+    for name, parameter in encoder.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        values = parameter.detach().flatten().contiguous().view(torch.uint8)
+        step = max(_SAMPLE_BYTES, values.numel() // _SAMPLES)
+        for begin in range(0, values.numel(), step):
+            digest.update(values[begin : begin + _SAMPLE_BYTES].cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def tokens_digest(stores: dict[str, TokenStore]) -> str:
+    """Of every example's encoder tokens, in order."""
+    digest = hashlib.sha256()
+    for name, store in stores.items():
+        digest.update(f"{name} {len(store)}".encode())
+        for example in store:
+            digest.update(json.dumps(example.encoder_ids).encode())
+    return digest.hexdigest()
+
+
+def size_of(stores: dict[str, TokenStore], encoder: Encoder) -> tuple[int, int]:
+    """(encoder tokens, bytes of their states)."""
+    tokens = sum(int(store.field_lengths()[:, 2].sum()) for store in stores.values())
+    return tokens, tokens * encoder.width * encoder.dtype.itemsize
+
+
+def _file(folder: Path, name: str, number: int) -> Path:
+    return folder / f"{name}-{number:05d}.safetensors"
+
+
+def _part(store: TokenStore, number: int) -> range:
+    return range(number * PART_EXAMPLES, min(len(store), (number + 1) * PART_EXAMPLES))
+
+
+def _batches(lengths: list[int]) -> Iterator[list[int]]:
+    """Numbers of examples of about equal length, few enough for one pass."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batch and lengths[i] * (len(batch) + 1) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _write(encoder: Encoder, store: TokenStore, number: int, path: Path, device: torch.device) -> None:
+    """One part, whole or not at all."""
+    examples = [store[i] for i in _part(store, number)]
+    lengths = [len(example.encoder_ids) for example in examples]
+    ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
+    states = torch.empty(ends[-1], encoder.width, dtype=encoder.dtype)
+    with torch.no_grad():
+        for batch in _batches(lengths):
+            found = encoder.states(encoder_row([examples[i] for i in batch]).to(device)).to("cpu", encoder.dtype)
+            for i, part in zip(batch, found.split([lengths[i] for i in batch]), strict=True):
+                states[ends[i] : ends[i + 1]] = part
+    with atomic_write(path, "wb") as handle:
+        handle.write(save({"states": states}))
+
+
+class WithStates(TokenStore):
+    """The same examples, each with its encoder states; nothing but what is looked at enters memory."""
+
+    def __init__(self, tokens: TokenStore, folder: Path) -> None:
+        super().__init__(tokens.folder, tokens.name, len(tokens))
+        lengths = tokens.field_lengths()[:, 2].long()
+        self._counts, self._after = lengths.tolist(), lengths.cumsum(0).tolist()
+        self._mapped = functools.cache(lambda number: _mapped(_file(folder, tokens.name, number)))
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        if isinstance(index, slice):
+            return found  # made of single ones
+        index %= len(self)
+        number = index // PART_EXAMPLES
+        first = number * PART_EXAMPLES
+        offset = self._after[first - 1] if first else 0
+        stop = self._after[index] - offset
+        return replace(found, encoder_states=self._mapped(number)[stop - self._counts[index] : stop])
+
+
+def _mapped(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt").get_slice("states")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove its folder, it is made again") from error
+
+
+def _found(place: CachePlace, wanted: dict[str, str]) -> bool:
+    """Whether the cache is complete and belongs to this encoder and these tokens; UserError where it may not be renewed."""
+    index = place.folder / _INDEX
+    held = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    if {key: held.get(key) for key in wanted} == wanted:
+        return bool(held.get("complete"))
+    if held and not place.renewable:
+        other = "another encoder" if held.get("encoder") != wanted["encoder"] else "other data or another tokenizer"
+        raise UserError(
+            f"{place.folder} holds encoder states of {other}: choose another encoder_cache, or remove that folder"
+        )
+    for file in place.folder.glob("*.safetensors"):
+        file.unlink()
+    write_json(index, {**wanted, "complete": False})
+    return False
+
+
+def with_states(
+    encoder: Encoder,
+    stores: dict[str, TokenStore],
+    place: CachePlace,
+    layout: Layout,
+    interruption: Interruption,
+) -> dict[str, WithStates]:
+    """The stores with their states, computed by all ranks where they are not there yet.
+
+    Raises UserError for a cache of something else that is not ours to remove, Interrupted (on all ranks, after a part)
+    for a signal or a time limit.
+    """
+    wanted = {"encoder": weights_digest(encoder), "tokens": tokens_digest(stores)}
+    with layout.alone_in(place.folder):
+        if not layout.from_first(lambda: _found(place, wanted)):
+            _make(encoder, stores, place, layout, interruption)
+            layout.on_first(lambda: write_json(place.folder / _INDEX, {**wanted, "complete": True}))
+    return {name: WithStates(store, place.folder) for name, store in stores.items()}
+
+
+def _make(
+    encoder: Encoder, stores: dict[str, TokenStore], place: CachePlace, layout: Layout, interruption: Interruption
+) -> None:
+    """Ranks take turns at the parts and meet after each turn, so that nobody waits long in a collective."""
+    tokens, size = size_of(stores, encoder)
+    count = sum(map(len, stores.values()))
+    say(
+        f"{place.title}: encoder states of {count:,} examples, {tokens:,} tokens x {encoder.width} x "
+        f"{encoder.dtype.itemsize} bytes = {size / 1e6:,.1f} MB, into {place.folder}"
+    )
+    parts = [(store, n) for store in stores.values() for n in range(-(-len(store) // PART_EXAMPLES))]
+    with bar(f"{place.title}: encoder states", len(parts)) as progress, interruption:
+        for begin in range(0, len(parts), layout.size):
+            interruption.watch()
+            turn = parts[begin : begin + layout.size]
+            if layout.rank < len(turn):
+                store, number = turn[layout.rank]
+                path = _file(place.folder, store.name, number)
+                if not path.is_file():
+                    _write(encoder, store, number, path, layout.device)
+            reason = interruption.reason()
+            if reason is not None:
+                say(f"{place.title}: stopped by {reason}; the same command goes on from there")
+                raise Interrupted(reason)
+            for _ in turn:
+                progress.advance()
