@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from mmscale_kernels import adapter_merge
 from torch import Tensor, nn
 
 
@@ -19,10 +20,9 @@ class TwoLayerPerceptron(nn.Module):
 
 
 class Mapping(nn.Module):
-    """Encoder states [E, d_enc] -> rows of the LLM's input [E, d_llm], and the row that ends them [d_llm].
+    """Encoder states -> rows of the LLM's input, and the row that ends them; five tensors named as published.
 
-    Five tensors named as published. The boundary comes out of `forward` because parameters that are partitioned
-    over ranks are whole only inside their own module's forward.
+    `forward` writes the merged row itself: parameters that are partitioned over ranks are whole only inside it.
     """
 
     def __init__(self, encoder_width: int, llm_width: int) -> None:
@@ -38,5 +38,12 @@ class Mapping(nn.Module):
     def llm_width(self) -> int:
         return self.mlp.linear2.out_features
 
-    def forward(self, states_ED: Tensor) -> tuple[Tensor, Tensor]:
-        return self.mlp(states_ED), self.end_boundary[0, 0]
+    def forward(
+        self, states_ED: Tensor, tokens_ND: Tensor, token_rows: Tensor, encoder_rows: Tensor, boundary_rows: Tensor
+    ) -> Tensor:
+        """The LLM's input [T, d_llm] of states [E, d_enc] and token embeddings [N, d_llm], in the latter's dtype."""
+        one, two = self.mlp.linear1, self.mlp.linear2
+        rows = token_rows, encoder_rows, boundary_rows
+        return adapter_merge(
+            states_ED, one.weight, one.bias, two.weight, two.bias, self.end_boundary[0, 0], tokens_ND, *rows
+        )

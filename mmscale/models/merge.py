@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from mmscale_kernels import merge_rows
 from torch import Tensor, nn
 
 from mmscale.data.packing import PackedRow
@@ -44,11 +43,8 @@ class MergedModel(nn.Module):
         if states is None:
             with torch.no_grad():
                 states = self.encoder.states(row.encoder)
-        mapped, boundary = self.mapping(states.to(self.mapping.end_boundary.dtype))
-        kind = tokens.dtype
-        return merge_rows(
-            tokens, mapped.to(kind), boundary.to(kind), row.token_rows, row.encoder_rows, row.boundary_rows
-        )
+        merged: Tensor = self.mapping(states, tokens, row.token_rows, row.encoder_rows, row.boundary_rows)
+        return merged
 
     def hidden(self, row: PackedRow, cache: KeyValueCache | None = None) -> Tensor:
         """Last hidden states [T, D]."""

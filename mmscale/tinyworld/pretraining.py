@@ -57,6 +57,7 @@ class TranslationObjective:
     def __init__(self, model: T5ForConditionalGeneration) -> None:
         self.module: nn.Module = model
         self.in_step: Sequence[nn.Module] = [model]
+        self.read_outside: Sequence[tuple[nn.Module, nn.Parameter]] = []
         self.model = model
 
     def loss_sum(self, row: PackedRow) -> Tensor:

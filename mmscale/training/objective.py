@@ -21,6 +21,9 @@ class Objective(Protocol):
     ZeRO-3 gathers parameters at each call, so it may partition these alone: it would wait for ever in another.
     """
 
+    read_outside: Sequence[tuple[nn.Module, nn.Parameter]]
+    """Modules and parameters of others that they read in their forward: ZeRO-3 gathers these as well."""
+
     def loss_sum(self, row: PackedRow) -> Tensor:
         """Summed loss (float32 scalar) over the row's target tokens."""
         ...
@@ -33,6 +36,9 @@ class CausalObjective:
         self.module: nn.Module = model
         # the frozen encoder runs once for each group of about equal lengths: whole on every rank
         self.in_step: Sequence[nn.Module] = [part for part in (model.language_model, model.mapping) if part is not None]
+        self.read_outside: Sequence[tuple[nn.Module, nn.Parameter]] = []
+        if model.mapping is not None:
+            self.read_outside = [(model.mapping, parameter) for parameter in model.mapping.mlp.parameters()]
         self.model = model
 
     def loss_sum(self, row: PackedRow) -> Tensor:

@@ -69,8 +69,8 @@ def test_merged_logits_equal_left_padded_merge():
     for example in chosen:
         states = model.encoder.model(input_ids=torch.tensor([example.encoder_ids])).last_hidden_state[0]
         text = torch.tensor([*example.prompt_ids, *example.target_ids[:-1]])
-        mapped, boundary = model.mapping(states)
-        parts = [embed(torch.tensor([1])), mapped, boundary[None], embed(text)]
+        mapped, boundary = model.mapping.mlp(states), model.mapping.end_boundary[0]
+        parts = [embed(torch.tensor([1])), mapped, boundary, embed(text)]
         inputs.append(torch.cat(parts))
     longest = max(map(len, inputs))
     padded = torch.stack([torch.cat([x.new_zeros(longest - len(x), x.shape[1]), x]) for x in inputs])

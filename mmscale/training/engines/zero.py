@@ -52,6 +52,8 @@ class ZeroEngine:
         deepspeed = start_deepspeed(zero, layout)
         self.layout, self.stage = layout, zero.stage
         self._named = trainable(objective)
+        for module, parameter in objective.read_outside:
+            deepspeed.zero.register_external_parameter(module, parameter)
         self.engine, _, _, _ = deepspeed.initialize(
             model=_Loss(objective),
             optimizer=make_optimizer(objective, config.optimizer, fused=False),

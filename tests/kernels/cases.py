@@ -1,0 +1,45 @@
+"""Inputs and measures that the kernels' tests share, by PyTorch and under Triton's interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+ADAPTER_SHAPES = [
+    (1, 1, 1, 1, 1, 1),
+    (47, 5, 3, 5, 7, 3),
+    (0, 4, 1, 3, 2, 5),
+    (5, 0, 0, 47, 123, 6),
+    (123, 31, 9, 33, 65, 70),
+]
+"""(encoder states, tokens, boundaries, encoder width, hidden width, LLM width)"""
+
+
+def far(found: Tensor, exact: Tensor) -> float:
+    """Norm of the difference over the norm of what is right."""
+    if not exact.numel():
+        return 0.0
+    return float((found.double() - exact).norm() / exact.norm().clamp_min(1e-30))
+
+
+def adapter_inputs(e: int, n: int, b: int, width: int, hidden: int, out: int, dtype: torch.dtype) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(e + n + width)
+    order = torch.randperm(e + n + b, generator=generator)
+
+    def values(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    weights = [values(hidden, width), values(hidden), values(out, hidden), values(out)]
+    rows = [order[:n], order[n : n + e], order[n + e :]]
+    return [values(e, width), *weights, values(out), values(n, out), *rows]
+
+
+def with_gradients(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> list[Tensor]:
+    """What a function gives, and the gradients of its floating-point arguments for one upstream gradient."""
+    leaves = [a.detach().clone().requires_grad_() if a.is_floating_point() else a for a in arguments]
+    merged = function(*leaves)
+    torch.manual_seed(3)
+    upstream = torch.randn(merged.shape, dtype=torch.float64).to(merged.dtype)
+    return [merged.detach(), *torch.autograd.grad(merged, [a for a in leaves if a.is_floating_point()], upstream)]

@@ -1,0 +1,95 @@
+"""Every Triton kernel under the interpreter, against float64: pytest tests/kernels/interpreted.py, in a process of its own
+(tests/kernels/test_interpreted.py starts it), since the interpreter has to be chosen before a kernel is imported.
+
+bfloat16 is left out: the interpreter computes it wrongly, and proves nothing about it.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmscale_kernels import linear_cross_entropy
+from mmscale_kernels.adapter import adapter_merge, adapter_merge_reference
+from mmscale_kernels.dispatch import interpreted, use_triton
+from mmscale_kernels.gpu import matmul, softmax_rows
+from torch import Tensor
+
+from tests.kernels.cases import ADAPTER_SHAPES, adapter_inputs, far, with_gradients
+
+BOUNDS = [(torch.float32, 1e-5), (torch.float16, 5e-3)]
+
+
+@pytest.fixture(autouse=True)
+def poison(monkeypatch):
+    """What a kernel does not write is no number."""
+    assert interpreted() and use_triton(torch.device("cpu"))
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=[matmul.Tile(32, 32, 16, 1, 1), matmul.Tile(16, 64, 32, 1, 1)], ids=["32x32x16", "16x64x32"])
+def tile(request, monkeypatch):
+    monkeypatch.setattr(matmul, "tile_for", lambda *_: request.param)
+
+
+@pytest.mark.parametrize("shape", ADAPTER_SHAPES)
+@pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
+def test_adapter(tile, shape, dtype, bound):
+    arguments = adapter_inputs(*shape, dtype=dtype)
+    found = with_gradients(adapter_merge, arguments)
+    exact = with_gradients(adapter_merge_reference, [a.double() if a.is_floating_point() else a for a in arguments])
+    names = ("merged", "states", "w1", "b1", "w2", "b2", "boundary", "tokens")
+    for name, value, right in zip(names, found, exact, strict=True):
+        assert value.dtype == dtype and far(value, right) < bound, name
+
+
+def test_the_adapter_gives_the_same_bits_every_time(tile):
+    arguments = adapter_inputs(*ADAPTER_SHAPES[-1], dtype=torch.float32)
+    for one, other in zip(*(with_gradients(adapter_merge, arguments) for _ in range(2)), strict=True):
+        assert torch.equal(one, other)
+
+
+def head(rows: int, width: int, vocabulary: int, dtype: torch.dtype) -> list[Tensor]:
+    torch.manual_seed(rows)
+    return [
+        torch.randn(rows, width).to(dtype),
+        torch.randn(vocabulary, width).to(dtype),
+        torch.randint(vocabulary, (rows,)),
+    ]
+
+
+def whole(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(hidden, weight), targets, reduction="sum")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 47), (47, 8, 5), (23, 17, 129)])
+@pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
+def test_linear_cross_entropy(monkeypatch, shape, dtype, bound):
+    monkeypatch.setattr(softmax_rows, "BLOCK", 32)
+    values = head(*shape, dtype)
+    found = with_gradients(lambda *v: linear_cross_entropy(*v, chunk_bytes=7 * shape[2] * 4), values)
+    exact = with_gradients(whole, [v.double() if v.is_floating_point() else v for v in values])
+    for value, right in zip(found, exact, strict=True):
+        assert far(value, right) < bound or (shape[2] == 1 and not value.any())
+
+
+def test_targets_of_other_ranks_count_as_nothing(monkeypatch):
+    monkeypatch.setattr(softmax_rows, "BLOCK", 32)
+    logits, targets = torch.randn(4, 40), torch.tensor([-1, 40, 39, 1 << 40])
+    statistics = softmax_rows.statistics(logits, targets)
+    assert statistics[2].tolist() == [0, 0, logits[2, 39].item(), 0]
+    lse = logits.logsumexp(1)
+    right = torch.softmax(logits, 1)
+    right[2, 39] -= 1
+    softmax_rows.gradient_(logits, targets, lse)
+    assert torch.allclose(logits, right, atol=1e-6)
+
+
+def test_a_dtype_that_triton_cannot_take_is_refused():
+    with pytest.raises(ValueError, match="take float16, bfloat16 or float32 logits, not torch.float64"):
+        linear_cross_entropy(*head(3, 2, 4, torch.float64))
+    with pytest.raises(ValueError, match="takes float16, bfloat16 or float32, not torch.float64"):
+        adapter_merge(*adapter_inputs(3, 2, 2, 4, 5, 6, dtype=torch.float64))
