@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -11,13 +12,14 @@ from typing import Any
 from mmscale.files import write_json
 from mmscale.methods.environment import describe_environment
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("MMSCALE_RESULTS") or Path(__file__).parent / "results")
+"""`mmscale bench --output` chooses another folder."""
 
 
 def record(name: str, values: dict[str, Any]) -> Path:
     """Write a result file; commit is empty outside a repository."""
     command = ["git", "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent, check=False)
+    found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
     made_with = {"command": ["python", *sys.argv], "commit": found.stdout.strip(), **describe_environment()}
     made_with["system"] = platform.system()  # its release says more of a workplace than of a measurement
     path = RESULTS / f"{name}.json"

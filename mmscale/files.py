@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -55,20 +54,6 @@ def write_json(path: Path, value: Any) -> None:
     with atomic_write(path) as handle:
         json.dump(value, handle, indent=2, ensure_ascii=False)
         handle.write("\n")
-
-
-def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file, straight into `path`; raises OSError when it cannot be written, as any file would."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file  # late: torch takes seconds
-
-    try:
-        save_file(tensors, path, metadata=metadata)
-    except SafetensorError as error:  # "... No space left on device (os error 28)"
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def temporary_path(path: Path) -> Path:

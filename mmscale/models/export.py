@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor, dtype
 
-from mmscale.files import save_tensors
 from mmscale.models.language_model import LanguageModel
+from mmscale.tensor_writing import save_tensors
 
 TRUNK_PREFIX = "language_model.causal_lm."
 """What stands before a Hugging Face parameter name inside a MergedModel."""

@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmscale.errors import UserError
-from mmscale.files import atomic_write, existing_file, save_tensors
+from mmscale.files import atomic_write, existing_file
 from mmscale.models.loading import load_tensors
 from mmscale.models.mapping import Mapping
+from mmscale.tensor_writing import save_tensors
 
 KEYS = ("mlp.linear1.weight", "mlp.linear1.bias", "mlp.linear2.weight", "mlp.linear2.bias", "end_boundary")
 _OLD_PREFIX = "linear."

@@ -16,7 +16,6 @@ from mmscale.errors import UserError
 from mmscale.files import (
     make_temporary,
     publish_directory,
-    save_tensors,
     sha256,
     sync_tree,
     temporary_path,
@@ -24,6 +23,7 @@ from mmscale.files import (
 )
 from mmscale.parallel.layout import Layout
 from mmscale.progress import say
+from mmscale.tensor_writing import save_tensors
 from mmscale.training.engines.base import Engine
 from mmscale.training.fragments import SavedState, rank_file, write_fragments
 
@@ -71,7 +71,7 @@ def save(folder: Path, engine: Engine, state: TrainingState, layout: Layout, kee
     problem = None
     try:
         names = [rank_file(layout.rank), _random_file(layout.rank)]
-        write_fragments(target / names[0], engine.fragments())
+        write_fragments(target / names[0], engine)
         save_tensors(_random_state(), target / names[1])
         if layout.is_first:
             names.append(_STATE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,25 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mmscale.files import save_tensors
 from mmscale.parallel.pieces import Piece, whole_piece
-from mmscale.training.engines.base import PARAMETER, Fragment
+from mmscale.tensor_writing import TensorFile, header_bytes
+from mmscale.training.engines.base import MOMENTS, PARAMETER, Engine
 
 
 def rank_file(rank: int) -> str:
     return f"state-{rank:05d}.safetensors"
 
 
-def write_fragments(path: Path, fragments: Iterable[Fragment]) -> None:
-    """One rank's fragments; where each belongs is in the file's metadata."""
-    tensors: dict[str, Tensor] = {}
+def write_fragments(path: Path, engine: Engine) -> None:
+    """One rank's fragments, one after another; where each belongs is in the file's metadata."""
+    keys = [f"{kind}/{name}" for name in engine.shapes() for kind in (PARAMETER, *MOMENTS)]
     places: dict[str, list[Any]] = {}
-    for fragment in fragments:
-        key = f"{fragment.kind}/{fragment.name}"
-        piece = fragment.piece
-        tensors[key] = fragment.values.detach().cpu().contiguous()
-        places[key] = [list(piece.shape), piece.dimension, piece.begin, piece.size, fragment.offset]
-    save_tensors(tensors, path, metadata={"places": json.dumps(places)})
+    with TensorFile(path, header_bytes(keys)) as file:
+        for fragment in engine.fragments():
+            key, piece = f"{fragment.kind}/{fragment.name}", fragment.piece
+            file.add(key, fragment.values)
+            places[key] = [list(piece.shape), piece.dimension, piece.begin, piece.size, fragment.offset]
+        file.metadata = {"places": json.dumps(places)}
 
 
 @dataclass(frozen=True)
