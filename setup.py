@@ -1,8 +1,14 @@
-"""Installs mmscale and mmscale_kernels, with configs/ and launch/ inside as mmscale.configs and mmscale.launch."""
+"""Installs mmscale and mmscale_kernels, with configs/, launch/ and benchmarks/ inside as mmscale.configs and so on."""
 
 from setuptools import find_packages, setup
 
-shipped = {"mmscale.configs": "configs", "mmscale.launch": "launch", "mmscale_kernels": "kernels/mmscale_kernels"}
+shipped = {
+    "mmscale.benchmarks": "benchmarks",
+    "mmscale.configs": "configs",
+    "mmscale.launch": "launch",
+    "mmscale_kernels": "kernels/mmscale_kernels",
+    "mmscale_kernels.gpu": "kernels/mmscale_kernels/gpu",
+}
 
 setup(
     name="mmscale",
@@ -53,6 +59,7 @@ setup(
             "deepspeed>=0.17",
             "accelerate>=1.1",
             "megatron-core>=0.16",
+            "triton>=3.4; platform_system == 'Linux'",
             "mpi4py>=4.0",
             "mpich>=4.2; platform_system == 'Linux'",
         ],

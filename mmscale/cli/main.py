@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from mmscale.cli import convert, data, doctor, evaluate, generate, launch, plan, report, run, tinyworld, train
+from mmscale.cli import bench, convert, data, doctor, evaluate, generate, launch, plan, report, run, tinyworld, train
 from mmscale.errors import Interrupted, UserError
 
 app = typer.Typer(
@@ -31,6 +31,9 @@ app.add_typer(data.app, name="data")
 app.command("report")(report.report)
 app.command("convert")(convert.convert)
 app.command("doctor")(doctor.doctor)
+app.command(
+    "bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)(bench.bench)
 app.command("tinyworld")(tinyworld.tinyworld)
 
 

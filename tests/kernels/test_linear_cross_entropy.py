@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from mmscale_kernels import linear_cross_entropy
 from mmscale_kernels.softmax_rows import softmax_gradient_, softmax_statistics
 
+from benchmarks.memory import peak_bytes
 from tests.distributed import ranks
-from tests.planning.test_memory import allocated
 
 SHAPES = [(1, 1, 1), (5, 3, 47), (47, 16, 5), (123, 47, 129), (0, 4, 7)]
 
@@ -70,7 +70,7 @@ def test_a_frozen_head_has_no_gradient_and_nothing_is_made_for_one():
     def one() -> None:
         linear_cross_entropy(hidden, weight, targets).backward()
 
-    assert allocated(one) < 1.5 * 512 * 4000 * 4, "logits once, and no weight gradient"
+    assert peak_bytes(one) < 1.5 * 512 * 4000 * 4, "logits once, and no weight gradient"
 
 
 def test_logits_exist_a_chunk_at_a_time():
@@ -84,7 +84,7 @@ def test_logits_exist_a_chunk_at_a_time():
     rest = (
         2 * hidden.numel() * 4 + 3 * weight.numel() * 4 + 2**22
     )  # gradients, scaled; a block of the processor's cache
-    assert allocated(one) < chunk + rest < 0.5 * 1024 * 4000 * 4
+    assert peak_bytes(one) < chunk + rest < 0.5 * 1024 * 4000 * 4
 
 
 def test_without_gradients_only_the_loss_is_made():

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from benchmarks.memory import peak_bytes
 from mmscale.cli.devices import joined
 from mmscale.config.model import LanguageModelConfig
 from mmscale.config.parallel import ParallelConfig
@@ -27,7 +28,7 @@ from mmscale.parallel.layout import Layout
 from mmscale.planning.tracing import Work, trace
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.objective import CausalObjective
-from tests.planning.test_memory import SHAPE, TOKENS, allocated
+from tests.planning.test_memory import SHAPE, TOKENS
 
 
 def peak(folder: Path, layout: Layout, checkpointing: bool) -> int:
@@ -41,7 +42,7 @@ def peak(folder: Path, layout: Layout, checkpointing: bool) -> int:
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     engine.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]  # as between rows of a step
-    return allocated(lambda: engine.train_step([row], 1e-4))
+    return peak_bytes(lambda: engine.train_step([row], 1e-4))
 
 
 def keep_gloo_out_of_the_account() -> None:

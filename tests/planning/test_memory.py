@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
+from benchmarks.memory import peak_bytes
 from mmscale.config.parallel import ZeroConfig
 from mmscale.config.training import StageConfig
 from mmscale.data.packing import IGNORED, PackedRow
@@ -34,18 +34,6 @@ SHAPE = {
     "num_key_value_heads": 4,
     "vocab_size": VOCABULARY,
 }
-
-
-def allocated(step: object) -> int:
-    """Peak bytes that torch's CPU allocator handed out while `step` ran, beyond what was there."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-        step()  # type: ignore[operator]
-    events = [e for e in watched.profiler.kineto_results.events() if e.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -79,7 +67,7 @@ def test_a_real_step_peaks_where_it_was_planned(config, trained, checkpointing):
             objective.loss_sum(row).backward()
 
     planned = trace(config, Work(TOKENS, TOKENS // 2, torch.float32, trained, checkpointing, flash=False))
-    assert allocated(step) == pytest.approx(planned.peak, rel=0.01)
+    assert peak_bytes(step) == pytest.approx(planned.peak, rel=0.01)
 
 
 def test_a_real_rank_of_a_tensor_group_peaks_where_it_was_planned(tmp_path):

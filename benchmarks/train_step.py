@@ -1,0 +1,214 @@
+"""A MindMerger augmentation step, ours against the published way of running it: python benchmarks/train_step.py
+
+The same examples, models and optimizer: a batch of tinyworld problems through the frozen encoder, the trained mapping and
+the frozen LLM. The published way pads, runs the encoder in every step, sorts padding to the left, attends eagerly and
+computes every position's logits. Ours is put together one part at a time. Losses have to agree to 1e-3 before anything
+is timed; times are medians of steps that take turns. On a CPU only the ratios mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from memory import peak_bytes
+from recording import record
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM
+
+from mmscale.config.parallel import InterruptionConfig
+from mmscale.config.run import load_run
+from mmscale.data.packing import IGNORED, PackedRow, pack
+from mmscale.data.segments import SpecialTokens, TokenizedExample
+from mmscale.methods.recipe import places_up_to
+from mmscale.methods.tokenizing import tokens
+from mmscale.models.assembly import ModelParts, assemble, make_trainable
+from mmscale.models.loading import resolve_path
+from mmscale.models.merge import MergedModel
+from mmscale.parallel.interruption import Interruption
+from mmscale.parallel.layout import Layout
+from mmscale.training.encoder_cache import CachePlace, with_states
+from mmscale.training.objective import CausalObjective
+
+STAGE = "mindmerger.augmentation"
+Step = Callable[[Sequence[TokenizedExample]], Tensor]
+"""Examples -> mean loss of their target tokens."""
+
+
+class Published:
+    """Padded to the left, eager attention, encoder in every step, logits of every position."""
+
+    def __init__(self, model: MergedModel, specials: SpecialTokens, device: torch.device) -> None:
+        self.model, self.specials, self.device = model, specials, device
+        path = resolve_path("tinyworld:llm")
+        self.llm = (
+            AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+            .to(device)
+            .eval()
+        )
+        self.llm.requires_grad_(False)
+
+    def __call__(self, examples: Sequence[TokenizedExample]) -> Tensor:
+        assert self.model.encoder is not None and self.model.mapping is not None
+        ids, mask = self._padded([example.encoder_ids for example in examples])
+        with torch.no_grad():
+            states = self.model.encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        mapping, embed = self.model.mapping, self.llm.get_input_embeddings()
+        text, text_mask = self._padded([(*e.prompt_ids, *e.target_ids) for e in examples])
+        count, one = len(examples), mask.new_ones(len(examples), 1)
+        start = embed(torch.full((count, 1), self.specials.bos, device=self.device))
+        boundary = mapping.end_boundary.expand(count, 1, -1)
+        inputs = torch.cat([start, mapping.mlp(states), boundary, embed(text)], 1)
+        kept = torch.cat([one, mask, one, text_mask], 1)
+        labels = torch.full_like(kept, IGNORED)
+        for i, example in enumerate(examples):
+            begin = mask.shape[1] + 2 + len(example.prompt_ids)
+            labels[i, begin : begin + len(example.target_ids)] = torch.tensor(example.target_ids, device=self.device)
+        order = kept.sort(dim=1, stable=True).indices
+        inputs = inputs.gather(1, order[..., None].expand_as(inputs))
+        kept, labels = kept.gather(1, order), labels.gather(1, order)
+        positions = (kept.cumsum(1) - 1).clamp(min=0)
+        logits = self.llm(inputs_embeds=inputs, attention_mask=kept, position_ids=positions).logits
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED)
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        values = [torch.tensor(list(row)) for row in rows]
+        ids = pad_sequence(values, batch_first=True)
+        mask = pad_sequence([torch.ones_like(row) for row in values], batch_first=True)
+        return ids.to(self.device), mask.to(self.device)
+
+
+def packed_with_all_logits(model: MergedModel, specials: SpecialTokens, device: torch.device) -> Step:
+    def step(examples: Sequence[TokenizedExample]) -> Tensor:
+        row = pack(examples, specials).to(device)
+        logits = model.language_model.logits(model.hidden(row))
+        return F.cross_entropy(logits.float(), row.labels, ignore_index=IGNORED)
+
+    return step
+
+
+def packed(model: MergedModel, specials: SpecialTokens, device: torch.device) -> Step:
+    objective = CausalObjective(model)
+
+    def step(examples: Sequence[TokenizedExample]) -> Tensor:
+        row: PackedRow = pack(examples, specials).to(device)
+        return objective.loss_sum(row) / row.target_tokens
+
+    return step
+
+
+def make(
+    device: torch.device, batch: int, batches: int, folder: Path
+) -> tuple[dict[str, Step], dict[str, Any], MergedModel]:
+    """Ways of running a step, the batches each of them sees, and the model they share."""
+    limit = -(-batch * batches // 11)
+    recipe = f"recipes.{STAGE}"
+    settings = [f"output_dir={folder}", f"{recipe}.data.0.limit_per_language={limit}"]
+    place = places_up_to(load_run("configs/quickstart.yaml", settings), STAGE)[-1]
+    layout = Layout(device)
+    data = tokens(place, layout)
+    model, _ = assemble(ModelParts(place.run.language_model, place.encoder), layout)
+    assert model.mapping is not None and model.encoder is not None
+    make_trainable(model.language_model, False, frozen=True)
+    model.mapping.requires_grad_(True)
+    cache = CachePlace(folder / "states", True, "benchmark")
+    store: Any = data.train
+    known = with_states(model.encoder, {"train": store}, cache, layout, Interruption(InterruptionConfig(), layout))[
+        "train"
+    ]
+    plain = [store[i * batch : (i + 1) * batch] for i in range(batches)]
+    states = [known[i * batch : (i + 1) * batch] for i in range(batches)]
+    ours = packed(model, data.specials, device)
+    ways: dict[str, Step] = {
+        "published: padded, eager, all logits": Published(model, data.specials, device),
+        "+ packed rows": packed_with_all_logits(model, data.specials, device),
+        "+ loss on label rows, fused": ours,
+        "+ cached encoder states": ours,
+    }
+    return ways, {name: states if "cached" in name else plain for name in ways}, model
+
+
+def measure(device: torch.device, batch: int, batches: int, folder: Path) -> list[dict[str, Any]]:
+    ways, seen, model = make(device, batch, batches, folder)
+    assert model.mapping is not None
+    weights = list(model.mapping.parameters())
+    losses = {name: [float(way(examples)) for examples in seen[name]] for name, way in ways.items()}
+    first = next(iter(losses.values()))
+    for name, found in losses.items():
+        far = max(abs(a - b) for a, b in zip(found, first, strict=True))
+        if far > 1e-3:
+            raise SystemExit(f"{name} has another loss than the published way, by {far:.1e}")
+    optimizer = torch.optim.AdamW(weights, lr=1e-6)
+
+    def whole(name: str, number: int) -> None:
+        optimizer.zero_grad()
+        ways[name](seen[name][number]).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(-1, batches):  # the first one warms up
+        for name in ways:
+            started = time.perf_counter()
+            whole(name, max(number, 0))
+            if number >= 0:
+                took[name].append(time.perf_counter() - started)
+    return [
+        {
+            "way": name,
+            "loss": statistics.mean(losses[name]),
+            "seconds": statistics.median(took[name]),
+            "peak_bytes": peak_bytes(lambda name=name: whole(name, 0)),
+        }
+        for name in ways
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=64, help="examples of a step")
+    parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--json", action="store_true", help="one object on standard output instead of a table")
+    chosen = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as name:
+        found = measure(device, chosen.batch, chosen.batches, Path(name))
+    first, last = found[0], found[-1]
+    for one in found:
+        one["times_as_fast"] = first["seconds"] / one["seconds"]
+        one["share_of_peak"] = one["peak_bytes"] / first["peak_bytes"]
+    values = {
+        "device": device.type,
+        "gpu": torch.cuda.get_device_name() if device.type == "cuda" else "not measured",
+        "batch": chosen.batch,
+        "speedup": last["times_as_fast"],
+        "share_of_peak": last["share_of_peak"],
+        "ways": found,
+    }
+    path = record("train_step", values)
+    if chosen.json:
+        print(json.dumps(values, indent=2))
+        return
+    table = Table("way", "loss", "times as fast", "of its peak memory")
+    for one in found:
+        table.add_row(
+            one["way"], f"{one['loss']:.4f}", f"{one['times_as_fast']:.2f}", f"{100 * one['share_of_peak']:.0f} %"
+        )
+    Console(width=100).print(table)
+    print(f"{device.type}; figures of a GPU: {values['gpu']}\n{path}")
+
+
+if __name__ == "__main__":
+    main()

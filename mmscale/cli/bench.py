@@ -1,0 +1,57 @@
+"""`mmscale bench`: the scripts of benchmarks/, for users: they print what they measured and keep it in a file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmscale.errors import UserError, unknown_name
+
+_HELPERS = ("memory", "recording")
+"""Files of benchmarks/ that measure nothing by themselves."""
+
+
+def _scripts() -> dict[str, Path]:
+    folder = Path(str(resources.files("mmscale.benchmarks")))
+    found = {file.stem.replace("_", "-"): file for file in sorted(folder.glob("*.py"))}
+    return {name: file for name, file in found.items() if file.stem not in (*_HELPERS, "__init__")}
+
+
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="which one; without it they are listed")] = "",
+    output: Annotated[Path, typer.Option(help="folder of the result file")] = Path("benchmarks/results"),
+) -> None:
+    """Measure something on this machine, side by side with another way of doing it.
+
+    What follows the name goes to the script; `mmscale bench NAME --help` lists its options.
+
+    Example: mmscale bench train-step --json
+    """
+    scripts = _scripts()
+    if not name:
+        for known, file in scripts.items():
+            print(f"{known:20} {_first_line(file)}")
+        return
+    if name not in scripts:
+        raise unknown_name("benchmark", name, scripts)
+    environment = {**os.environ, "MMSCALE_RESULTS": str(output.absolute()), "PYTHONWARNINGS": "ignore"}
+    try:
+        done = subprocess.run([sys.executable, str(scripts[name]), *context.args], env=environment, check=False)
+    except KeyboardInterrupt as error:
+        raise typer.Exit(130) from error
+    raise typer.Exit(done.returncode)
+
+
+def _first_line(file: Path) -> str:
+    with open(file, encoding="utf-8") as handle:
+        line = handle.readline().strip()
+    if not line.startswith('"""'):
+        raise UserError(f"{file} says nothing about itself: install mmscale again")
+    return line.strip('"').split(": python benchmarks")[0]
