@@ -24,6 +24,16 @@ def default_device(local_rank: int = 0) -> torch.device:
     return torch.device(f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu")
 
 
+def kernels_on(device: torch.device) -> str:
+    """Which kernels run there, `triton` or `torch`; UserError when MMSCALE_KERNELS asks for what cannot be."""
+    from mmscale_kernels.dispatch import KernelUnavailable, use_triton
+
+    try:
+        return "triton" if use_triton(device) else "torch"
+    except KernelUnavailable as error:
+        raise UserError(str(error)) from error
+
+
 def started() -> World:
     """The world that a launcher started this process in; only its first rank speaks."""
     from mmscale import progress
@@ -49,6 +59,7 @@ def joined(parallel: ParallelConfig, world: World | None = None) -> Iterator[Lay
     _require_extras(parallel)
     world = world or started()
     device = default_device(world.local_rank)
+    kernels_on(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     minutes, degree = parallel.timeout_minutes, parallel.tensor_parallel_size

@@ -13,7 +13,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON object
 
     Example: `mmscale doctor --json`
     """
-    from mmscale.cli.devices import default_device
+    from mmscale.cli.devices import default_device, kernels_on
     from mmscale.methods.environment import describe_environment
     from mmscale.models.attention import choose
     from mmscale.models.loading import resolve_path
@@ -22,6 +22,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON object
     device = default_device()
     facts["device"] = str(device)
     facts["attention"] = choose("auto", device)
+    facts["kernels"] = kernels_on(device)
     facts["embedded_models"] = {name: resolve_path(f"tinyworld:{name}") for name in ("llm", "large_llm", "encoder")}
     if as_json:
         print(json.dumps(facts, indent=2))

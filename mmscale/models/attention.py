@@ -59,6 +59,31 @@ class PackedLayout:
         grid[self.slots] = torch.arange(self.slots.numel(), device=self.device)
         return grid
 
+    @cached_property
+    def alike(self) -> list[PackedLayout]:
+        """Layouts of sequences of about equal length: a grid of one of them wastes little on padding."""
+        return [PackedLayout(tuple(self.lengths[b] for b in group), self.device) for group in self._groups]
+
+    @cached_property
+    def _groups(self) -> list[list[int]]:
+        """Numbers of sequences, longest first, a new group where one is shorter than 4/5 of the group's longest."""
+        groups: list[list[int]] = []
+        for b in sorted(range(len(self.lengths)), key=lambda b: -self.lengths[b]):
+            if groups and 5 * self.lengths[b] >= 4 * self.lengths[groups[-1][0]]:
+                groups[-1].append(b)
+            else:
+                groups.append([b])
+        return groups
+
+    @cached_property
+    def order(self) -> Tensor:
+        """int64 [T]: tokens of the row, those of `alike` one layout after another."""
+        starts = [0]
+        for length in self.lengths:
+            starts.append(starts[-1] + length)
+        chosen = [torch.arange(starts[b], starts[b + 1], device=self.device) for group in self._groups for b in group]
+        return torch.cat(chosen)
+
 
 class KeyValueCache:
     """Static keys and values of B sequences of unequal length, [layers][B, K, capacity, D]; no padding on the left."""
@@ -109,10 +134,26 @@ class KeyValueCache:
 def _padded_sdpa(
     query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float, dropout: float, window: int | None
 ) -> Tensor:
-    """Causal attention inside each sequence, by a right-padded grid.
+    """Causal attention inside each sequence, by right-padded grids of sequences of about equal length.
+
+    query [T, H, D], key and value [T, K, D] -> [T, H, D].
+    """
+    if len(layout.alike) == 1:
+        return _in_grid(query, key, value, layout, scaling, dropout, window)
+    sizes = [sum(part.lengths) for part in layout.alike]
+    split = [states[layout.order].split(sizes) for states in (query, key, value)]
+    grids = zip(*split, layout.alike, strict=True)
+    parts = [_in_grid(q, k, v, part, scaling, dropout, window) for q, k, v, part in grids]
+    return torch.empty_like(query).index_copy(0, layout.order, torch.cat(parts))
+
+
+def _in_grid(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float, dropout: float, window: int | None
+) -> Tensor:
+    """The same in one right-padded grid.
 
     Padding stands after every real token and is therefore never attended to by one under the causal
-    mask: no T x T mask is made. query [T, H, D], key and value [T, K, D] -> [T, H, D].
+    mask: no T x T mask is made.
     """
     batch, longest = len(layout.lengths), layout.longest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from mmscale_kernels import KernelUnavailable, dispatch
 from mmscale_kernels.dispatch import use_triton
 
+from mmscale.cli.main import main
 from tests.distributed.ranks import ROOT
 
 
@@ -44,3 +46,15 @@ def test_auto_and_torch_never_need_triton(monkeypatch):
     monkeypatch.setenv("MMSCALE_KERNELS", "torch")
     monkeypatch.setattr(dispatch, "has_triton", lambda: True)
     assert not use_triton(torch.device("cuda"))
+
+
+def test_the_command_line_says_so_in_one_sentence(monkeypatch, capsys):
+    monkeypatch.setenv("MMSCALE_KERNELS", "triton")
+    monkeypatch.setattr(dispatch, "has_triton", lambda: True)
+    assert main(["train", "configs/quickstart.yaml", "mindmerger.mapping"]) == 2
+    assert capsys.readouterr().err.strip() == (
+        "mmscale: MMSCALE_KERNELS=triton needs a GPU, and these tensors are on cpu: unset it, or set it to torch"
+    )
+    monkeypatch.delenv("MMSCALE_KERNELS")
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kernels"] == "torch"
