@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -107,6 +108,14 @@ class TokenStore(Sequence[TokenizedExample]):
         index %= self.size
         number = bisect.bisect_right(self._ends, index)
         return self._part(number).example(index - number * PART_EXAMPLES)
+
+    def digest(self) -> str:
+        """Of all ids of all examples, in order."""
+        found = hashlib.sha256(f"{self.name} {self.size}".encode())
+        for part in map(self._part, range(len(self._ends))):
+            found.update(part.lengths.numpy().data)
+            found.update(part.ids.numpy().data)
+        return found.hexdigest()
 
     def field_lengths(self) -> Tensor:
         """Tokens of prompt, target and encoder text of every example, int32 [N, 3]."""

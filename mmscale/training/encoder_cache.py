@@ -57,16 +57,6 @@ def weights_digest(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-def tokens_digest(stores: dict[str, TokenStore]) -> str:
-    """Of every example's encoder tokens, in order."""
-    digest = hashlib.sha256()
-    for name, store in stores.items():
-        digest.update(f"{name} {len(store)}".encode())
-        for example in store:
-            digest.update(json.dumps(example.encoder_ids).encode())
-    return digest.hexdigest()
-
-
 def size_of(stores: dict[str, TokenStore], encoder: Encoder) -> tuple[int, int]:
     """(encoder tokens, bytes of their states)."""
     tokens = sum(int(store.field_lengths()[:, 2].sum()) for store in stores.values())
@@ -165,7 +155,7 @@ def with_states(
     Raises UserError for a cache of something else that is not ours to remove, Interrupted (on all ranks, after a part)
     for a signal or a time limit.
     """
-    wanted = {"encoder": weights_digest(encoder), "tokens": tokens_digest(stores)}
+    wanted = {"encoder": weights_digest(encoder), "tokens": " ".join(store.digest() for store in stores.values())}
     with layout.alone_in(place.folder):
         if not layout.from_first(lambda: _found(place, wanted)):
             _make(encoder, stores, place, layout, interruption)
