@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -111,7 +112,9 @@ class _Layers:
     """Makes megatron-core's layers under the names and shapes of the Hugging Face ones."""
 
     def __init__(self, layout: Layout, dtype: torch.dtype) -> None:
-        from megatron.core import ModelParallelConfig  # late: its import takes seconds
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # megatron advises other libraries
+            from megatron.core import ModelParallelConfig  # late: its import takes seconds
 
         self.layout = layout
         self.common: dict[str, Any] = {

@@ -65,6 +65,8 @@ class Planned:
     mfu: float
     steps: int | None
     checkpoint_bytes: int
+    encoder_cache_bytes: int | None
+    """On disk, of one pass over the data; None where the number of examples is unknown, 0 without an encoder."""
 
     @property
     def gpu_hours(self) -> float | None:
@@ -78,12 +80,13 @@ class Planner:
         self.run, self.cluster = run, cluster
         model = empty_language_model(run.language_model)
         self.config = model.config
-        self.llm, self.encoder = count(model), 0
+        self.llm, self.encoder, self.encoder_width = count(model), 0, 0
         self.mapping: tuple[int, ...] = ()
         self._rows: dict[Work, RowMemory] = {}
         if run.encoder is not None:
             self.encoder = count(empty_encoder(run.encoder))
-            mapping = Mapping(encoder_width(run.encoder), int(self.config.hidden_size))
+            self.encoder_width = encoder_width(run.encoder)
+            mapping = Mapping(self.encoder_width, int(self.config.hidden_size))
             self.mapping = tuple(parameter.numel() for parameter in mapping.parameters())
 
     @property
@@ -153,7 +156,14 @@ class Planner:
             model_flops * tokens / (per_gpu.peak_tflops * 1e12),
             _steps(place.config, mean.count),
             12 * (self.llm if trained.trains_llm else sum(trained.mapping)),
+            self._encoder_cache(trained, mean),
         )
+
+    def _encoder_cache(self, trained: Trained, mean: Examples) -> int | None:
+        if not trained.encoder:
+            return 0
+        token = self.encoder_width * DTYPES[trained.encoder_dtype].itemsize
+        return None if mean.count is None else math.ceil(mean.count * mean.encoder) * token
 
     def work(self, place: StagePlace, spread: Spread, tokens: int, targets: int) -> Work:
         """One packed row of a stage as a rank sees it."""

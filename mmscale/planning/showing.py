@@ -62,6 +62,7 @@ def _entry(planned: Planned) -> dict[str, Any]:
         "steps": planned.steps,
         "gpu_hours": planned.gpu_hours,
         "checkpoint_bytes": planned.checkpoint_bytes,
+        "encoder_cache_bytes": planned.encoder_cache_bytes,
     }
 
 
@@ -115,7 +116,16 @@ def _memory(entry: dict[str, Any], available: int) -> Table:
 
 
 def _speed(entry: dict[str, Any]) -> Table:
-    table = Table("step", "tokens/s a GPU", "MFU", "sent a step (tensor, data)", "steps", "GPU hours", "checkpoint")
+    table = Table(
+        "step",
+        "tokens/s a GPU",
+        "MFU",
+        "sent a step (tensor, data)",
+        "steps",
+        "GPU hours",
+        "checkpoint",
+        "encoder cache",
+    )
     sent = entry["sent_bytes_per_step"]
     table.add_row(
         f"{entry['step_seconds']:.2f} s, {entry['rows_per_step']} x {entry['row_tokens']} tokens a rank",
@@ -125,6 +135,7 @@ def _speed(entry: dict[str, Any]) -> Table:
         "?" if entry["steps"] is None else f"{entry['steps']:,}",
         "?" if entry["gpu_hours"] is None else f"{entry['gpu_hours']:,.1f}",
         f"{entry['checkpoint_bytes'] / 1e9:.2f} GB",
+        "?" if entry["encoder_cache_bytes"] is None else f"{entry['encoder_cache_bytes'] / 1e9:.1f} GB",
     )
     return table
 

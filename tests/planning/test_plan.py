@@ -10,6 +10,7 @@ import pytest
 
 from mmscale.cli.main import main
 from mmscale.config.cluster import GpuConfig
+from mmscale.config.run import load_run
 from mmscale.planning import throughput, traffic
 from mmscale.planning.memory import Trained
 from mmscale.planning.spread import Spread
@@ -55,6 +56,10 @@ def test_the_shipped_70b_fits_and_is_one_json_object(plan):
     assert bytes_of["llm_weights"] == pytest.approx(2 * 68_976_648_192 / shards, rel=1e-3)
     assert bytes_of["peak"] <= found["gpu_memory_bytes"]
     assert stage["steps"] == 3000 and stage["gpu_hours"] == pytest.approx(3000 * stage["step_seconds"] * 32 / 3600)
+    limits = load_run("configs/mindmerger/llama2-70b-mt5-xl.yaml").recipes["mindmerger"]["mapping"].packing
+    longest = limits.max_encoder_tokens + limits.max_prompt_tokens + limits.max_target_tokens
+    states = 128_000 * 300 * limits.max_encoder_tokens / longest
+    assert stage["encoder_cache_bytes"] == pytest.approx(states * 2048 * 2, rel=1e-6), "bfloat16, 2,048 wide"
     assert 0.1 < found["mfu"] < 0.5 and found["tokens_per_s_per_gpu"] > 0
     assert found["inference"]["memory_bytes"]["key_value_cache"] == 2 * 80 * 8 * 128 * (512 + 512) * 32 * 2
 
