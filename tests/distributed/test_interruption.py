@@ -65,12 +65,13 @@ def until_step(folder: Path, step: int, target: str, layout: tuple[int, int, int
     ("target", "before", "after"),
     [
         pytest.param("mindmerger.mapping", (3, 2, 1), [(3, 3, 1), (0, 1, 1)], marks=SLOW),
-        ("question_alignment.translation", (3, 4, 2), [(1, 2, 2), (0, 1, 1)]),
+        ("question_alignment.translation", (3, 4, 2), [(0, 1, 1)]),
+        pytest.param("question_alignment.translation", (3, 4, 2), [(1, 2, 2)], marks=SLOW),
         pytest.param("mindmerger.mapping", (3, 2, 1), [(1, 2, 1), (2, 3, 1)], marks=SLOW),
         pytest.param("mindmerger.mapping", (1, 3, 1), [(3, 2, 1)], marks=SLOW),
         pytest.param("question_alignment.translation", (0, 2, 2), [(0, 1, 1), (3, 4, 2), (2, 2, 1)], marks=SLOW),
     ],
-    ids=["ZeRO-3", "tensor x ZeRO-3", "ZeRO-3 to 1 and 2", "ZeRO-1", "tensor"],
+    ids=["ZeRO-3", "tensor x ZeRO-3", "tensor x ZeRO-3 to tensor x ZeRO-1", "ZeRO-3 to 1 and 2", "ZeRO-1", "tensor"],
 )
 def test_a_checkpoint_goes_on_under_any_layout(tmp_path, target, before, after):
     """The steps after it, from moments and weights alike, are those of the layout that wrote it."""
