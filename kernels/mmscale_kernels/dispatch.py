@@ -32,8 +32,11 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def use_triton(device: torch.device) -> bool:
-    """Whether tensors of a device go to Triton; KernelUnavailable when it was asked for and cannot be."""
+def use_triton(device: torch.device, by_default: bool = True) -> bool:
+    """Whether tensors of a device go to Triton; KernelUnavailable when it was asked for and cannot be.
+
+    `by_default` says whether `auto` takes it on a GPU.
+    """
     chosen, able = mode(), has_triton()
     if chosen == "triton":
         if not able:
@@ -43,4 +46,4 @@ def use_triton(device: torch.device) -> bool:
                 f"{SWITCH}=triton needs a GPU, and these tensors are on {device.type}: unset it, or set it to torch"
             )
         return True
-    return chosen == "auto" and able and device.type == "cuda"
+    return by_default and chosen == "auto" and able and device.type == "cuda"

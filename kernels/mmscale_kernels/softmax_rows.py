@@ -15,8 +15,10 @@ from torch import Tensor
 
 from mmscale_kernels.dispatch import use_triton
 
-_BLOCK_ELEMENTS = 1 << 16
-"""Elements that PyTorch's implementation copies at a time: stays in a processor's cache."""
+_BLOCK_ELEMENTS = {"cpu": 1 << 16}
+"""Elements that PyTorch's implementation copies at a time: what stays in a processor's cache."""
+_ELSEWHERE = 1 << 26
+"""On a GPU without Triton: enough to keep it busy."""
 
 
 def _widened(dtype: torch.dtype) -> torch.dtype:
@@ -33,7 +35,8 @@ def _check(logits_NV: Tensor, targets_N: Tensor) -> None:
 
 
 def _blocks(logits_NV: Tensor) -> list[slice]:
-    rows = max(1, _BLOCK_ELEMENTS // max(1, logits_NV.shape[1]))
+    elements = _BLOCK_ELEMENTS.get(logits_NV.device.type, _ELSEWHERE)
+    rows = max(1, elements // max(1, logits_NV.shape[1]))
     return [slice(begin, begin + rows) for begin in range(0, logits_NV.shape[0], rows)]
 
 

@@ -40,6 +40,15 @@ def test_an_explicit_choice_that_cannot_be_met_is_refused(monkeypatch, value, tr
         use_triton(torch.device("cpu"))
 
 
+def test_auto_takes_triton_on_a_gpu_where_it_is_the_better_default(monkeypatch):
+    monkeypatch.delenv("MMSCALE_KERNELS", raising=False)
+    monkeypatch.setattr(dispatch, "has_triton", lambda: True)
+    gpu = torch.device("cuda")
+    assert use_triton(gpu) and not use_triton(gpu, by_default=False) and not use_triton(torch.device("cpu"))
+    monkeypatch.setenv("MMSCALE_KERNELS", "triton")
+    assert use_triton(gpu, by_default=False)
+
+
 def test_auto_and_torch_never_need_triton(monkeypatch):
     monkeypatch.setattr(dispatch, "has_triton", lambda: False)
     assert not use_triton(torch.device("cuda"))
