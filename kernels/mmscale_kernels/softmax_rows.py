@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmscale_kernels.dispatch import use_triton
 
-_BLOCK_ELEMENTS = {"cpu": 1 << 16}
+_BLOCK_ELEMENTS = {"cpu": 1 << 18}
 """Elements that PyTorch's implementation copies at a time: what stays in a processor's cache."""
 _ELSEWHERE = 1 << 26
 """On a GPU without Triton: enough to keep it busy."""
