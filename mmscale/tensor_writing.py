@@ -1,4 +1,6 @@
-"""Writing safetensors files a tensor at a time: the library's own writer copies everything into memory first.
+"""Writing safetensors files a tensor at a time: the library's own writer wants all of them in memory at once.
+
+A rank's training state lies on a GPU or a disk, and is brought into host memory piece by piece.
 
 The format: 8 bytes with the header's length, little-endian; the header, a JSON object padded with spaces; the values,
 end to end (https://huggingface.co/docs/safetensors). The header stands first but is known last, so room is left for it.

@@ -3,6 +3,7 @@ no memory (FakeTensorMode). The model and its cutting are those of training."""
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import datetime
 from collections.abc import Iterator
@@ -68,6 +69,6 @@ class Watching(TorchDispatchMode):
         self.note(func, args, result)
         return result
 
+    @abc.abstractmethod
     def note(self, func: Any, args: Any, result: Any) -> None:
         """An operation that ran."""
-        raise NotImplementedError

@@ -126,6 +126,10 @@ def _mapped(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error}): remove its folder, it is made again") from error
 
 
+def _belongs_to(encoder: Encoder, stores: dict[str, TokenStore]) -> dict[str, str]:
+    return {"encoder": weights_digest(encoder), "tokens": " ".join(store.digest() for store in stores.values())}
+
+
 def _found(place: CachePlace, wanted: dict[str, str]) -> bool:
     """Whether the cache is complete and belongs to this encoder and these tokens; UserError where it may not be renewed."""
     index = place.folder / _INDEX
@@ -155,7 +159,7 @@ def with_states(
     Raises UserError for a cache of something else that is not ours to remove, Interrupted (on all ranks, after a part)
     for a signal or a time limit.
     """
-    wanted = {"encoder": weights_digest(encoder), "tokens": " ".join(store.digest() for store in stores.values())}
+    wanted = layout.from_first(lambda: _belongs_to(encoder, stores))
     with layout.alone_in(place.folder):
         if not layout.from_first(lambda: _found(place, wanted)):
             _make(encoder, stores, place, layout, interruption)
