@@ -143,8 +143,10 @@ class Run:
         write_json(self.folder / "environment.json", describe_environment())
 
     def _base_prompt(self) -> str | None:
-        """The base is asked as the first method's result is, so that only the weights differ."""
-        for chosen in self.methods:
+        """The base is asked as the first method's result is, so that only the weights differ; in a run of no method,
+        as the first recipe's result would be.
+        """
+        for chosen in [*self.methods, *map(method, self.config.recipes)]:
             last = chosen.stages[-1]
             return self.config.recipes[chosen.name][last.name].prompt or last.prompt
         return None

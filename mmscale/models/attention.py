@@ -45,44 +45,92 @@ class PackedLayout:
         return lengths.cumsum(0).to(torch.int32)
 
     @cached_property
-    def slots(self) -> Tensor:
-        """int64 [T]: place of each token in a right-padded [B, L] grid."""
-        starts = [b * self.longest for b in range(len(self.lengths))]
-        return torch.cat(
-            [torch.arange(s, s + n, device=self.device) for s, n in zip(starts, self.lengths, strict=True)]
-        )
+    def owners(self) -> Tensor:
+        """int64 [T]: sequence of each token."""
+        numbers = torch.arange(len(self.lengths), device=self.device)
+        return numbers.repeat_interleave(self._each, output_size=sum(self.lengths))
 
     @cached_property
-    def gather(self) -> Tensor:
-        """int64 [B*L]: token behind each place of the grid; places of padding repeat token 0 (never attended to)."""
-        grid = torch.zeros(len(self.lengths) * self.longest, dtype=torch.int64, device=self.device)
-        grid[self.slots] = torch.arange(self.slots.numel(), device=self.device)
-        return grid
+    def places(self) -> Tensor:
+        """int64 [T]: place of each token in its sequence."""
+        return torch.arange(sum(self.lengths), device=self.device) - (self._each.cumsum(0) - self._each)[self.owners]
 
     @cached_property
-    def alike(self) -> list[PackedLayout]:
-        """Layouts of sequences of about equal length: a grid of one of them wastes little on padding."""
-        return [PackedLayout(tuple(self.lengths[b] for b in group), self.device) for group in self._groups]
+    def _each(self) -> Tensor:
+        return torch.tensor(self.lengths, device=self.device)
 
     @cached_property
     def _groups(self) -> list[list[int]]:
-        """Numbers of sequences, longest first, a new group where one is shorter than 4/5 of the group's longest."""
-        groups: list[list[int]] = []
-        for b in sorted(range(len(self.lengths)), key=lambda b: -self.lengths[b]):
-            if groups and 5 * self.lengths[b] >= 4 * self.lengths[groups[-1][0]]:
-                groups[-1].append(b)
-            else:
-                groups.append([b])
-        return groups
+        """Sequences that share a right-padded grid."""
+        return _alike(self.lengths)
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """(sequences, places of each) of the grids, which lie one after another; P places in all."""
+        return [(len(group), self.lengths[group[0]]) for group in self._groups]
 
     @cached_property
-    def order(self) -> Tensor:
-        """int64 [T]: tokens of the row, those of `alike` one layout after another."""
-        starts = [0]
-        for length in self.lengths:
-            starts.append(starts[-1] + length)
-        chosen = [torch.arange(starts[b], starts[b + 1], device=self.device) for group in self._groups for b in group]
-        return torch.cat(chosen)
+    def slots(self) -> Tensor:
+        """int64 [T]: place of each token in the grids."""
+        starts, begin = [0] * len(self.lengths), 0
+        for group in self._groups:
+            for b in group:
+                starts[b] = begin
+                begin += self.lengths[group[0]]
+        return torch.tensor(starts, device=self.device)[self.owners] + self.places
+
+    @cached_property
+    def gather(self) -> Tensor:
+        """int64 [P]: token behind each place of the grids; places of padding repeat token 0 (never attended to)."""
+        tokens = torch.zeros(sum(b * n for b, n in self.grids), dtype=torch.int64, device=self.device)
+        tokens[self.slots] = torch.arange(self.slots.numel(), device=self.device)
+        return tokens
+
+
+_NEARLY = 4 / 5
+"""Of the longest sequence of a group, at least, is the length of every other."""
+_WORTHWHILE = 0.7
+"""Of the score matrices' entries in one grid, at most, have groups to leave; measured, a grid more costs as much."""
+
+
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Numbers of sequences, longest first, in groups of about equal length where that saves much."""
+    order = sorted(range(len(lengths)), key=lambda b: -lengths[b])
+    groups: list[list[int]] = []
+    for b in order:
+        if groups and lengths[b] >= _NEARLY * lengths[groups[-1][0]]:
+            groups[-1].append(b)
+        else:
+            groups.append([b])
+    scores = sum(len(group) * lengths[group[0]] ** 2 for group in groups)
+    return groups if scores <= _WORTHWHILE * len(order) * lengths[order[0]] ** 2 else [order]
+
+
+class _Spread(torch.autograd.Function):
+    """Rows [T, ...] to the places [P, ...] of grids. No gradient comes from padding: nothing real attends to it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, layout: PackedLayout) -> Tensor:
+        ctx.layout = layout
+        return rows.index_select(0, layout.gather)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.index_select(0, ctx.layout.slots), None
+
+
+class _Collect(torch.autograd.Function):
+    """Places [P, ...] of grids back to rows [T, ...]; what padding gave is dropped."""
+
+    @staticmethod
+    def forward(ctx: Any, places: Tensor, layout: PackedLayout) -> Tensor:
+        ctx.layout, ctx.places = layout, places.shape[0]
+        return places.index_select(0, layout.slots)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        spread = gradient.new_zeros(ctx.places, *gradient.shape[1:])
+        return spread.index_copy_(0, ctx.layout.slots, gradient), None
 
 
 class KeyValueCache:
@@ -111,8 +159,7 @@ class KeyValueCache:
         batch, (_, heads, width) = len(layout.lengths), key_TKD.shape
         for store, rows in ((self.keys, key_TKD), (self.values, value_TKD)):
             held = rows.new_zeros(batch, heads, self.capacity, width)
-            grid = rows[layout.gather].view(batch, layout.longest, heads, width)
-            held[:, :, : layout.longest] = grid.transpose(1, 2)
+            held.transpose(1, 2)[layout.owners, layout.places] = rows
             store[layer] = held
 
     def append(self, layer: int, key_BKD: Tensor, value_BKD: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,44 +185,38 @@ def _padded_sdpa(
 
     query [T, H, D], key and value [T, K, D] -> [T, H, D].
     """
-    if len(layout.alike) == 1:
-        return _in_grid(query, key, value, layout, scaling, dropout, window)
-    sizes = [sum(part.lengths) for part in layout.alike]
-    split = [states[layout.order].split(sizes) for states in (query, key, value)]
-    grids = zip(*split, layout.alike, strict=True)
-    parts = [_in_grid(q, k, v, part, scaling, dropout, window) for q, k, v, part in grids]
-    return torch.empty_like(query).index_copy(0, layout.order, torch.cat(parts))
+    sizes = [batch * longest for batch, longest in layout.grids]
+    split = [_Spread.apply(states, layout).split(sizes) for states in (query, key, value)]
+    parts = [
+        _in_grid(q.unflatten(0, grid), k.unflatten(0, grid), v.unflatten(0, grid), scaling, dropout, window)
+        for grid, q, k, v in zip(layout.grids, *split, strict=True)
+    ]
+    out: Tensor = _Collect.apply(torch.cat(parts) if len(parts) > 1 else parts[0], layout)
+    return out
 
 
-def _in_grid(
-    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float, dropout: float, window: int | None
-) -> Tensor:
-    """The same in one right-padded grid.
+def _in_grid(query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, window: int | None) -> Tensor:
+    """One grid: query [B, L, H, D], key and value [B, L, K, D] -> [B * L, H, D].
 
     Padding stands after every real token and is therefore never attended to by one under the causal
     mask: no T x T mask is made.
     """
-    batch, longest = len(layout.lengths), layout.longest
-
-    def grid(rows: Tensor) -> Tensor:
-        return rows[layout.gather].view(batch, longest, *rows.shape[1:]).transpose(1, 2)
-
-    mask = None
+    longest, mask = query.shape[1], None
     if window is not None and window < longest:
         distance = torch.arange(longest, device=query.device)
         distance = distance[:, None] - distance[None, :]
         mask = (distance >= 0) & (distance < window)
     out = F.scaled_dot_product_attention(
-        grid(query),
-        grid(key),
-        grid(value),
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
         attn_mask=mask,
         dropout_p=dropout,
         is_causal=mask is None,
         scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=query.shape[2] != key.shape[2],
     )
-    return out.transpose(1, 2).reshape(batch * longest, *query.shape[1:])[layout.slots]
+    return out.transpose(1, 2).flatten(0, 1)
 
 
 def _flash_varlen(
