@@ -39,7 +39,7 @@ app.command("tinyworld")(tinyworld.tinyworld)
 
 def _quiet_libraries() -> None:
     """Their advice would bury ours; their progress bars show on a terminal only, as ours do."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, it would warn of forks; we make none
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():

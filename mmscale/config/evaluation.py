@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from mmscale.config.base import Config
+from mmscale.config.base import Config, LanguageCodes
 from mmscale.config.data import DataConfig
 from mmscale.config.model import LanguageModelConfig
 
@@ -41,7 +41,8 @@ class ProxyConfig(Config):
     """Method of this run whose tuned model steers."""
     alpha: float = 1.0
     tasks: tuple[str, ...] = ()
-    languages: tuple[str, ...] = ()
+    languages: LanguageCodes = ()
+    """Of the run's languages, those that are asked about; all by default."""
 
     @field_validator("alpha")
     @classmethod

@@ -94,7 +94,14 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 def _batch_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """`_ids` of many texts; an empty text has no ids whatever the tokenizer makes of it."""
-    batch = tokenizer([text or " " for text in texts], add_special_tokens=False)["input_ids"] if texts else []
+    if not texts:
+        return []
+    batch = tokenizer(
+        [text or " " for text in texts],
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )["input_ids"]
     return [list(ids) if text else [] for text, ids in zip(texts, batch, strict=True)]
 
 

@@ -110,7 +110,13 @@ class Run:
 
     @property
     def _has_proxy(self) -> bool:
-        return self.config.proxy is not None and self.config.proxy.expert in self.config.methods
+        return self.config.proxy is not None and self.config.proxy.expert in self.config.methods and bool(self._steered)
+
+    @property
+    def _steered(self) -> list[str]:
+        """Languages that the proxy-tuned model is asked in: of the run's, those that its section names, or all."""
+        named = self.config.proxy.languages if self.config.proxy is not None else ()
+        return [code for code in self.config.languages if not named or code in named]
 
     def execute(self, models: Collection[str] = ()) -> None:
         """Everything the configuration asks for; scores.json is written anew after each model.
@@ -136,6 +142,9 @@ class Run:
             self._evaluate(chosen.name, chosen.title, model_solver(chosen.title, parts, None, self.layout))
         if self.config.proxy is not None and self._only & {PROXY_BASE, PROXY}:
             self._proxy(self.config.proxy, untouched)
+        if self.config.proxy is not None and not self._steered:
+            named = " ".join(self.config.proxy.languages)
+            say(f"proxy: none of its languages ({named}) is among this run's, so it answers nothing")
 
     def _describe(self) -> None:
         with atomic_write(self.folder / "run.yaml") as handle:
@@ -156,7 +165,7 @@ class Run:
         chosen = {t: tasks[t] for t in (only.tasks if only and only.tasks else tasks)}
         if not chosen or name not in self._only:
             return
-        languages = only.languages if only and only.languages else self.config.languages
+        languages = self._steered if only else self.config.languages
         self.rows[name], self.titles[name] = {}, title
         for task_name, task in chosen.items():
             folder = self.folder / "predictions" / name

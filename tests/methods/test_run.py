@@ -122,6 +122,23 @@ def test_a_folder_that_another_run_writes_into_is_left_alone(tmp_path, capsys, p
     assert main(arguments) == 0
 
 
+def test_a_run_of_no_method_asks_the_base_as_the_first_recipe_would(tmp_path):
+    assert main(command(tmp_path, "methods=[]", "proxy=null")) == 0
+    first = (tmp_path / "predictions/base/tinyworld/en.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    assert json.loads(first)["correct"], "the base answers English, asked in the format that it learnt"
+
+
+def test_the_proxy_answers_those_of_its_languages_that_the_run_has(tmp_path, capsys):
+    settings = ["methods=[question_alignment]", "recipes.question_alignment.translation.steps=1"]
+    settings += ["recipes.question_alignment.response.steps=1"]
+    assert main(command(tmp_path / "some", *settings, "proxy.languages=[de, sw]")) == 0
+    assert {f.stem for f in (tmp_path / "some/predictions/proxy_tuned/tinyworld").glob("*.jsonl")} == {"sw"}
+    capsys.readouterr()
+    assert main(command(tmp_path / "none", *settings, "proxy.languages=[de]")) == 0
+    assert "proxy: none of its languages (de) is among this run's" in capsys.readouterr().err
+    assert not (tmp_path / "none/predictions/proxy_tuned").exists()
+
+
 def test_models_of_a_run_are_used_by_path(finished, capsys):
     stages = finished / "stages"
     question = "Anna has 12 apples. Anna buys 5 apples. Later Anna sells 3 apples. How many apples does Anna have now?"

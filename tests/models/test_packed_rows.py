@@ -7,6 +7,7 @@ import torch
 
 from mmscale.data.packing import IGNORED, EncoderRow, pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
+from mmscale.models.attention import PackedLayout
 from mmscale.training.objective import CausalObjective
 from tests.conftest import VOCABULARY, random_causal_lm, random_encoder, random_merged
 
@@ -22,7 +23,7 @@ def examples(merged: bool, seed: int = 0) -> list[TokenizedExample]:
     def ids(count: int) -> tuple[int, ...]:
         return tuple(torch.randint(4, VOCABULARY, (count,), generator=generator).tolist())
 
-    shapes = ((5, 3, 9), (0, 12, 1), (11, 1, 4), (2, 7, 17))
+    shapes = ((5, 3, 9), (0, 12, 1), (11, 1, 4), (2, 7, 17), (1, 0, 1), (0, 1, 2), (0, 1, 1))
     return [TokenizedExample(ids(p), (*ids(t), 2), ids(e) if merged else (), "sw") for p, t, e in shapes]
 
 
@@ -31,6 +32,16 @@ def hidden_by_example(model, chosen, together: bool) -> list[torch.Tensor]:
         row = pack(chosen, SPECIALS)
         return list(model.hidden(row).split(row.lengths))
     return [model.hidden(pack([example], SPECIALS)) for example in chosen]
+
+
+def test_sequences_share_a_grid_where_their_lengths_are_alike():
+    def grids(*lengths):
+        return PackedLayout(lengths, torch.device("cpu")).grids
+
+    assert grids(*(len(e.prompt_ids) + len(e.target_ids) for e in examples(False))) == [(2, 13), (2, 10), (3, 2)]
+    assert grids(100, 3, 90, 2, 100) == [(3, 100), (1, 3), (1, 2)]
+    assert grids(100, 70, 100, 100) == [(4, 100)], "another grid would cost more than the padding"
+    assert grids(7) == [(1, 7)]
 
 
 @pytest.mark.parametrize("family", LANGUAGE_MODELS)
@@ -105,7 +116,7 @@ def test_a_changed_neighbour_changes_nothing(family):
     model = random_merged(family, "t5")
     first, second = examples(True, seed=0), examples(True, seed=9)
     before = hidden_by_example(model, first, True)
-    after = hidden_by_example(model, [second[0], first[1], second[2], first[3]], True)
+    after = hidden_by_example(model, [second[0], first[1], second[2], first[3], *second[4:]], True)
     assert torch.equal(before[1], after[1]) and torch.equal(before[3], after[3])
     assert not torch.equal(before[0], after[0])
 

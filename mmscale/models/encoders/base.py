@@ -82,7 +82,13 @@ class FamilyTokenizer:
         for code in sorted(set(languages)):
             self.family.prepare(self.tokenizer, code)
             chosen = [i for i, of in enumerate(languages) if of == code]
-            batch = self.tokenizer([texts[i] for i in chosen], truncation=True, max_length=max_tokens)["input_ids"]
+            batch = self.tokenizer(
+                [texts[i] for i in chosen],
+                truncation=True,
+                max_length=max_tokens,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )["input_ids"]
             for i, row in zip(chosen, batch, strict=True):
                 ids[i] = list(row)
         return ids
