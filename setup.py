@@ -44,6 +44,7 @@ setup(
         "gpu": ["flash-attn>=2.6; platform_system == 'Linux'"],
         "deepspeed": ["deepspeed>=0.17", "accelerate>=1.1"],  # transformers loads ZeRO-3 models through accelerate
         "tensor-parallel": ["megatron-core>=0.16", "accelerate>=1.1"],
+        "quantization": ["bitsandbytes>=0.46"],
         "mpi": ["mpi4py>=4.0"],
         "tracking": ["tensorboard>=2.15"],
         "dev": [
@@ -59,6 +60,7 @@ setup(
             "deepspeed>=0.17",
             "accelerate>=1.1",
             "megatron-core>=0.16",
+            "bitsandbytes>=0.46; platform_system == 'Linux'",
             "triton>=3.4; platform_system == 'Linux'",
             "mpi4py>=4.0",
             "mpich>=4.2; platform_system == 'Linux'",

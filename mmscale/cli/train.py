@@ -18,10 +18,9 @@ def train(
 
     Several ranks: `torchrun --nproc-per-node 2 launch/train.py configs/quickstart.yaml mindmerger.mapping parallel.zero.stage=3`
     """
-    import torch
-
     from mmscale.cli.devices import joined, started
     from mmscale.config.run import load_run
+    from mmscale.methods.environment import set_up_torch
     from mmscale.methods.recipe import places_up_to
     from mmscale.methods.stages import run_stage
     from mmscale.methods.tokenizing import prepare
@@ -33,8 +32,7 @@ def train(
     world = started()
     prepare(places, world)
     with joined(loaded.parallel, world) as layout:
-        if loaded.threads:
-            torch.set_num_threads(loaded.threads)
+        set_up_torch(loaded)
         for place in places:
             parts = run_stage(place, parts, layout)
     if layout.is_first:

@@ -16,6 +16,8 @@ class LanguageModelConfig(Config):
     """Local folder, hub id, or `tinyworld:NAME` for an embedded model."""
     revision: str | None = None
     dtype: DType = "float32"
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """Of the linear layers of a frozen model, by bitsandbytes; one that is trained stays as it is."""
     attention: Literal["auto", "packed_sdpa", "flash_attention_2"] = "auto"
     """`auto` takes flash-attn where it is installed on a GPU, else torch's SDPA on packed rows."""
     trust_remote_code: bool = False

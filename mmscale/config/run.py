@@ -42,6 +42,8 @@ class RunConfig(Config):
     parallel: ParallelConfig = ParallelConfig()
     threads: int | None = None
     """CPU threads of torch; None leaves torch's choice."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits every time, on a GPU slower ones; an operation without one is refused."""
 
     @field_validator("encoder_cache", mode="before")
     @classmethod

@@ -6,15 +6,18 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from mmscale.config.model import EncoderConfig
 from mmscale.config.training import StageConfig
 from mmscale.data.token_store import TokenStore
 from mmscale.errors import UserError
 from mmscale.methods.place import StagePlace
-from mmscale.models.encoders import Encoder
+from mmscale.models.counting import encoder_width
+from mmscale.models.encoders import load_encoder
+from mmscale.models.loading import DTYPES
 from mmscale.parallel.interruption import Interruption
 from mmscale.parallel.layout import Layout
 from mmscale.progress import say
-from mmscale.training.encoder_cache import CachePlace, size_of, with_states
+from mmscale.training.encoder_cache import CachePlace, WithStates, size_of, with_states
 from mmscale.training.trainer import TrainingData
 
 AUTO, OFF = "auto", "off"
@@ -39,7 +42,12 @@ def cache_place(place: StagePlace) -> CachePlace | None:
     return CachePlace(Path(chosen) / place.name, False, place.title)
 
 
-def passes(config: StageConfig, examples: int, merged_tokens: int) -> float:
+def worthwhile(config: StageConfig, examples: float, merged_tokens: float) -> bool:
+    """Whether a stage goes over its data often enough."""
+    return passes(config, examples, merged_tokens) >= WORTHWHILE_PASSES
+
+
+def passes(config: StageConfig, examples: float, merged_tokens: float) -> float:
     """How often a stage goes over its data."""
     if config.epochs is not None:
         return config.epochs
@@ -49,24 +57,30 @@ def passes(config: StageConfig, examples: int, merged_tokens: int) -> float:
     return (config.steps or 0) * (packing.global_batch_tokens or 0) / merged_tokens
 
 
-def cached(place: StagePlace, encoder: Encoder, data: TrainingData, layout: Layout) -> TrainingData:
+def cached(place: StagePlace, config: EncoderConfig, data: TrainingData, layout: Layout) -> TrainingData:
     """The same examples with encoder states from disk, where the configuration asks for them or they pay.
 
-    Raises UserError when a folder that was asked for has too little room, or holds the states of something else.
+    The encoder is in memory for as long as this takes. Raises UserError when a folder that was asked for has too little
+    room, or holds the states of something else.
     """
     where = cache_place(place)
     stores = {store.name: store for store in (data.train, data.dev) if isinstance(store, TokenStore) and len(store)}
     if where is None or "train" not in stores:
         return data
-    if (
-        where.renewable
-        and passes(place.config, len(data.train), sum(stores["train"].merged_lengths())) < WORTHWHILE_PASSES
-    ):
+    tokens = sum(stores["train"].merged_lengths())
+    if where.renewable and not worthwhile(place.config, len(data.train), tokens):
         return data
-    if not layout.from_first(lambda: _has_room(where, size_of(stores, encoder)[1])):
+    size = size_of(stores, encoder_width(config), DTYPES[config.dtype])[1]
+    if not layout.from_first(lambda: _has_room(where, size)):
         return data
+    encoder = load_encoder(config, layout.device)
     found = with_states(encoder, stores, where, layout, Interruption(place.run.parallel.interruption, layout))
     return replace(data, train=found["train"], dev=found.get("dev", data.dev))
+
+
+def every_row_has_states(data: TrainingData) -> bool:
+    """Whether the encoder is needed no more."""
+    return all(isinstance(part, WithStates) or not len(part) for part in (data.train, data.dev))
 
 
 def _has_room(where: CachePlace, size: int) -> bool:

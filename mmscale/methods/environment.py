@@ -1,4 +1,4 @@
-"""What a result was made with: versions, hardware, threads."""
+"""What a result is made with: versions, hardware, threads, algorithms."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from importlib import metadata
 from typing import Any
 
 import torch
+
+from mmscale.config.run import RunConfig
 
 _PACKAGES = (
     "mmscale",
@@ -23,6 +25,19 @@ _PACKAGES = (
     "deepspeed",
     "megatron-core",
 )
+
+
+_CUBLAS_WORKSPACE = ":4096:8"
+"""With it cuBLAS gives the same bits every time (cuBLAS library guide, "Results reproducibility")."""
+
+
+def set_up_torch(run: RunConfig) -> None:
+    """Threads and algorithms of a run, for the whole process."""
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    if run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACE)
+    torch.use_deterministic_algorithms(run.deterministic)
 
 
 def _version(package: str) -> str | None:

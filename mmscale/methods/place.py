@@ -55,6 +55,21 @@ class StagePlace:
             )
         return self.run.encoder if self.method.needs_encoder else None
 
+    def require_quantization_fits(self) -> None:
+        """UserError where a quantised language model would be trained, cut or partitioned."""
+        chosen, parallel = self.run.language_model.quantization, self.run.parallel
+        if chosen == "none":
+            return
+        if self.spec.trains != "mapping":
+            raise UserError(
+                f"{self.name} trains the language model, and language_model.quantization={chosen} is for frozen ones: set it to none"
+            )
+        if parallel.tensor_parallel_size > 1 or parallel.zero.stage > 0:
+            raise UserError(
+                f"language_model.quantization={chosen} keeps the language model whole on every rank: set "
+                f"parallel.tensor_parallel_size=1 and parallel.zero.stage=0, or quantization=none"
+            )
+
     @property
     def finished(self) -> bool:
         return (self.model / FINGERPRINT_FILE).is_file()

@@ -6,8 +6,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mmscale.config.evaluation import ProxyConfig
 from mmscale.config.run import RunConfig, dump_run
 from mmscale.errors import UserError, unknown_name
@@ -17,7 +15,7 @@ from mmscale.evaluation.scores import task_scores
 from mmscale.evaluation.solving import LazySolver, evaluate_task
 from mmscale.files import atomic_write, write_json
 from mmscale.methods import METHODS, Method, method
-from mmscale.methods.environment import describe_environment
+from mmscale.methods.environment import describe_environment, set_up_torch
 from mmscale.methods.place import StagePlace
 from mmscale.methods.solvers import model_solver, proxy_solver
 from mmscale.methods.stages import run_stage
@@ -54,6 +52,8 @@ def check(run: RunConfig) -> list[Method]:
                 raise unknown_name(f"recipes.{chosen.name}.{stage}.evaluate_task", wanted, run.evaluation.tasks)
             if not stages[stage].data:
                 raise UserError(f"recipes.{chosen.name}.{stage}.data is empty: name at least one data set")
+        for spec in chosen.stages:
+            StagePlace(run, chosen, spec).require_quantization_fits()
         if chosen.needs_encoder and run.encoder is None:
             raise UserError(f"{chosen.name} needs an encoder: add an encoder section with a path")
     if run.proxy is not None and run.proxy.expert not in run.recipes:
@@ -78,7 +78,10 @@ def places_up_to(run: RunConfig, stage: str) -> list[StagePlace]:
     if stage not in found:
         raise unknown_name("stage", stage, found)
     chosen, last = found[stage]
-    return [StagePlace(run, chosen, spec) for spec in chosen.stages[: chosen.stages.index(last) + 1]]
+    wanted = [StagePlace(run, chosen, spec) for spec in chosen.stages[: chosen.stages.index(last) + 1]]
+    for place in wanted:
+        place.require_quantization_fits()
+    return wanted
 
 
 def train_method(run: RunConfig, chosen: Method, layout: Layout) -> ModelParts:
@@ -129,8 +132,7 @@ class Run:
                 raise unknown_name("model of this run", name, self.models)
         self._only = frozenset(models or self.models)
         self._scores = not models
-        if self.config.threads:
-            torch.set_num_threads(self.config.threads)
+        set_up_torch(self.config)
         self.layout.on_first(self._describe)
         stages = [place.name for place in places(self.config)]
         say(f"run {self.config.name} in {self.folder}: {', '.join(stages) or 'evaluation only'}")

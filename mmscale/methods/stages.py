@@ -72,10 +72,11 @@ def run_stage(place: StagePlace, start: ModelParts, layout: Layout) -> ModelPart
 def _train(place: StagePlace, start: ModelParts, print_of_start: str, layout: Layout) -> ModelParts:
     config, zero, trains_mapping = place.config, place.run.parallel.zero, place.spec.trains == "mapping"
     data = tokens(place, layout)
+    if start.encoder is not None:
+        data = encoder_cache.cached(place, start.encoder, data, layout)
+    encodes = config.evaluate_task is not None or not encoder_cache.every_row_has_states(data)
     loading = partitioned_loading(zero, config, layout)
-    model, encoder_tokenizer = assemble(start, layout, place.run.seed, loading)
-    if model.encoder is not None:
-        data = encoder_cache.cached(place, model.encoder, data, layout)
+    model, encoder_tokenizer = assemble(start, layout, place.run.seed, loading, encodes)
     make_trainable(model.language_model, config.gradient_checkpointing, frozen=trains_mapping)
     if model.mapping is not None:
         model.mapping.requires_grad_(trains_mapping).train()

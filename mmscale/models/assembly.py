@@ -14,6 +14,7 @@ from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.errors import UserError
 from mmscale.files import write_json
 from mmscale.models import mapping_files
+from mmscale.models.counting import encoder_width
 from mmscale.models.encoders import load_encoder, load_encoder_tokenizer
 from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.language_model import LanguageModel, load_language_model
@@ -94,11 +95,13 @@ def assemble(
     layout: Layout,
     seed: int = 0,
     llm_loading: AbstractContextManager[None] | None = None,
+    with_encoder: bool = True,
 ) -> tuple[MergedModel, FamilyTokenizer | None]:
     """The model and, when it has an encoder, the encoder's tokenizer; everything frozen, in evaluation mode.
 
     A new mapping is initialised from `seed`, the same whatever was loaded before it and however. The LLM is
-    loaded inside `llm_loading`, which may send its shards elsewhere.
+    loaded inside `llm_loading`, which may send its shards elsewhere. Without its encoder a model works on rows that
+    bring their encoder states.
     """
     with llm_loading or nullcontext():
         language_model = load_language_model(parts.language_model, layout)
@@ -106,12 +109,13 @@ def assemble(
         model = MergedModel(language_model)
         freeze(model)
         return model, None
-    encoder = load_encoder(parts.encoder, layout.device)
+    encoder = load_encoder(parts.encoder, layout.device) if with_encoder else None
     if parts.mapping:
         mapping = mapping_files.read(Path(parts.mapping))
     else:
+        width = encoder_width(parts.encoder)
         torch.manual_seed(seed)
-        mapping = Mapping(encoder.width, language_model.width)
+        mapping = Mapping(width, language_model.width)
     model = MergedModel(language_model, encoder, mapping.to(layout.device))
     freeze(model)
     return model, load_encoder_tokenizer(parts.encoder)

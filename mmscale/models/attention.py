@@ -238,6 +238,7 @@ def _flash_varlen(
         softmax_scale=scaling,
         causal=True,
         window_size=limits,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
     )
 
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from mmscale.config.model import LanguageModelConfig
 from mmscale.data.segments import SpecialTokens, special_tokens
 from mmscale.errors import UserError
-from mmscale.models import attention
+from mmscale.models import attention, quantization
 from mmscale.models.attention import KeyValueCache, PackedLayout
 from mmscale.models.head import know_the_loss
 from mmscale.models.loading import DTYPES, load_pretrained
@@ -94,11 +94,14 @@ def load_language_model(config: LanguageModelConfig, layout: Layout) -> Language
     if layout.tensor_size > 1:
         model, cut = _load_sharded(config, layout)
     else:
+        dtype = DTYPES[config.dtype]
         arguments = {
-            "dtype": DTYPES[config.dtype],
+            "dtype": dtype,
             "attn_implementation": attention.choose(config.attention, layout.device),
+            **quantization.arguments(config, dtype, layout.device),
         }
         model = load_pretrained(AutoModelForCausalLM, config, "language model", **arguments).to(layout.device)
+        quantization.require_right_values(model, config)
     tokenizer = load_tokenizer(config)
     _require_fitting_tokenizer(config.path, tokenizer, int(model.config.vocab_size))
     specials = special_tokens(tokenizer, model.config, config.bos_token, config.eos_token)
@@ -109,6 +112,10 @@ def _load_sharded(config: LanguageModelConfig, layout: Layout) -> tuple[Any, Cut
     """Built without memory, cut, then read piece by piece: a rank holds its part and one tensor's piece at a time."""
     from accelerate import init_empty_weights  # extra `tensor-parallel`
 
+    if config.quantization != quantization.NONE:
+        raise UserError(
+            f"language_model.quantization={config.quantization} keeps the model whole: set parallel.tensor_parallel_size=1"
+        )
     model_config = load_model_config(config)
     require_divisible(model_config, layout.tensor_size, config.path)
     weights = SafetensorsWeights(config)

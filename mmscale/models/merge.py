@@ -16,15 +16,16 @@ from mmscale.models.mapping import Mapping
 class MergedModel(nn.Module):
     """A language model with or without an encoder in front: one way for both.
 
-    Without `encoder` and `mapping` the merged row is the token embeddings alone.
+    Without `encoder` and `mapping` the merged row is the token embeddings alone. With a mapping alone every row has to
+    bring its encoder states.
     """
 
     def __init__(
         self, language_model: LanguageModel, encoder: Encoder | None = None, mapping: Mapping | None = None
     ) -> None:
         super().__init__()
-        if (encoder is None) != (mapping is None):
-            raise ValueError("an encoder needs a mapping, and a mapping an encoder")
+        if encoder is not None and mapping is None:
+            raise ValueError("an encoder needs a mapping")
         if encoder is not None and mapping is not None:
             if (mapping.encoder_width, mapping.llm_width) != (encoder.width, language_model.width):
                 raise UserError(
@@ -36,11 +37,12 @@ class MergedModel(nn.Module):
     def merged_inputs(self, row: PackedRow) -> Tensor:
         """The LLM's input embeddings [T, D] of a packed row."""
         tokens = self.language_model.embed(row.token_ids)
-        if self.encoder is None or self.mapping is None:
+        if self.mapping is None:
             return tokens
         assert row.encoder is not None and row.encoder_rows is not None and row.boundary_rows is not None
         states = row.encoder.states
         if states is None:
+            assert self.encoder is not None, "a row without encoder states, and no encoder to make them"
             with torch.no_grad():
                 states = self.encoder.states(row.encoder)
         merged: Tensor = self.mapping(states, tokens, row.token_rows, row.encoder_rows, row.boundary_rows)

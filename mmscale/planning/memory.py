@@ -33,6 +33,10 @@ class Trained:
     encoder_dtype: str
     autocast: bool
     """precision=bfloat16."""
+    llm_bytes: int | None = None
+    """Of the LLM's weights, where some are quantised."""
+    encoder_cached: bool = False
+    """Its states come from disk, and the encoder is not in memory while the stage trains."""
 
     @property
     def trainable(self) -> tuple[int, ...]:
@@ -48,13 +52,17 @@ def _size(dtype: str) -> int:
     return DTYPES[dtype].itemsize
 
 
+def _encoder_bytes(trained: Trained) -> int:
+    return 0 if trained.encoder_cached else trained.encoder * _size(trained.encoder_dtype)
+
+
 def _replicated(trained: Trained) -> dict[str, int]:
     """The local engine: weights, gradients and AdamW's two moments in the parameter's own dtype."""
     width = _size(trained.llm_dtype) if trained.trains_llm else FLOAT32
     count = sum(trained.trainable)
     found = {
-        "llm_weights": sum(trained.llm) * _size(trained.llm_dtype),
-        "encoder_weights": trained.encoder * _size(trained.encoder_dtype),
+        "llm_weights": sum(trained.llm) * _size(trained.llm_dtype) if trained.llm_bytes is None else trained.llm_bytes,
+        "encoder_weights": _encoder_bytes(trained),
         "mapping_weights": sum(trained.mapping) * FLOAT32,
         "gradients": count * width,
         "optimizer": 2 * count * width,
@@ -80,7 +88,7 @@ def _partitioned(trained: Trained, spread: Spread, zero: ZeroConfig) -> dict[str
 
     found = {
         "llm_weights": weights(trained.llm) * width,
-        "encoder_weights": trained.encoder * _size(trained.encoder_dtype),  # frozen, kept out of DeepSpeed
+        "encoder_weights": _encoder_bytes(trained),  # frozen, kept out of DeepSpeed
         "mapping_weights": weights(trained.mapping) * mapping_width,
         # stage 1 accumulates all gradients in float32, stages 2 and 3 the part they own
         "gradients": FLOAT32 * (count if stage == 1 else owned),

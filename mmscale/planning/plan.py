@@ -11,9 +11,11 @@ from mmscale.config.cluster import ClusterConfig
 from mmscale.config.run import RunConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
+from mmscale.methods import encoder_cache
 from mmscale.methods.dry_run import stage_tokens
 from mmscale.methods.place import StagePlace
 from mmscale.methods.recipe import places
+from mmscale.models import quantization
 from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
 from mmscale.models.loading import DTYPES
 from mmscale.models.mapping import Mapping
@@ -81,6 +83,11 @@ class Planner:
         model = empty_language_model(run.language_model)
         self.config = model.config
         self.llm, self.encoder, self.encoder_width = count(model), 0, 0
+        self.quantized, self.dequantized = None, 0
+        if run.language_model.quantization != quantization.NONE:
+            width = DTYPES[run.language_model.dtype].itemsize
+            self.quantized = quantization.weight_bytes(model, run.language_model.quantization, width)
+            self.dequantized = quantization.largest_layer(model) * width
         self.mapping: tuple[int, ...] = ()
         self._rows: dict[Work, RowMemory] = {}
         if run.encoder is not None:
@@ -109,6 +116,7 @@ class Planner:
             run.language_model.dtype,
             run.encoder.dtype if run.encoder else "float32",
             place.config.precision == "bfloat16",
+            self.quantized,
         )
 
     def examples(self, place: StagePlace, given: Given) -> Examples:
@@ -128,7 +136,7 @@ class Planner:
 
     def stage(self, place: StagePlace, spread: Spread, mean: Examples) -> Planned:
         """One stage under a spread; its length is known where steps or the number of examples are."""
-        trained = self.trained(place, spread)
+        trained = replace(self.trained(place, spread), encoder_cached=self._caches_states(place, mean))
         rows, row_tokens = _rows(place.config, mean, spread.data)
         work = self.work(place, spread, row_tokens, math.ceil(row_tokens * mean.targets / mean.tokens))
         bytes_by_component = self._memory(place, trained, spread, work)
@@ -158,6 +166,19 @@ class Planner:
             12 * (self.llm if trained.trains_llm else sum(trained.mapping)),
             self._encoder_cache(trained, mean),
         )
+
+    def _caches_states(self, place: StagePlace, mean: Examples) -> bool:
+        """Whether the encoder's states will come from disk; unknown room there is taken for enough."""
+        if (
+            place.encoder is None
+            or place.config.evaluate_task is not None
+            or place.run.encoder_cache == encoder_cache.OFF
+        ):
+            return False
+        if place.run.encoder_cache != encoder_cache.AUTO:
+            return True
+        count = mean.count if mean.count is not None else math.inf
+        return encoder_cache.worthwhile(place.config, count, count * mean.tokens)
 
     def _encoder_cache(self, trained: Trained, mean: Examples) -> int | None:
         if not trained.encoder:
@@ -193,6 +214,8 @@ class Planner:
         step = memory.optimizer_step_bytes(trained, spread, zero)
         states = sum(found.values())
         passing = memory.transient_bytes(trained, spread, zero)
+        if self.dequantized:
+            passing["dequantized_layer"] = self.dequantized
         context = memory.CONTEXT_BYTES if self.cluster.gpus_per_node else 0
         found |= {"activations": row.forward, "logits_and_temporaries": row.peak - row.forward, **passing}
         peak = states + context + max(row.peak + sum(passing.values()), step)
@@ -207,8 +230,8 @@ class Planner:
     def _compute(
         self, config: StageConfig, trained: Trained, spread: Spread, mean: Examples, tokens: int
     ) -> tuple[float, float]:
-        """(seconds of each GPU of a tensor group for so many tokens, model operations a token); the encoder is whole
-        on each."""
+        """(seconds of each GPU of a tensor group for so many tokens, model operations a token); the encoder, where
+        its states are not cached, is whole on each."""
         work = throughput.token_work(
             self.config,
             self.llm,
@@ -217,13 +240,16 @@ class Planner:
             trained.trains_llm,
             config.gradient_checkpointing,
         )
-        encoder = 2.0 * trained.encoder * mean.encoder / mean.tokens
+        encoder = 0.0 if trained.encoder_cached else 2.0 * trained.encoder * mean.encoder / mean.tokens
         operations = tokens * (work.hardware / spread.tensor + encoder)
         return throughput.seconds_of(operations, self.cluster.gpu.peak_tflops), work.model + encoder
 
     def fitting(self, place: StagePlace, mean: Examples) -> list[Planned]:
         """Every spread of the cluster's ranks that fits, the fastest first."""
         ranks, found = self.cluster.nodes * self.cluster.ranks_on_node, []
+        if self.quantized is not None:  # whole on every rank
+            only = self.stage(place, Spread(ranks, 1, 0), mean)
+            return [only] if only.fits else []
         for tensor in (n for n in range(1, self.cluster.ranks_on_node + 1) if ranks % n == 0):
             try:
                 require_divisible(self.config, tensor, self.run.language_model.path)

@@ -57,10 +57,10 @@ def weights_digest(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-def size_of(stores: dict[str, TokenStore], encoder: Encoder) -> tuple[int, int]:
+def size_of(stores: dict[str, TokenStore], width: int, dtype: torch.dtype) -> tuple[int, int]:
     """(encoder tokens, bytes of their states)."""
     tokens = sum(int(store.field_lengths()[:, 2].sum()) for store in stores.values())
-    return tokens, tokens * encoder.width * encoder.dtype.itemsize
+    return tokens, tokens * width * dtype.itemsize
 
 
 def _file(folder: Path, name: str, number: int) -> Path:
@@ -171,7 +171,7 @@ def _make(
     encoder: Encoder, stores: dict[str, TokenStore], place: CachePlace, layout: Layout, interruption: Interruption
 ) -> None:
     """Ranks take turns at the parts and meet after each turn, so that nobody waits long in a collective."""
-    tokens, size = size_of(stores, encoder)
+    tokens, size = size_of(stores, encoder.width, encoder.dtype)
     count = sum(map(len, stores.values()))
     say(
         f"{place.title}: encoder states of {count:,} examples, {tokens:,} tokens x {encoder.width} x "

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from mmscale.cli.main import main
 
@@ -99,6 +100,16 @@ def test_training_one_stage_gives_the_same_model_as_the_run(finished, tmp_path, 
     assert str(tmp_path / "one") in capsys.readouterr().out
     name = "stages/mindmerger.mapping/model/mapping.safetensors"
     assert (finished / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_deterministic_algorithms_do_for_a_whole_step(finished, tmp_path):
+    arguments = command(tmp_path, "deterministic=true")[2:]
+    assert main(["train", "configs/quickstart.yaml", "mindmerger.augmentation", *arguments]) == 0
+    assert torch.are_deterministic_algorithms_enabled()
+    name = "stages/mindmerger.augmentation/model/mapping.safetensors"
+    assert (finished / name).read_bytes() == (tmp_path / name).read_bytes(), "on a CPU they are those of every run"
+    assert main(["train", "configs/quickstart.yaml", "mindmerger.augmentation", *arguments, "deterministic=false"]) == 0
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize("place", ["stages/mindmerger.mapping", "predictions/base/tinyworld"])

@@ -54,6 +54,7 @@ def test_the_shipped_70b_fits_and_is_one_json_object(plan):
     assert bytes_of["optimizer"] == 8 * stage["parameters"]["mapping"], "two float32 moments, replicated"
     shards = stage["layout"]["tensor_parallel_size"]
     assert bytes_of["llm_weights"] == pytest.approx(2 * 68_976_648_192 / shards, rel=1e-3)
+    assert bytes_of["encoder_weights"] == 0, "three epochs: its states come from disk"
     assert bytes_of["peak"] <= found["gpu_memory_bytes"]
     assert stage["steps"] == 3000 and stage["gpu_hours"] == pytest.approx(3000 * stage["step_seconds"] * 32 / 3600)
     limits = load_run("configs/mindmerger/llama2-70b-mt5-xl.yaml").recipes["mindmerger"]["mapping"].packing
@@ -62,6 +63,16 @@ def test_the_shipped_70b_fits_and_is_one_json_object(plan):
     assert stage["encoder_cache_bytes"] == pytest.approx(states * 2048 * 2, rel=1e-6), "bfloat16, 2,048 wide"
     assert 0.1 < found["mfu"] < 0.5 and found["tokens_per_s_per_gpu"] > 0
     assert found["inference"]["memory_bytes"]["key_value_cache"] == 2 * 80 * 8 * 128 * (512 + 512) * 32 * 2
+
+
+def test_a_frozen_70b_in_four_bits_is_planned_for_one_gpu(plan):
+    whole = ["parallel.tensor_parallel_size=1", "parallel.zero.stage=0", "language_model.quantization=nf4"]
+    code, out, err = plan("configs/mindmerger/llama2-70b-mt5-xl.yaml", "llama-2-70b", *whole, "--json")
+    assert code == 0, err
+    held = json.loads(out)["stages"]["mindmerger.mapping"]["memory_bytes"]
+    layers = 80 * (2 * 8192 * 8192 + 2 * 1024 * 8192 + 3 * 8192 * 28672)
+    assert held["llm_weights"] == round(layers * (0.5 + 1 / 64 + 4 / 16384)) + 2 * (68_976_648_192 - layers)
+    assert held["dequantized_layer"] == 2 * 8192 * 28672
 
 
 @pytest.mark.parametrize("config", ["question_alignment", "multilingual_cot"])

@@ -14,6 +14,8 @@ from mmscale.data.packing import pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.data.token_store import TokenStore, write_part
 from mmscale.errors import UserError
+from mmscale.methods import stages
+from mmscale.models.assembly import assemble
 from mmscale.models.encoders import Encoder
 from mmscale.parallel.interruption import Interruption
 from mmscale.parallel.layout import Layout
@@ -126,11 +128,26 @@ def losses(folder) -> list[float]:
     return [row["loss"] for row in rows if "loss" in row]
 
 
-def test_training_with_a_cache_is_training_without_and_another_run_uses_it(tmp_path, capsys):
+@pytest.fixture
+def with_encoder(monkeypatch) -> list[bool]:
+    """Whether each model that a stage trains has its encoder in memory."""
+    seen: list[bool] = []
+
+    def watched(*arguments):
+        model, tokenizer = assemble(*arguments)
+        seen.append(model.encoder is not None)
+        return model, tokenizer
+
+    monkeypatch.setattr(stages, "assemble", watched)
+    return seen
+
+
+def test_training_with_a_cache_is_training_without_and_another_run_uses_it(tmp_path, capsys, with_encoder):
     """By one process and by two: the same files, byte for byte."""
     assert main(stage(tmp_path / "off", "encoder_cache=off")) == 0
     assert "encoder states of" not in capsys.readouterr().err
     assert main(stage(tmp_path / "auto")) == 0
+    assert with_encoder == [True, True, True, False], "mapping, augmentation; the last one's states are all on disk"
     said = capsys.readouterr().err
     assert "augmentation: encoder states of 26 examples" in said and "mapping: encoder states" not in said
     assert not (tmp_path / "auto" / "stages" / "mindmerger.augmentation" / "encoder_states").exists()
