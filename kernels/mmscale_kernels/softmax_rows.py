@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mmscale_kernels.dispatch import use_triton
 
-_BLOCK_ELEMENTS = {"cpu": 1 << 20}
-"""Elements that PyTorch's implementation copies at a time: a few megabytes stay in a processor's cache."""
+_BLOCK_ELEMENTS = {"cpu": 1 << 18}
+"""Elements that PyTorch's implementation copies at a time: what stays in a processor's cache."""
 _ELSEWHERE = 1 << 26
 """On a GPU without Triton: enough to keep it busy."""
 

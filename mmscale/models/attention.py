@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,115 +20,11 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from mmscale.errors import UserError
+from mmscale.models.packed_layout import Collect, PackedLayout, Spread
 
 PACKED_SDPA = "mmscale_packed_sdpa"
 PACKED_FLASH = "mmscale_packed_varlen"
-
-
-@dataclass(frozen=True)
-class PackedLayout:
-    """Where each sequence of a packed row lies."""
-
-    lengths: tuple[int, ...]
-    device: torch.device
-
-    @property
-    def longest(self) -> int:
-        return max(self.lengths)
-
-    @cached_property
-    def cu_seqlens(self) -> Tensor:
-        """int32 [B+1], flash-attention's cumulated lengths."""
-        lengths = torch.tensor([0, *self.lengths], device=self.device)
-        return lengths.cumsum(0).to(torch.int32)
-
-    @cached_property
-    def owners(self) -> Tensor:
-        """int64 [T]: sequence of each token."""
-        numbers = torch.arange(len(self.lengths), device=self.device)
-        return numbers.repeat_interleave(self._each, output_size=sum(self.lengths))
-
-    @cached_property
-    def places(self) -> Tensor:
-        """int64 [T]: place of each token in its sequence."""
-        return torch.arange(sum(self.lengths), device=self.device) - (self._each.cumsum(0) - self._each)[self.owners]
-
-    @cached_property
-    def _each(self) -> Tensor:
-        return torch.tensor(self.lengths, device=self.device)
-
-    @cached_property
-    def _groups(self) -> list[list[int]]:
-        """Sequences that share a right-padded grid."""
-        return _alike(self.lengths)
-
-    @property
-    def grids(self) -> list[tuple[int, int]]:
-        """(sequences, places of each) of the grids, which lie one after another; P places in all."""
-        return [(len(group), self.lengths[group[0]]) for group in self._groups]
-
-    @cached_property
-    def slots(self) -> Tensor:
-        """int64 [T]: place of each token in the grids."""
-        starts, begin = [0] * len(self.lengths), 0
-        for group in self._groups:
-            for b in group:
-                starts[b] = begin
-                begin += self.lengths[group[0]]
-        return torch.tensor(starts, device=self.device)[self.owners] + self.places
-
-    @cached_property
-    def gather(self) -> Tensor:
-        """int64 [P]: token behind each place of the grids; places of padding repeat token 0 (never attended to)."""
-        tokens = torch.zeros(sum(b * n for b, n in self.grids), dtype=torch.int64, device=self.device)
-        tokens[self.slots] = torch.arange(self.slots.numel(), device=self.device)
-        return tokens
-
-
-_NEARLY = 4 / 5
-"""Of the longest sequence of a group, at least, is the length of every other."""
-_WORTHWHILE = 0.7
-"""Of the score matrices' entries in one grid, at most, have groups to leave; measured, a grid more costs as much."""
-
-
-def _alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Numbers of sequences, longest first, in groups of about equal length where that saves much."""
-    order = sorted(range(len(lengths)), key=lambda b: -lengths[b])
-    groups: list[list[int]] = []
-    for b in order:
-        if groups and lengths[b] >= _NEARLY * lengths[groups[-1][0]]:
-            groups[-1].append(b)
-        else:
-            groups.append([b])
-    scores = sum(len(group) * lengths[group[0]] ** 2 for group in groups)
-    return groups if scores <= _WORTHWHILE * len(order) * lengths[order[0]] ** 2 else [order]
-
-
-class _Spread(torch.autograd.Function):
-    """Rows [T, ...] to the places [P, ...] of grids. No gradient comes from padding: nothing real attends to it."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, layout: PackedLayout) -> Tensor:
-        ctx.layout = layout
-        return rows.index_select(0, layout.gather)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient.index_select(0, ctx.layout.slots), None
-
-
-class _Collect(torch.autograd.Function):
-    """Places [P, ...] of grids back to rows [T, ...]; what padding gave is dropped."""
-
-    @staticmethod
-    def forward(ctx: Any, places: Tensor, layout: PackedLayout) -> Tensor:
-        ctx.layout, ctx.places = layout, places.shape[0]
-        return places.index_select(0, layout.slots)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        spread = gradient.new_zeros(ctx.places, *gradient.shape[1:])
-        return spread.index_copy_(0, ctx.layout.slots, gradient), None
+PACKED_TORCH = "mmscale_packed_torch_varlen"
 
 
 class KeyValueCache:
@@ -186,12 +80,13 @@ def _padded_sdpa(
     query [T, H, D], key and value [T, K, D] -> [T, H, D].
     """
     sizes = [batch * longest for batch, longest in layout.grids]
-    split = [_Spread.apply(states, layout).split(sizes) for states in (query, key, value)]
+    laid = [Spread.apply(states, layout) for states in (query, key, value)]
+    split = [places.split(sizes) if len(sizes) > 1 else [places] for places in laid]  # split's gradient is a copy
     parts = [
         _in_grid(q.unflatten(0, grid), k.unflatten(0, grid), v.unflatten(0, grid), scaling, dropout, window)
         for grid, q, k, v in zip(layout.grids, *split, strict=True)
     ]
-    out: Tensor = _Collect.apply(torch.cat(parts) if len(parts) > 1 else parts[0], layout)
+    out: Tensor = Collect.apply(torch.cat(parts) if len(parts) > 1 else parts[0], layout)
     return out
 
 
@@ -240,6 +135,28 @@ def _flash_varlen(
         window_size=limits,
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
+
+
+def _torch_varlen(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float, dropout: float, window: int | None
+) -> Tensor:
+    """The same by the flash-attention that PyTorch itself brings; 16-bit numbers, no dropout."""
+    from torch.nn.attention.varlen import varlen_attn  # torch 2.10 and newer
+
+    if query.dtype not in (torch.float16, torch.bfloat16) or dropout:
+        kind = "dropout" if dropout else str(query.dtype).removeprefix("torch.")
+        raise UserError(
+            f"attention=torch_varlen computes in 16 bits and without dropout, not with {kind}: set dtype or precision to "
+            f"bfloat16, or attention=auto"
+        )
+    ends, longest = layout.cu_seqlens, layout.longest
+    limits = (-1 if window is None else window - 1, 0)
+    grouped = query.shape[1] != key.shape[1]
+    found = varlen_attn(
+        query, key, value, ends, ends, longest, longest, scale=scaling, window_size=limits, enable_gqa=grouped
+    )
+    assert isinstance(found, Tensor)
+    return found
 
 
 def _decode_step(
@@ -297,7 +214,8 @@ def _attend(varlen: Any) -> Any:
 
 AttentionInterface.register(PACKED_SDPA, _attend(_padded_sdpa))
 AttentionInterface.register(PACKED_FLASH, _attend(_flash_varlen))
-for _name in (PACKED_SDPA, PACKED_FLASH):
+AttentionInterface.register(PACKED_TORCH, _attend(_torch_varlen))
+for _name in (PACKED_SDPA, PACKED_FLASH, PACKED_TORCH):
     AttentionMaskInterface.register(_name, lambda *args, **kwargs: None)
 
 
@@ -308,4 +226,11 @@ def choose(wanted: str, device: torch.device) -> str:
         raise UserError(
             "language_model.attention=flash_attention_2 needs a CUDA device and flash-attn: pip install flash-attn, or attention=auto"
         )
+    if wanted == "torch_varlen":
+        if device.type != "cuda" or importlib.util.find_spec("torch.nn.attention.varlen") is None:
+            raise UserError(
+                f"language_model.attention=torch_varlen needs a CUDA device and torch 2.10 or newer, not {device.type} and "
+                f"{torch.__version__}: set attention=auto"
+            )
+        return PACKED_TORCH
     return PACKED_FLASH if flash and wanted != "packed_sdpa" else PACKED_SDPA

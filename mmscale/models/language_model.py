@@ -12,9 +12,10 @@ from mmscale.config.model import LanguageModelConfig
 from mmscale.data.segments import SpecialTokens, special_tokens
 from mmscale.errors import UserError
 from mmscale.models import attention, quantization
-from mmscale.models.attention import KeyValueCache, PackedLayout
+from mmscale.models.attention import KeyValueCache
 from mmscale.models.head import know_the_loss
 from mmscale.models.loading import DTYPES, load_pretrained
+from mmscale.models.packed_layout import PackedLayout
 from mmscale.models.weights import SafetensorsWeights
 from mmscale.parallel.layout import Layout
 from mmscale.parallel.tensor import Cut, require_divisible, shard

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from mmscale.data.packing import PackedRow
 from mmscale.errors import UserError
-from mmscale.models.attention import KeyValueCache, PackedLayout
+from mmscale.models.attention import KeyValueCache
 from mmscale.models.encoders import Encoder
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.mapping import Mapping
+from mmscale.models.packed_layout import PackedLayout
 
 
 class MergedModel(nn.Module):

@@ -17,8 +17,8 @@ from mmscale.cli.devices import joined
 from mmscale.config.model import LanguageModelConfig
 from mmscale.config.parallel import ParallelConfig
 from mmscale.models.assembly import make_trainable
-from mmscale.models.attention import PackedLayout
 from mmscale.models.language_model import LanguageModel, load_language_model
+from mmscale.models.packed_layout import PackedLayout
 from mmscale.parallel.layout import Layout
 from mmscale.parallel.pieces import piece_of
 

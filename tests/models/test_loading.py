@@ -38,7 +38,7 @@ def test_a_language_model_folder_gives_the_same_logits_as_transformers(tmp_path,
     tinyworld_tokenizers[0].save_pretrained(tmp_path)
     loaded = load_language_model(LanguageModelConfig(path=str(tmp_path)), HERE)
     ids = torch.tensor([1, 9, 8, 7])
-    from mmscale.models.attention import PackedLayout
+    from mmscale.models.packed_layout import PackedLayout
 
     hidden = loaded.hidden(loaded.embed(ids), torch.arange(4), PackedLayout((4,), CPU))
     assert torch.allclose(loaded.logits(hidden), model(ids[None]).logits[0], atol=1e-5)

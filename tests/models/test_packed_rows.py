@@ -7,7 +7,9 @@ import torch
 
 from mmscale.data.packing import IGNORED, EncoderRow, pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
-from mmscale.models.attention import PackedLayout
+from mmscale.errors import UserError
+from mmscale.models.attention import _torch_varlen, choose
+from mmscale.models.packed_layout import PackedLayout
 from mmscale.training.objective import CausalObjective
 from tests.conftest import VOCABULARY, random_causal_lm, random_encoder, random_merged
 
@@ -163,3 +165,24 @@ def test_gradient_checkpointing_changes_no_gradient(frozen):
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
+def test_pytorchs_own_variable_length_attention_is_called_as_it_asks():
+    """Shapes of output and gradients on the meta device; there is no CPU kernel."""
+    layout = PackedLayout((6, 1, 3), torch.device("meta"))
+    rows = [torch.empty(10, heads, 64, device="meta", dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2)]
+    for window in (None, 4):
+        out = _torch_varlen(*rows, layout, 0.125, 0.0, window)
+        assert (out.shape, out.dtype) == (rows[0].shape, torch.bfloat16)
+        gradients = torch.autograd.grad(out.sum(), rows)
+        assert [g.shape for g in gradients] == [r.shape for r in rows]
+    with pytest.raises(UserError, match="computes in 16 bits and without dropout, not with float32: set dtype"):
+        _torch_varlen(*(row.float() for row in rows), layout, 0.125, 0.0, None)
+    with pytest.raises(UserError, match="not with dropout"):
+        _torch_varlen(*rows, layout, 0.125, 0.1, None)
+
+
+@pytest.mark.parametrize("wanted", ["torch_varlen", "flash_attention_2"])
+def test_an_attention_that_cannot_be_had_is_refused(wanted):
+    with pytest.raises(UserError, match=f"language_model.attention={wanted} needs a CUDA device"):
+        choose(wanted, torch.device("cpu"))

@@ -1,0 +1,120 @@
+"""Where the sequences of a packed row lie, and how they are laid into right-padded grids and back.
+
+Legend: T tokens of the row, B sequences, L longest sequence, P places of the grids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Where each sequence of a packed row lies."""
+
+    lengths: tuple[int, ...]
+    device: torch.device
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+    @cached_property
+    def cu_seqlens(self) -> Tensor:
+        """int32 [B+1], flash-attention's cumulated lengths."""
+        lengths = torch.tensor([0, *self.lengths], device=self.device)
+        return lengths.cumsum(0).to(torch.int32)
+
+    @cached_property
+    def owners(self) -> Tensor:
+        """int64 [T]: sequence of each token."""
+        numbers = torch.arange(len(self.lengths), device=self.device)
+        return numbers.repeat_interleave(self._each, output_size=sum(self.lengths))
+
+    @cached_property
+    def places(self) -> Tensor:
+        """int64 [T]: place of each token in its sequence."""
+        return torch.arange(sum(self.lengths), device=self.device) - (self._each.cumsum(0) - self._each)[self.owners]
+
+    @cached_property
+    def _each(self) -> Tensor:
+        return torch.tensor(self.lengths, device=self.device)
+
+    @cached_property
+    def _groups(self) -> list[list[int]]:
+        """Sequences that share a right-padded grid."""
+        return _alike(self.lengths)
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """(sequences, places of each) of the grids, which lie one after another; P places in all."""
+        return [(len(group), self.lengths[group[0]]) for group in self._groups]
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """int64 [T]: place of each token in the grids."""
+        starts, begin = [0] * len(self.lengths), 0
+        for group in self._groups:
+            for b in group:
+                starts[b] = begin
+                begin += self.lengths[group[0]]
+        return torch.tensor(starts, device=self.device)[self.owners] + self.places
+
+    @cached_property
+    def gather(self) -> Tensor:
+        """int64 [P]: token behind each place of the grids; places of padding repeat token 0 (never attended to)."""
+        tokens = torch.zeros(sum(b * n for b, n in self.grids), dtype=torch.int64, device=self.device)
+        tokens[self.slots] = torch.arange(self.slots.numel(), device=self.device)
+        return tokens
+
+
+_NEARLY = 4 / 5
+"""Of the longest sequence of a group, at least, is the length of every other."""
+_WORTHWHILE = 0.7
+"""Of the score matrices' entries in one grid, at most, have groups to leave; measured, a grid more costs as much."""
+
+
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Numbers of sequences, longest first, in groups of about equal length where that saves much."""
+    order = sorted(range(len(lengths)), key=lambda b: -lengths[b])
+    groups: list[list[int]] = []
+    for b in order:
+        if groups and lengths[b] >= _NEARLY * lengths[groups[-1][0]]:
+            groups[-1].append(b)
+        else:
+            groups.append([b])
+    scores = sum(len(group) * lengths[group[0]] ** 2 for group in groups)
+    return groups if scores <= _WORTHWHILE * len(order) * lengths[order[0]] ** 2 else [order]
+
+
+class Spread(torch.autograd.Function):
+    """Rows [T, ...] to the places [P, ...] of grids. No gradient comes from padding: nothing real attends to it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, layout: PackedLayout) -> Tensor:
+        ctx.layout = layout
+        return rows.index_select(0, layout.gather)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.index_select(0, ctx.layout.slots), None
+
+
+class Collect(torch.autograd.Function):
+    """Places [P, ...] of grids back to rows [T, ...]; what padding gave is dropped."""
+
+    @staticmethod
+    def forward(ctx: Any, places: Tensor, layout: PackedLayout) -> Tensor:
+        ctx.layout, ctx.places = layout, places.shape[0]
+        return places.index_select(0, layout.slots)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        spread = gradient.new_zeros(ctx.places, *gradient.shape[1:])
+        return spread.index_copy_(0, ctx.layout.slots, gradient), None
