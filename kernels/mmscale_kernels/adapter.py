@@ -19,9 +19,6 @@ from torch import Tensor
 
 from mmscale_kernels.dispatch import use_triton
 
-_TRITON_BY_DEFAULT = False
-"""cuBLAS sets a high bar for two plain products: until Triton's were measured on a GPU, they run where asked for."""
-
 
 def adapter_merge_reference(
     states_EK: Tensor,
@@ -112,7 +109,7 @@ def _adapter(
     boundary_rows: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """(merged [T, D], hidden [E, H] for the backward pass)."""
-    if use_triton(states_EK.device, _TRITON_BY_DEFAULT):
+    if use_triton(states_EK.device, "adapter_merge"):
         from mmscale_kernels.gpu import adapter as gpu
 
         values = (states_EK, w1_HK, b1_H, w2_DH, b2_D, boundary_D, tokens_ND)
@@ -153,7 +150,7 @@ def _adapter_backward(
     for_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """d of states (empty unless asked for), w1, b1, w2, b2."""
-    if use_triton(states_EK.device, _TRITON_BY_DEFAULT):
+    if use_triton(states_EK.device, "adapter_merge"):
         from mmscale_kernels.gpu import adapter as gpu
 
         return gpu.backward(d_merged_TD.contiguous(), states_EK, hidden_EH, w1_HK, w2_DH, encoder_rows, for_states)

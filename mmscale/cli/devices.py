@@ -24,12 +24,12 @@ def default_device(local_rank: int = 0) -> torch.device:
     return torch.device(f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu")
 
 
-def kernels_on(device: torch.device) -> str:
-    """Which kernels run there, `triton` or `torch`; UserError when MMSCALE_KERNELS asks for what cannot be."""
-    from mmscale_kernels.dispatch import KernelUnavailable, use_triton
+def kernels_on(device: torch.device) -> dict[str, str]:
+    """Which implementation of each kernel runs there; UserError when MMSCALE_KERNELS asks for what cannot be."""
+    from mmscale_kernels.dispatch import KernelUnavailable, implementations
 
     try:
-        return "triton" if use_triton(device) else "torch"
+        return implementations(device)
     except KernelUnavailable as error:
         raise UserError(str(error)) from error
 

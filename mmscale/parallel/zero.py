@@ -74,6 +74,10 @@ def partitioned_loading(zero: ZeroConfig, stage: StageConfig, layout: Layout) ->
         yield
         return
     start_deepspeed(zero, layout)
+    if zero.hierarchical_partition_size > 1:
+        from deepspeed.utils import groups
+
+        groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # an earlier stage's; DeepSpeed makes its own, once a process
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
     alive = HfDeepSpeedConfig(deepspeed_json(zero, stage, layout.data_size))

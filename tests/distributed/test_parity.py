@@ -76,6 +76,7 @@ MORE = {
     "sequence": ["parallel.sequence_parallel=true"],
     "offload-optimizer": [f"parallel.zero.offload_optimizer={ON_CPU}"],
     "offload-all": [f"parallel.zero.offload_optimizer={ON_CPU}", f"parallel.zero.offload_parameters={ON_CPU}"],
+    "hierarchical": ["parallel.zero.hierarchical_partition_size=2"],
     "offload-disk": [f"parallel.zero.offload_optimizer={ON_DISK}", f"parallel.zero.offload_parameters={ON_DISK}"],
 }
 
@@ -94,6 +95,7 @@ MORE = {
         *(pytest.param(4, stage, 2, "sequence", marks=SLOW) for stage in (0, 1, 2, 3)),
         pytest.param(4, 3, 2, "offload-all", marks=SLOW),
         pytest.param(2, 3, 1, "offload-disk", marks=SLOW),
+        pytest.param(4, 3, 1, "hierarchical", marks=SLOW),
     ],
     ids=lambda value: str(value),
 )

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from mmscale_kernels import linear_cross_entropy
 from mmscale_kernels.adapter import adapter_merge, adapter_merge_reference
-from mmscale_kernels.dispatch import interpreted, use_triton
+from mmscale_kernels.dispatch import implementations, interpreted
 from mmscale_kernels.gpu import matmul, softmax_rows
 from torch import Tensor
 
@@ -23,7 +23,7 @@ BOUNDS = [(torch.float32, 1e-5), (torch.float16, 5e-3)]
 @pytest.fixture(autouse=True)
 def poison(monkeypatch):
     """What a kernel does not write is no number."""
-    assert interpreted() and use_triton(torch.device("cpu"))
+    assert interpreted() and set(implementations(torch.device("cpu")).values()) == {"triton"}
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True)
     yield

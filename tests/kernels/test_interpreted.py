@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from mmscale_kernels import KernelUnavailable, dispatch
-from mmscale_kernels.dispatch import use_triton
+from mmscale_kernels.dispatch import implementations
 
 from mmscale.cli.main import main
 from tests.distributed.ranks import ROOT
@@ -37,24 +37,25 @@ def test_an_explicit_choice_that_cannot_be_met_is_refused(monkeypatch, value, tr
     monkeypatch.setenv("MMSCALE_KERNELS", value)
     monkeypatch.setattr(dispatch, "has_triton", lambda: triton)
     with pytest.raises(KernelUnavailable, match=message):
-        use_triton(torch.device("cpu"))
+        implementations(torch.device("cpu"))
 
 
 def test_auto_takes_triton_on_a_gpu_where_it_is_the_better_default(monkeypatch):
     monkeypatch.delenv("MMSCALE_KERNELS", raising=False)
     monkeypatch.setattr(dispatch, "has_triton", lambda: True)
     gpu = torch.device("cuda")
-    assert use_triton(gpu) and not use_triton(gpu, by_default=False) and not use_triton(torch.device("cpu"))
+    assert implementations(gpu) == {"adapter_merge": "torch", "linear_cross_entropy": "triton"}
+    assert set(implementations(torch.device("cpu")).values()) == {"torch"}
     monkeypatch.setenv("MMSCALE_KERNELS", "triton")
-    assert use_triton(gpu, by_default=False)
+    assert set(implementations(gpu).values()) == {"triton"}
 
 
 def test_auto_and_torch_never_need_triton(monkeypatch):
     monkeypatch.setattr(dispatch, "has_triton", lambda: False)
-    assert not use_triton(torch.device("cuda"))
+    assert set(implementations(torch.device("cuda")).values()) == {"torch"}
     monkeypatch.setenv("MMSCALE_KERNELS", "torch")
     monkeypatch.setattr(dispatch, "has_triton", lambda: True)
-    assert not use_triton(torch.device("cuda"))
+    assert set(implementations(torch.device("cuda")).values()) == {"torch"}
 
 
 def test_the_command_line_says_so_in_one_sentence(monkeypatch, capsys):
@@ -66,4 +67,4 @@ def test_the_command_line_says_so_in_one_sentence(monkeypatch, capsys):
     )
     monkeypatch.delenv("MMSCALE_KERNELS")
     assert main(["doctor", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["kernels"] == "torch"
+    assert json.loads(capsys.readouterr().out)["kernels"] == {"adapter_merge": "torch", "linear_cross_entropy": "torch"}
