@@ -117,6 +117,11 @@ def test_a_mapping_learns_in_front_of_eight_bits(tmp_path):
     assert parts["language_model"]["quantization"] == "int8", "the model is used as it was trained"
 
 
+def training(folder, stage: str) -> list[str]:
+    settings = ["methods=[mindmerger]", "language_model.quantization=nf4"]
+    return ["train", "configs/quickstart.yaml", stage, *command(folder)[2:], *settings]
+
+
 @pytest.mark.parametrize(
     ("stage", "setting", "said"),
     [
@@ -127,21 +132,13 @@ def test_a_mapping_learns_in_front_of_eight_bits(tmp_path):
     ],
 )
 def test_what_cannot_be_quantised_is_refused_by_name(tmp_path, capsys, stage, setting, said):
-    arguments = ["train", "configs/quickstart.yaml", stage, *command(tmp_path)[2:], "methods=[mindmerger]"]
-    assert main([*arguments, "language_model.quantization=nf4", setting]) == 2
+    assert main([*training(tmp_path, stage), setting]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "stages").exists()
 
 
 def test_four_bits_that_would_be_read_wrongly_are_refused(capsys, tmp_path):
-    arguments = [
-        "train",
-        "configs/quickstart.yaml",
-        "mindmerger.mapping",
-        *command(tmp_path)[2:],
-        "methods=[mindmerger]",
-    ]
-    assert main([*arguments, "language_model.quantization=nf4"]) == 2
+    assert main(training(tmp_path, "mindmerger.mapping")) == 2
     assert (
         "those of model.layers.0.mlp.down_proj have 352: set language_model.quantization=int8"
         in capsys.readouterr().err
@@ -163,12 +160,5 @@ def test_no_code_is_fetched_with_the_library(tmp_path):
 
 def test_without_bitsandbytes_the_remedy_is_named(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    arguments = [
-        "train",
-        "configs/quickstart.yaml",
-        "mindmerger.mapping",
-        *command(tmp_path)[2:],
-        "methods=[mindmerger]",
-    ]
-    assert main([*arguments, "language_model.quantization=nf4"]) == 2
+    assert main(training(tmp_path, "mindmerger.mapping")) == 2
     assert "needs bitsandbytes: pip install 'mmscale[quantization]'" in capsys.readouterr().err
