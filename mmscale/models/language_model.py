@@ -101,7 +101,9 @@ def load_language_model(config: LanguageModelConfig, layout: Layout) -> Language
             "attn_implementation": attention.choose(config.attention, layout.device),
             **quantization.arguments(config, dtype, layout.device),
         }
-        model = load_pretrained(AutoModelForCausalLM, config, "language model", **arguments).to(layout.device)
+        model = load_pretrained(AutoModelForCausalLM, config, "language model", **arguments)
+        if config.quantization == quantization.NONE:
+            model = model.to(layout.device)  # where a quantised one was loaded
         quantization.require_right_values(model, config)
     tokenizer = load_tokenizer(config)
     _require_fitting_tokenizer(config.path, tokenizer, int(model.config.vocab_size))
