@@ -42,9 +42,12 @@ def cache_place(place: StagePlace) -> CachePlace | None:
     return CachePlace(Path(chosen) / place.name, False, place.title)
 
 
-def worthwhile(config: StageConfig, examples: float, merged_tokens: float) -> bool:
-    """Whether a stage goes over its data often enough."""
-    return passes(config, examples, merged_tokens) >= WORTHWHILE_PASSES
+def wanted(place: StagePlace, examples: float, merged_tokens: float) -> bool:
+    """Whether the configuration asks for a stage's states on disk, or leaves it open and they pay."""
+    chosen = place.run.encoder_cache
+    if chosen != AUTO:
+        return chosen != OFF
+    return passes(place.config, examples, merged_tokens) >= WORTHWHILE_PASSES
 
 
 def passes(config: StageConfig, examples: float, merged_tokens: float) -> float:
@@ -68,7 +71,7 @@ def cached(place: StagePlace, config: EncoderConfig, data: TrainingData, layout:
     if where is None or "train" not in stores:
         return data
     tokens = sum(stores["train"].merged_lengths())
-    if where.renewable and not worthwhile(place.config, len(data.train), tokens):
+    if not wanted(place, len(data.train), tokens):
         return data
     size = size_of(stores, encoder_width(config), DTYPES[config.dtype])[1]
     if not layout.from_first(lambda: _has_room(where, size)):

@@ -10,6 +10,7 @@ from mmscale.config.run import RunConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
 from mmscale.methods.base import Method, StageSpec
+from mmscale.models import quantization
 from mmscale.models.assembly import FINGERPRINT_FILE
 
 
@@ -58,7 +59,7 @@ class StagePlace:
     def require_quantization_fits(self) -> None:
         """UserError where a quantised language model would be trained, cut or partitioned."""
         chosen, parallel = self.run.language_model.quantization, self.run.parallel
-        if chosen == "none":
+        if chosen == quantization.NONE:
             return
         if self.spec.trains != "mapping":
             raise UserError(

@@ -61,12 +61,13 @@ def require_right_values(causal_lm: Any, config: LanguageModelConfig) -> None:
     blocks."""
     if config.quantization != "nf4":
         return
+    from bitsandbytes.nn import Linear4bit
+
     for name, layer in causal_lm.named_modules():
-        blocks, rest = divmod(getattr(layer, "in_features", 0), _BLOCK)
-        if hasattr(layer, "compute_dtype") and rest and layer.weight.device.type == "cpu":
+        if isinstance(layer, Linear4bit) and layer.weight.device.type == "cpu" and layer.in_features % _BLOCK:
             raise UserError(
                 f"{config.path}: on a CPU bitsandbytes gives wrong values for 4-bit rows that are no multiple of {_BLOCK}, and "
-                f"those of {name} have {_BLOCK * blocks + rest}: set language_model.quantization=int8, or use a GPU"
+                f"those of {name} have {layer.in_features}: set language_model.quantization=int8, or use a GPU"
             )
 
 

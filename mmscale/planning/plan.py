@@ -169,16 +169,10 @@ class Planner:
 
     def _caches_states(self, place: StagePlace, mean: Examples) -> bool:
         """Whether the encoder's states will come from disk; unknown room there is taken for enough."""
-        if (
-            place.encoder is None
-            or place.config.evaluate_task is not None
-            or place.run.encoder_cache == encoder_cache.OFF
-        ):
+        if place.encoder is None or place.config.evaluate_task is not None:
             return False
-        if place.run.encoder_cache != encoder_cache.AUTO:
-            return True
         count = mean.count if mean.count is not None else math.inf
-        return encoder_cache.worthwhile(place.config, count, count * mean.tokens)
+        return encoder_cache.wanted(place, count, count * mean.tokens)
 
     def _encoder_cache(self, trained: Trained, mean: Examples) -> int | None:
         if not trained.encoder:

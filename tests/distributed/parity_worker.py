@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -67,6 +68,16 @@ def configuration(folder: Path, overrides: list[str]) -> RunConfig:
     return parse_run(apply_overrides(values, overrides), "parity_worker.py")
 
 
+def optimizer_elements(engine: zero.ZeroEngine) -> Iterator[int]:
+    """Of each group of parameters; what lies on a disk is brought in to be counted."""
+    if engine.stage < 3:
+        yield from (flat.numel() for flat in engine._flat_partitions())
+        return
+    for group in engine._groups():
+        with engine._at_hand(group):
+            yield engine._flat_partitions()[group].numel()
+
+
 def account(trainer: Trainer) -> dict[str, object]:
     """What this rank holds at the end of a stage."""
     engine = trainer.engine
@@ -76,7 +87,7 @@ def account(trainer: Trainer) -> dict[str, object]:
         model = engine.engine.module
         frozen = [p for p in model.parameters() if not p.requires_grad]
         kept["frozen_gradients"] = sum(p.grad is not None for p in frozen)
-        kept["optimizer_elements"] = sum(flat.numel() for flat in engine._flat_partitions())
+        kept["optimizer_elements"] = sum(optimizer_elements(engine))
         kept["trainable_elements"] = sum(getattr(p, "ds_numel", p.numel()) for p in engine._named.values())
         if engine.stage == 3:
             parts = [(p.ds_tensor.numel(), p.ds_numel) for p in model.parameters()]  # type: ignore[attr-defined]

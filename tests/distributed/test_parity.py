@@ -118,8 +118,8 @@ def test_many_ranks_train_as_one(one, tmp_path, count, stage, degree, more):
             if stage:
                 share = kept["trainable_elements"] / shards
                 assert kept["frozen_gradients"] == 0
-                held = kept["optimizer_elements"]
-                assert held < 1.02 * share + 64, "frozen parameters have no optimizer state"
-                assert more == "offload-disk" or held >= share, "what lies on a disk, is not in memory"
+                assert share <= kept["optimizer_elements"] < 1.02 * share + 64, (
+                    "frozen parameters have no optimizer state"
+                )
             if stage == 3:
                 assert kept["held_elements"] < 1.01 * kept["all_elements"] / shards + 64
