@@ -18,6 +18,7 @@ setup(
     packages=[*find_packages(include=["mmscale", "mmscale.*"]), *shipped],
     package_dir=shipped,
     package_data={
+        "mmscale_kernels": ["*.json"],
         "mmscale.configs": ["*.yaml", "*/*.yaml"],
         "mmscale.launch": ["slurm/*.j2"],
         "mmscale.reporting": ["templates/*"],

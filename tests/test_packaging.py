@@ -49,6 +49,7 @@ def unpacked(tmp_path_factory) -> Path:
         "mmscale/configs/mindmerger/llama2-7b-mt5-xl.yaml",
         "mmscale/launch/train.py",
         "mmscale_kernels/gpu/matmul.py",
+        "mmscale_kernels/adapter_choice.json",
         "mmscale/benchmarks/train_step.py",
         "mmscale/tinyworld/lexicon/te.yaml",
         "mmscale/tinyworld/artifacts/llm/model.safetensors",

@@ -2,6 +2,7 @@
 
 from mmscale_kernels.adapter import adapter_merge
 from mmscale_kernels.dispatch import KernelUnavailable
+from mmscale_kernels.implementations import implementations
 from mmscale_kernels.linear_cross_entropy import Stretch, linear_cross_entropy
 
-__all__ = ["KernelUnavailable", "Stretch", "adapter_merge", "linear_cross_entropy"]
+__all__ = ["KernelUnavailable", "Stretch", "adapter_merge", "implementations", "linear_cross_entropy"]

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmscale_kernels.dispatch import use_triton
+from mmscale_kernels.adapter_choice import TORCH, Shape, choose
 
 
 def adapter_merge_reference(
@@ -95,6 +95,11 @@ def _check(
         raise ValueError("one place is needed for each token row and each mapped row")
 
 
+def _ways(states_EK: Tensor, w2_DH: Tensor) -> tuple[str, str]:
+    (count, width), (out, hidden) = states_EK.shape, w2_DH.shape
+    return choose(states_EK.device, states_EK.dtype, Shape(count, width, hidden, out))
+
+
 @torch.library.custom_op("mmscale::adapter", mutates_args=())
 def _adapter(
     states_EK: Tensor,
@@ -109,11 +114,12 @@ def _adapter(
     boundary_rows: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """(merged [T, D], hidden [E, H] for the backward pass)."""
-    if use_triton(states_EK.device, "adapter_merge"):
+    way = _ways(states_EK, w2_DH)[0]
+    if way != TORCH:
         from mmscale_kernels.gpu import adapter as gpu
 
         values = (states_EK, w1_HK, b1_H, w2_DH, b2_D, boundary_D, tokens_ND)
-        return gpu.forward(*values, token_rows, encoder_rows, boundary_rows)
+        return gpu.forward(*values, token_rows, encoder_rows, boundary_rows, way)
     merged = tokens_ND.new_empty(token_rows.numel() + encoder_rows.numel() + boundary_rows.numel(), tokens_ND.shape[1])
     hidden = torch.addmm(b1_H, states_EK, w1_HK.T).relu_()
     merged.index_copy_(0, encoder_rows, torch.addmm(b2_D, hidden, w2_DH.T).to(merged.dtype))
@@ -150,7 +156,7 @@ def _adapter_backward(
     for_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """d of states (empty unless asked for), w1, b1, w2, b2."""
-    if use_triton(states_EK.device, "adapter_merge"):
+    if _ways(states_EK, w2_DH)[1] == "triton":
         from mmscale_kernels.gpu import adapter as gpu
 
         return gpu.backward(d_merged_TD.contiguous(), states_EK, hidden_EH, w1_HK, w2_DH, encoder_rows, for_states)

@@ -9,9 +9,6 @@ import torch
 
 SWITCH = "MMSCALE_KERNELS"
 _MODES = ("auto", "torch", "triton")
-_BY_DEFAULT = {"adapter_merge": False, "linear_cross_entropy": True}
-"""Whether `auto` takes Triton on a GPU. cuBLAS sets a high bar for the adapter's two plain products: until Triton's were
-measured on a GPU, they run where asked for."""
 
 
 class KernelUnavailable(RuntimeError):
@@ -35,8 +32,8 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def use_triton(device: torch.device, kernel: str) -> bool:
-    """Whether a kernel's tensors on a device go to Triton; KernelUnavailable when it was asked for and cannot be."""
+def use_triton(device: torch.device) -> bool:
+    """Whether tensors on a device go to Triton's kernels; KernelUnavailable when that was asked for and cannot be."""
     chosen, able = mode(), has_triton()
     if chosen == "triton":
         if not able:
@@ -46,9 +43,4 @@ def use_triton(device: torch.device, kernel: str) -> bool:
                 f"{SWITCH}=triton needs a GPU, and these tensors are on {device.type}: unset it, or set it to torch"
             )
         return True
-    return _BY_DEFAULT[kernel] and chosen == "auto" and able and device.type == "cuda"
-
-
-def implementations(device: torch.device) -> dict[str, str]:
-    """kernel -> `triton` or `torch`, for tensors of a device."""
-    return {kernel: "triton" if use_triton(device, kernel) else "torch" for kernel in _BY_DEFAULT}
+    return chosen == "auto" and able and device.type == "cuda"

@@ -44,7 +44,7 @@ def _blocks(logits_NV: Tensor) -> list[slice]:
 def softmax_statistics(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     """[3, N]: maximum, sum of exponentials relative to it, target's logit. Raises ValueError on shapes or dtypes."""
     _check(logits_NV, targets_N)
-    if use_triton(logits_NV.device, "linear_cross_entropy"):
+    if use_triton(logits_NV.device):
         from mmscale_kernels.gpu import softmax_rows as gpu
 
         return gpu.statistics(logits_NV, targets_N)
@@ -72,7 +72,7 @@ def _(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
 def softmax_gradient_(logits_NV: Tensor, targets_N: Tensor, lse_N: Tensor) -> None:
     """Logits become d loss / d logits; `lse_N` is each row's log of the sum of all exponentials."""
     _check(logits_NV, targets_N)
-    if use_triton(logits_NV.device, "linear_cross_entropy"):
+    if use_triton(logits_NV.device):
         from mmscale_kernels.gpu import softmax_rows as gpu
 
         gpu.gradient_(logits_NV, targets_N, lse_N)

@@ -26,7 +26,7 @@ def default_device(local_rank: int = 0) -> torch.device:
 
 def kernels_on(device: torch.device) -> dict[str, str]:
     """Which implementation of each kernel runs there; UserError when MMSCALE_KERNELS asks for what cannot be."""
-    from mmscale_kernels.dispatch import KernelUnavailable, implementations
+    from mmscale_kernels import KernelUnavailable, implementations
 
     try:
         return implementations(device)

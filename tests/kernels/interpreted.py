@@ -6,15 +6,18 @@ bfloat16 is left out: the interpreter computes it wrongly, and proves nothing ab
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
-from mmscale_kernels import linear_cross_entropy
+from mmscale_kernels import adapter_choice, implementations, linear_cross_entropy
 from mmscale_kernels.adapter import adapter_merge, adapter_merge_reference
-from mmscale_kernels.dispatch import implementations, interpreted
+from mmscale_kernels.dispatch import interpreted
 from mmscale_kernels.gpu import matmul, softmax_rows
 from torch import Tensor
 
+from tests.distributed.ranks import ROOT
 from tests.kernels.cases import ADAPTER_SHAPES, adapter_inputs, far, with_gradients
 
 BOUNDS = [(torch.float32, 1e-5), (torch.float16, 5e-3)]
@@ -35,11 +38,13 @@ def tile(request, monkeypatch):
     monkeypatch.setattr(matmul, "tile_for", lambda *_: request.param)
 
 
+@pytest.mark.parametrize("way", adapter_choice.WAYS)
 @pytest.mark.parametrize("shape", ADAPTER_SHAPES)
 @pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
-def test_adapter(tile, shape, dtype, bound):
+def test_adapter(tile, shape, dtype, bound, way):
     arguments = adapter_inputs(*shape, dtype=dtype)
-    found = with_gradients(adapter_merge, arguments)
+    with adapter_choice.forced(way):
+        found = with_gradients(adapter_merge, arguments)
     exact = with_gradients(adapter_merge_reference, [a.double() if a.is_floating_point() else a for a in arguments])
     names = ("merged", "states", "w1", "b1", "w2", "b2", "boundary", "tokens")
     for name, value, right in zip(names, found, exact, strict=True):
@@ -50,6 +55,23 @@ def test_the_adapter_gives_the_same_bits_every_time(tile):
     arguments = adapter_inputs(*ADAPTER_SHAPES[-1], dtype=torch.float32)
     for one, other in zip(*(with_gradients(adapter_merge, arguments) for _ in range(2)), strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_was_measured_decides(tmp_path, monkeypatch, capsys):
+    """The command measures both ways, and its table is what `auto` follows."""
+    monkeypatch.setenv("MMSCALE_ADAPTER_TABLE", str(tmp_path / "table.json"))
+    monkeypatch.setenv("MMSCALE_RESULTS", str(tmp_path))
+    monkeypatch.setattr(matmul, "tile_for", lambda *_: matmul.Tile(16, 16, 16, 1, 1))
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    measuring = importlib.import_module("adapter_choice")
+    shape = adapter_choice.Shape(20, 8, 16, 12)
+    row = measuring.measure(shape, torch.device("cpu"), torch.float32, 1)
+    assert row["forward"] in adapter_choice.WAYS and row["backward"] in adapter_choice.WAYS
+    assert all(taken > 0 for way in row["milliseconds"].values() for taken in way.values())
+    measuring.keep([{**row, "forward": "triton", "backward": "library"}])
+    monkeypatch.setenv("MMSCALE_KERNELS", "auto")
+    monkeypatch.setattr(adapter_choice, "use_triton", lambda _: True)
+    assert adapter_choice.choose(torch.device("cpu"), torch.float32, shape) == ("triton", "library")
 
 
 def head(rows: int, width: int, vocabulary: int, dtype: torch.dtype) -> list[Tensor]:

@@ -9,8 +9,7 @@ import sys
 
 import pytest
 import torch
-from mmscale_kernels import KernelUnavailable, dispatch
-from mmscale_kernels.dispatch import implementations
+from mmscale_kernels import KernelUnavailable, adapter_choice, dispatch, implementations
 
 from mmscale.cli.main import main
 from tests.distributed.ranks import ROOT
@@ -40,14 +39,48 @@ def test_an_explicit_choice_that_cannot_be_met_is_refused(monkeypatch, value, tr
         implementations(torch.device("cpu"))
 
 
-def test_auto_takes_triton_on_a_gpu_where_it_is_the_better_default(monkeypatch):
+def test_auto_takes_triton_on_a_gpu_and_asks_the_table_for_the_mapping(monkeypatch, tmp_path):
     monkeypatch.delenv("MMSCALE_KERNELS", raising=False)
     monkeypatch.setattr(dispatch, "has_triton", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A GPU")
+    monkeypatch.setenv("MMSCALE_ADAPTER_TABLE", str(tmp_path / "own.json"))
     gpu = torch.device("cuda")
-    assert implementations(gpu) == {"adapter_merge": "torch", "linear_cross_entropy": "triton"}
+    by_table = "by measured shapes (0 of this device), else cuBLASLt and triton"
+    assert implementations(gpu) == {"adapter_merge": by_table, "linear_cross_entropy": "triton"}
     assert set(implementations(torch.device("cpu")).values()) == {"torch"}
     monkeypatch.setenv("MMSCALE_KERNELS", "triton")
     assert set(implementations(gpu).values()) == {"triton"}
+
+
+def row(device: str, states: int, forward: str, backward: str) -> dict:
+    shape = {"states": states, "encoder_width": 2048, "hidden_width": 4096, "llm_width": 4096}
+    return {"device": device, "dtype": "bfloat16", "shape": shape, "forward": forward, "backward": backward}
+
+
+def test_the_nearest_measured_shape_of_this_gpu_decides(monkeypatch, tmp_path):
+    file = tmp_path / "own.json"
+    rows = [
+        row("A", 1024, "library", "triton"),
+        row("A", 8192, "triton", "library"),
+        row("B", 1024, "triton", "triton"),
+    ]
+    file.write_text(json.dumps({"choices": rows}))
+
+    def asked(device: str, states: int, dtype: str = "bfloat16", encoder: int = 2048) -> tuple[str, str]:
+        return adapter_choice.fastest(device, dtype, adapter_choice.Shape(states, encoder, 4096, 4096), file)
+
+    assert asked("A", 1500) == ("library", "triton") and asked("A", 6000) == ("triton", "library")
+    assert asked("B", 1024) == ("triton", "triton")
+    unmeasured = [asked("C", 1024), asked("A", 1024, "float16"), asked("A", 100_000), asked("A", 8192, encoder=256)]
+    assert unmeasured == [("library", "library")] * 4
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text('{"choices": [{"device": "A"}]}')
+    with pytest.raises(KernelUnavailable, match=r"damaged.json is no table of measured choices .*: delete it"):
+        adapter_choice.table(damaged)
+
+
+def test_what_ships_is_a_table():
+    adapter_choice.table(adapter_choice.SHIPPED)
 
 
 def test_auto_and_torch_never_need_triton(monkeypatch):

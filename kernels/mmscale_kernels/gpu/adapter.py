@@ -1,4 +1,4 @@
-"""Triton implementation of mmscale_kernels.adapter: two products, the second one written to its places in the LLM's row."""
+"""GPU implementation of mmscale_kernels.adapter: two products, the second one written to its places in the LLM's row."""
 
 from __future__ import annotations
 
@@ -27,14 +27,19 @@ def forward(
     token_rows: Tensor,
     encoder_rows: Tensor,
     boundary_rows: Tensor,
+    products: str,
 ) -> tuple[Tensor, Tensor]:
-    """(merged [T, D] in the tokens' dtype, hidden [E, H])."""
+    """(merged [T, D] in the tokens' dtype, hidden [E, H]); `products` are those of mmscale_kernels.adapter_choice."""
     require(states_EK)
     count = token_rows.numel() + encoder_rows.numel() + boundary_rows.numel()
     merged = tokens_ND.new_empty(count, tokens_ND.shape[1])
-    hidden = states_EK.new_empty(states_EK.shape[0], w1_HK.shape[0])
-    matmul(states_EK, w1_HK.T, hidden, bias_N=b1_H, relu=True)
-    matmul(hidden, w2_DH.T, merged, bias_N=b2_D, scatter=encoder_rows)
+    if products == "library":
+        hidden = torch._addmm_activation(b1_H, states_EK, w1_HK.T)  # ReLU, in cuBLASLt's epilogue
+        scatter(torch.addmm(b2_D, hidden, w2_DH.T), encoder_rows, merged)
+    else:
+        hidden = states_EK.new_empty(states_EK.shape[0], w1_HK.shape[0])
+        matmul(states_EK, w1_HK.T, hidden, bias_N=b1_H, relu=True)
+        matmul(hidden, w2_DH.T, merged, bias_N=b2_D, scatter=encoder_rows)
     scatter(tokens_ND, token_rows, merged)
     scatter(boundary_D.expand(boundary_rows.numel(), -1), boundary_rows, merged)
     return merged, hidden
