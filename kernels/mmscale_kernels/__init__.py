@@ -4,5 +4,16 @@ from mmscale_kernels.adapter import adapter_merge
 from mmscale_kernels.dispatch import KernelUnavailable
 from mmscale_kernels.implementations import implementations
 from mmscale_kernels.linear_cross_entropy import Stretch, linear_cross_entropy
+from mmscale_kernels.proxy_logits import Chosen, Draws, Parts, proxy_choose
 
-__all__ = ["KernelUnavailable", "Stretch", "adapter_merge", "implementations", "linear_cross_entropy"]
+__all__ = [
+    "Chosen",
+    "Draws",
+    "KernelUnavailable",
+    "Parts",
+    "Stretch",
+    "adapter_merge",
+    "implementations",
+    "linear_cross_entropy",
+    "proxy_choose",
+]

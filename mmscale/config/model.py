@@ -18,8 +18,8 @@ class LanguageModelConfig(Config):
     dtype: DType = "float32"
     quantization: Literal["none", "nf4", "int8"] = "none"
     """Of the linear layers of a frozen model, by bitsandbytes; one that is trained stays as it is."""
-    attention: Literal["auto", "packed_sdpa", "flash_attention_2", "torch_varlen"] = "auto"
-    """`auto` takes flash-attn where it is installed on a GPU, else torch's SDPA on packed rows; `torch_varlen` is PyTorch's
+    attention: Literal["auto", "packed_sdpa", "flash_attention_2", "flash_attention_3", "torch_varlen"] = "auto"
+    """`auto` takes flash-attn where it is installed on a GPU (3 on Hopper, else 2), else torch's SDPA on packed rows; `torch_varlen` is PyTorch's
     own variable-length flash-attention, for a GPU without flash-attn."""
     trust_remote_code: bool = False
     bos_token: str | None = None

@@ -15,10 +15,14 @@ from mmscale_kernels import adapter_choice, implementations, linear_cross_entrop
 from mmscale_kernels.adapter import adapter_merge, adapter_merge_reference
 from mmscale_kernels.dispatch import interpreted
 from mmscale_kernels.gpu import matmul, softmax_rows
+from mmscale_kernels.gpu import proxy_logits as proxy_gpu
+from mmscale_kernels.proxy_logits import _partials_reference, thresholds
 from torch import Tensor
 
 from tests.distributed.ranks import ROOT
+from tests.kernels import proxy_cases
 from tests.kernels.cases import ADAPTER_SHAPES, adapter_inputs, far, with_gradients
+from tests.kernels.proxy_cases import SETTINGS
 
 BOUNDS = [(torch.float32, 1e-5), (torch.float16, 5e-3)]
 
@@ -108,6 +112,26 @@ def test_targets_of_other_ranks_count_as_nothing(monkeypatch):
     right[2, 39] -= 1
     softmax_rows.gradient_(logits, targets, lse)
     assert torch.allclose(logits, right, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    ("width", "first", "dtype"), [(1, 0, torch.float32), (47, 3, torch.float16), (123, 5, torch.float32)]
+)
+def test_proxy_logits(monkeypatch, settings, dtype, width, first):
+    """The choice, and the sums, are those of PyTorch's implementation, which the other tests hold to the definition."""
+    for name, size in (("BLOCK", 32), ("SEARCH_BLOCK", 32), ("WARPS", 1)):
+        monkeypatch.setattr(proxy_gpu, name, size)
+    parts = proxy_cases.logits(4, width, 5, dtype, combines=width != 1)
+    how = proxy_cases.draws(4, seed=2**40 + 3, first_row=2, **settings)
+    found = proxy_gpu.partials(parts, how, first)
+    right = _partials_reference(parts, how, first)
+    assert torch.equal(found[:, 3], right[:, 3])
+    assert torch.allclose(found, right, rtol=1e-5, atol=1e-5)
+    if how.truncated:
+        scaled = parts.combined() / how.temperature[:, None]
+        exact = thresholds(scaled, how)
+        assert torch.allclose(proxy_gpu.thresholds(parts, how), exact, rtol=1e-6, atol=1e-6)
 
 
 def test_a_dtype_that_triton_cannot_take_is_refused():

@@ -46,7 +46,11 @@ def test_auto_takes_triton_on_a_gpu_and_asks_the_table_for_the_mapping(monkeypat
     monkeypatch.setenv("MMSCALE_ADAPTER_TABLE", str(tmp_path / "own.json"))
     gpu = torch.device("cuda")
     by_table = "by measured shapes (0 of this device), else cuBLASLt and triton"
-    assert implementations(gpu) == {"adapter_merge": by_table, "linear_cross_entropy": "triton"}
+    assert implementations(gpu) == {
+        "adapter_merge": by_table,
+        "linear_cross_entropy": "triton",
+        "proxy_logits": "triton",
+    }
     assert set(implementations(torch.device("cpu")).values()) == {"torch"}
     monkeypatch.setenv("MMSCALE_KERNELS", "triton")
     assert set(implementations(gpu).values()) == {"triton"}
@@ -100,4 +104,6 @@ def test_the_command_line_says_so_in_one_sentence(monkeypatch, capsys):
     )
     monkeypatch.delenv("MMSCALE_KERNELS")
     assert main(["doctor", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["kernels"] == {"adapter_merge": "torch", "linear_cross_entropy": "torch"}
+    assert json.loads(capsys.readouterr().out)["kernels"] == dict.fromkeys(
+        ("adapter_merge", "linear_cross_entropy", "proxy_logits"), "torch"
+    )

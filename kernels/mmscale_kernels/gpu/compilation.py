@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mmscale_kernels.gpu import matmul, rows, softmax_rows
+from mmscale_kernels.gpu import matmul, proxy_logits, rows, softmax_rows
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -121,6 +121,23 @@ def variants(dtypes: tuple[str, ...] = DTYPES) -> Iterator[Variant]:
         yield Variant(
             f"softmax gradient {dtype}", softmax_rows.gradient_kernel, types, block, softmax_rows.WARPS, 2, False
         )
+        yield from _proxy(dtype)
+
+
+def _proxy(dtype: str) -> Iterator[Variant]:
+    pointer = f"*{dtype}"
+    types = dict.fromkeys(("base", "expert", "antiexpert"), pointer)
+    types |= dict.fromkeys(("temperatures", "limits", "top_ps", "min_ps", "found"), "*fp32")
+    types |= dict.fromkeys(("seeds", "rows", "positions", "top_ks"), "*i64")
+    types |= dict.fromkeys(("columns", "span", "first", "stride_base", "stride_expert", "stride_antiexpert"), "i32")
+    types["alpha"] = "fp32"
+    for title, sampled, truncated in (("greedy", False, False), ("sampled", True, False), ("truncated", True, True)):
+        flags = {"COMBINES": True, "SAMPLED": sampled, "TRUNCATED": truncated, "BLOCK": proxy_logits.BLOCK}
+        name = f"proxy logits {dtype}, {title}"
+        yield Variant(name, proxy_logits.partials_kernel, types, flags, proxy_logits.WARPS, 2, False)
+    flags = {"COMBINES": True, "BITS": proxy_logits.BITS, "BLOCK": proxy_logits.SEARCH_BLOCK}
+    name = f"proxy thresholds {dtype}"
+    yield Variant(name, proxy_logits.thresholds_kernel, types, flags, proxy_logits.WARPS, 2, False)
 
 
 def compile_for(variant: Variant, target: str) -> Resources:

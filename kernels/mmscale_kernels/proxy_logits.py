@@ -1,0 +1,177 @@
+"""Proxy-tuning's choice of a token (Liu et al. 2024, arXiv 2401.08565, eq. 1), without writing the combined logits.
+
+    s = base + alpha (expert - anti-expert)
+    p = truncated softmax(s / T): top-k, then top-p, then min-p, in transformers' order
+
+A greedy row (T = 0) takes the largest s; a sampled one the largest s / T + Gumbel noise among the tokens that truncation
+leaves, which is a draw from p. The noise depends on (seed, row, position, token) alone, so the draw of a vocabulary that
+is shared by ranks is the draw of the whole one: each rank sends five numbers a row. Tokens that tie with the last one that
+truncation keeps are kept too: the set does not depend on an order. Sizes: N rows, V entries of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmscale_kernels.dispatch import use_triton
+from mmscale_kernels.noise import gumbel
+
+FIELDS = 5
+"""Of a partial result: maximum of s, sum of exp(s - maximum), largest key, its token, its s. 20 bytes in float32, which
+holds every token id below 2^24."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How each of N rows is drawn; all tensors on the logits' device."""
+
+    temperature: Tensor
+    """float32 [N]; 0 is greedy."""
+    top_k: Tensor
+    """int64 [N]; 0 is off."""
+    top_p: Tensor
+    """float32 [N]; 1 is off."""
+    min_p: Tensor
+    """float32 [N]; 0 is off."""
+    seed: Tensor
+    """int64 [N]."""
+    row: Tensor
+    """int64 [N]: which sequence, whatever else is in the batch."""
+    position: Tensor
+    """int64 [N]: number of the new token in its sequence."""
+    sampled: bool
+    """Whether any row has a temperature."""
+    truncated: bool
+    """Whether any sampled row has top-k, top-p or min-p."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Logits whose combination is chosen from: [N, >= V] each, the entries of a row side by side; extra columns of expert
+    and anti-expert are not looked at."""
+
+    base: Tensor
+    expert: Tensor | None = None
+    antiexpert: Tensor | None = None
+    alpha: float = 0.0
+
+    @property
+    def combines(self) -> bool:
+        return self.expert is not None
+
+    def combined(self) -> Tensor:
+        """s [N, V] in float32 at least."""
+        wide = torch.promote_types(self.base.dtype, torch.float32)
+        if self.expert is None or self.antiexpert is None:
+            return self.base.to(wide)
+        width = self.base.shape[1]
+        difference = self.expert[:, :width].to(wide) - self.antiexpert[:, :width].to(wide)
+        return self.base.to(wide) + self.alpha * difference
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One token of every row."""
+
+    token: Tensor
+    """int64 [N]."""
+    log_probability: Tensor
+    """[N]: of the token under softmax(s), before temperature and truncation."""
+    log_sum_exp: Tensor
+    """[N]: of s."""
+
+
+def check(parts: Parts, draws: Draws) -> None:
+    """ValueError on shapes that do not fit."""
+    rows, width = parts.base.shape
+    if (parts.expert is None) != (parts.antiexpert is None):
+        raise ValueError("expert and anti-expert come together")
+    for name, logits in (("expert", parts.expert), ("anti-expert", parts.antiexpert)):
+        if logits is not None and (logits.shape[0] != rows or logits.shape[1] < width):
+            raise ValueError(f"the {name}'s logits are {tuple(logits.shape)}, and {rows} x {width} or more are needed")
+    if draws.row.shape != (rows,):
+        raise ValueError(f"one draw a row is needed: {tuple(draws.row.shape)} draws, {rows} rows")
+
+
+def thresholds(scaled_NV: Tensor, draws: Draws) -> Tensor:
+    """[N]: the smallest s / T that truncation keeps, by sorting; the definition."""
+    values = scaled_NV.sort(dim=-1, descending=True).values
+    count = values.shape[1]
+    last = torch.where(draws.top_k > 0, draws.top_k.clamp(max=count), count) - 1
+    threshold = values.gather(1, last[:, None])[:, 0]
+    inside = values >= threshold[:, None]
+    mass = values.masked_fill(~inside, float("-inf")).softmax(-1)
+    before = mass.cumsum(-1) - mass
+    kept = ((before < draws.top_p[:, None]) | (draws.top_p[:, None] >= 1)) & inside
+    threshold = values.gather(1, (kept.sum(-1, keepdim=True) - 1).clamp(min=0))[:, 0]
+    lowest = values[:, 0] + torch.log(draws.min_p.to(values.dtype))  # log 0 = -inf: off
+    return torch.maximum(threshold, lowest)
+
+
+def _scaled(combined_NV: Tensor, draws: Draws) -> Tensor:
+    hot = draws.temperature > 0
+    return combined_NV / torch.where(hot, draws.temperature, 1.0).to(combined_NV.dtype)[:, None]
+
+
+def _partials_reference(parts: Parts, draws: Draws, first: int) -> Tensor:
+    combined = parts.combined()
+    found = combined.new_empty(combined.shape[0], FIELDS)
+    keys = combined
+    if draws.sampled:
+        scaled = _scaled(combined, draws)
+        noise = gumbel(draws.seed, draws.row, draws.position, first, combined.shape[1])
+        keys = torch.where((draws.temperature > 0)[:, None], scaled + noise, combined)
+        if draws.truncated:
+            outside = (scaled < thresholds(scaled, draws)[:, None]) & (draws.temperature > 0)[:, None]
+            keys = keys.masked_fill(outside, float("-inf"))
+    best = keys.argmax(-1, keepdim=True)
+    found[:, 0] = combined.amax(-1)
+    found[:, 1] = (combined - found[:, :1]).exp_().sum(-1)
+    found[:, 2], found[:, 3] = keys.gather(1, best)[:, 0], best[:, 0] + first
+    found[:, 4] = combined.gather(1, best)[:, 0]
+    return found
+
+
+def partials(parts: Parts, draws: Draws, first: int = 0) -> Tensor:
+    """[N, 5] of the entries first..first+V-1 of a vocabulary; see FIELDS."""
+    check(parts, draws)
+    if use_triton(parts.base.device):
+        from mmscale_kernels.gpu import proxy_logits as gpu
+
+        return gpu.partials(parts, draws, first)
+    return _partials_reference(parts, draws, first)
+
+
+def joined_partials(found_SN5: Tensor) -> Tensor:
+    """[N, 5] of the partial results of S stretches of a vocabulary, in its order; ties go to the lowest token."""
+    largest = found_SN5[..., 0].amax(0)
+    total = (found_SN5[..., 1] * (found_SN5[..., 0] - largest).exp()).sum(0)
+    best = found_SN5[..., 2].argmax(0, keepdim=True)
+    return torch.stack([largest, total, *(found_SN5[..., field].gather(0, best)[0] for field in (2, 3, 4))], dim=-1)
+
+
+def proxy_choose(parts: Parts, draws: Draws, first: int = 0, group: Any = None) -> Chosen:
+    """Choose a token of every row; with a group, of the vocabulary that its ranks share, the same on each of them.
+
+    `first` is the token of this rank's first entry. Truncation needs the whole vocabulary: ValueError with a group.
+    Raises ValueError on shapes that do not fit.
+    """
+    own = partials(parts, draws, first)
+    if group is None:
+        return _chosen(own)
+    if draws.truncated:
+        raise ValueError("top-k, top-p and min-p need the whole vocabulary: gather the logits first")
+    found = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(found, own, group=group)
+    return _chosen(joined_partials(torch.stack(found)))
+
+
+def _chosen(partial_N5: Tensor) -> Chosen:
+    largest, total, _, token, logit = partial_N5.unbind(-1)
+    log_sum_exp = largest + total.log()
+    return Chosen(token.to(torch.int64), logit - log_sum_exp, log_sum_exp)

@@ -1,0 +1,93 @@
+"""Static keys and values of sequences of unequal length, with exact rollback.
+
+The sequences that run stand in the first slots; one that leaves is replaced by the last of them. What a rollback drops
+is overwritten by what comes next.
+
+Legend: S slots, K key/value heads, C capacity in tokens, D head width, N new tokens of all sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class NewTokens:
+    """Where the tokens of one pass go: `each` new tokens of every running sequence, sequence by sequence."""
+
+    owners: Tensor
+    """int64 [N]: slot of each token."""
+    places: Tensor
+    """int64 [N]: its place in its sequence."""
+    each: int
+    held: int
+    """Tokens of the longest sequence, these included."""
+
+
+class KeyValueCache:
+    """Keys and values of at most `slots` sequences of at most `capacity` tokens, [layers][S, K, C, D]."""
+
+    def __init__(self, layers: int, slots: int, capacity: int, device: torch.device) -> None:
+        self.slots, self.capacity, self.device = slots, capacity, device
+        self.keys: list[Tensor | None] = [None] * layers
+        self.values: list[Tensor | None] = [None] * layers
+        self.lengths: list[int] = []
+        """Tokens held for each running sequence."""
+
+    def admit(self, lengths: Sequence[int]) -> NewTokens:
+        """Places of the whole prompts of new sequences, `lengths` tokens each, packed end to end."""
+        first = len(self.lengths)
+        self.lengths += lengths
+        assert len(self.lengths) <= self.slots and max(self.lengths) <= self.capacity, "the cache is too small"
+        counts = torch.tensor(lengths, device=self.device)
+        total = sum(lengths)
+        numbers = torch.arange(len(lengths), device=self.device).repeat_interleave(counts, output_size=total)
+        starts = counts.cumsum(0) - counts
+        places = torch.arange(total, device=self.device) - starts[numbers]
+        return NewTokens(numbers + first, places, 0, max(lengths))
+
+    def grow(self, each: int) -> NewTokens:
+        """Places of `each` more tokens of every running sequence."""
+        count = len(self.lengths)
+        begins = torch.tensor(self.lengths, device=self.device)
+        self.lengths = [length + each for length in self.lengths]
+        assert max(self.lengths) <= self.capacity, "the cache is too small"
+        places = (begins[:, None] + torch.arange(each, device=self.device)).flatten()
+        owners = torch.arange(count, device=self.device).repeat_interleave(each)
+        return NewTokens(owners, places, each, max(self.lengths))
+
+    def roll_back(self, dropped: Sequence[int]) -> None:
+        """Forget the last tokens of each sequence."""
+        self.lengths = [length - drop for length, drop in zip(self.lengths, dropped, strict=True)]
+
+    def leave(self, slot: int) -> None:
+        """Drop one sequence; the last one takes its slot."""
+        last = len(self.lengths) - 1
+        if slot != last:
+            held = self.lengths[last]
+            for store in (self.keys, self.values):
+                for states in store:
+                    if states is not None:
+                        states[slot, :, :held] = states[last, :, :held]
+            self.lengths[slot] = held
+        self.lengths.pop()
+
+    def write(self, layer: int, key_NKD: Tensor, value_NKD: Tensor, new: NewTokens) -> None:
+        """Put the keys and values of new tokens into their places."""
+        for store, rows in ((self.keys, key_NKD), (self.values, value_NKD)):
+            held = store[layer]
+            if held is None:
+                held = rows.new_zeros(self.slots, rows.shape[1], self.capacity, rows.shape[2])
+                store[layer] = held
+            held[new.owners, :, new.places] = rows
+
+    def read(self, layer: int, new: NewTokens) -> tuple[Tensor, Tensor]:
+        """Keys and values [running, K, longest, D] of the running sequences, the new tokens' included."""
+        keys, values = self.keys[layer], self.values[layer]
+        assert keys is not None and values is not None
+        running = len(self.lengths)
+        return keys[:running, :, : new.held], values[:running, :, : new.held]

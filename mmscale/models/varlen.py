@@ -1,0 +1,125 @@
+"""Causal attention inside each sequence of a packed row, by each library that has it: [T, H, D] from [T, H, D] and [T, K, D].
+
+Legend: T tokens of the row, B sequences, L longest sequence, H heads, K key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmscale.errors import UserError
+from mmscale.models.packed_layout import Collect, PackedLayout, Spread
+
+
+def padded_sdpa(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float, dropout: float, window: int | None
+) -> Tensor:
+    """By right-padded grids of sequences of about equal length, and torch's SDPA."""
+    sizes = [batch * longest for batch, longest in layout.grids]
+    laid = [Spread.apply(states, layout) for states in (query, key, value)]
+    split = [places.split(sizes) if len(sizes) > 1 else [places] for places in laid]  # split's gradient is a copy
+    parts = [
+        _in_grid(q.unflatten(0, grid), k.unflatten(0, grid), v.unflatten(0, grid), scaling, dropout, window)
+        for grid, q, k, v in zip(layout.grids, *split, strict=True)
+    ]
+    out: Tensor = Collect.apply(torch.cat(parts) if len(parts) > 1 else parts[0], layout)
+    return out
+
+
+def _in_grid(query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, window: int | None) -> Tensor:
+    """One grid: query [B, L, H, D], key and value [B, L, K, D] -> [B * L, H, D].
+
+    Padding stands after every real token and is therefore never attended to by one under the causal
+    mask: no T x T mask is made.
+    """
+    longest, mask = query.shape[1], None
+    if window is not None and window < longest:
+        distance = torch.arange(longest, device=query.device)
+        distance = distance[:, None] - distance[None, :]
+        mask = (distance >= 0) & (distance < window)
+    out = F.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[2] != key.shape[2],
+    )
+    return out.transpose(1, 2).flatten(0, 1)
+
+
+def flash_2(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float, dropout: float, window: int | None
+) -> Tensor:
+    """By flash-attention's variable-length kernel (Dao 2023, arXiv 2307.08691)."""
+    from flash_attn import flash_attn_varlen_func  # optional: extra `gpu`
+
+    limits = (-1, -1) if window is None else (window - 1, 0)
+    return flash_attn_varlen_func(
+        query,
+        key,
+        value,
+        layout.cu_seqlens,
+        layout.cu_seqlens,
+        layout.longest,
+        layout.longest,
+        dropout_p=dropout,
+        softmax_scale=scaling,
+        causal=True,
+        window_size=limits,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def flash_3(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float, dropout: float, window: int | None
+) -> Tensor:
+    """By flash-attention 3, for Hopper (Shah et al. 2024, arXiv 2407.08608); it knows no dropout."""
+    from flash_attn_interface import flash_attn_varlen_func  # the package of flash-attention's folder hopper/
+
+    if dropout:
+        raise UserError(
+            "attention=flash_attention_3 has no dropout: set it to 0 in the model's config, or attention=auto"
+        )
+    ends, longest = layout.cu_seqlens, layout.longest
+    found = flash_attn_varlen_func(
+        query,
+        key,
+        value,
+        ends,
+        ends,
+        longest,
+        longest,
+        softmax_scale=scaling,
+        causal=True,
+        window_size=(-1, -1) if window is None else (window - 1, 0),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
+    out: Tensor = found[0] if isinstance(found, tuple) else found  # older ones return the log-sum-exp too
+    return out
+
+
+def torch_varlen(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float, dropout: float, window: int | None
+) -> Tensor:
+    """By the flash-attention that PyTorch itself brings; 16-bit numbers, no dropout."""
+    from torch.nn.attention.varlen import varlen_attn  # torch 2.10 and newer
+
+    if query.dtype not in (torch.float16, torch.bfloat16) or dropout:
+        kind = "dropout" if dropout else str(query.dtype).removeprefix("torch.")
+        raise UserError(
+            f"attention=torch_varlen computes in 16 bits and without dropout, not with {kind}: set dtype or precision to "
+            f"bfloat16, or attention=auto"
+        )
+    ends, longest = layout.cu_seqlens, layout.longest
+    limits = (-1 if window is None else window - 1, 0)
+    grouped = query.shape[1] != key.shape[1]
+    found = varlen_attn(
+        query, key, value, ends, ends, longest, longest, scale=scaling, window_size=limits, enable_gqa=grouped
+    )
+    assert isinstance(found, Tensor)
+    return found
