@@ -118,6 +118,17 @@ def _scaled(combined_NV: Tensor, draws: Draws) -> Tensor:
     return combined_NV / torch.where(hot, draws.temperature, 1.0).to(combined_NV.dtype)[:, None]
 
 
+def probabilities(parts: Parts, draws: Draws) -> Tensor:
+    """p [N, V] that rows are drawn from; all on one token where a row is greedy."""
+    combined = parts.combined()
+    scaled = _scaled(combined, draws)
+    if draws.truncated:
+        outside = (scaled < thresholds(scaled, draws)[:, None]) & (draws.temperature > 0)[:, None]
+        scaled = scaled.masked_fill(outside, float("-inf"))
+    sure = torch.zeros_like(combined).scatter_(1, combined.argmax(-1, keepdim=True), 1.0)
+    return torch.where((draws.temperature > 0)[:, None], scaled.softmax(-1), sure)
+
+
 def _partials_reference(parts: Parts, draws: Draws, first: int) -> Tensor:
     combined = parts.combined()
     found = combined.new_empty(combined.shape[0], FIELDS)
@@ -140,6 +151,9 @@ def _partials_reference(parts: Parts, draws: Draws, first: int) -> Tensor:
 def partials(parts: Parts, draws: Draws, first: int = 0) -> Tensor:
     """[N, 5] of the entries first..first+V-1 of a vocabulary; see FIELDS."""
     check(parts, draws)
+    if not parts.base.numel():  # a rank may hold no entry
+        nothing = torch.tensor([float("-inf"), 0, float("-inf"), 0, float("-inf")], device=parts.base.device)
+        return nothing.to(torch.promote_types(parts.base.dtype, torch.float32)).repeat(parts.base.shape[0], 1)
     if use_triton(parts.base.device):
         from mmscale_kernels.gpu import proxy_logits as gpu
 

@@ -17,7 +17,13 @@ class GenerationConfig(Config):
 
     max_new_tokens: int = Field(default=512, ge=1)
     temperature: float = Field(default=0.0, ge=0)
+    top_k: int = Field(default=0, ge=0)
+    """0 is off."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    """Least probability, as a share of the likeliest token's."""
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    """Of tokens that prompt or answer hold already (Keskar et al. 2019, arXiv 1909.05858, section 4.1)."""
     batch_size: int = Field(default=32, ge=1)
     seed: int = 0
     stop: tuple[str, ...] = ()

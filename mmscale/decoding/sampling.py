@@ -1,36 +1,57 @@
-"""From logits to a token: greedy, temperature, top-p; noise keyed by (seed, prompt, position)."""
+"""How rows are drawn: configurations to the tensors that mmscale_kernels.proxy_choose reads."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
+from mmscale_kernels import Draws
 from torch import Tensor
 
 from mmscale.config.evaluation import GenerationConfig
 
 
-def warp(logits_BV: Tensor, config: GenerationConfig) -> Tensor:
-    """Temperature, then top-p (Holtzman et al. 2020), in transformers' order; excluded tokens get -inf."""
-    scaled = logits_BV / config.temperature
-    if config.top_p >= 1:
-        return scaled
-    values, places = scaled.sort(dim=-1, descending=True)
-    probabilities = values.softmax(-1)
-    outside = probabilities.cumsum(-1) - probabilities >= config.top_p
-    return scaled.masked_fill(outside.gather(-1, places.argsort(-1)), float("-inf"))
+@dataclass(frozen=True)
+class Place:
+    """A new token: which sequence it belongs to, the number it gets there, and how it is drawn."""
+
+    sequence: int
+    """Key of the noise: a sequence's draws do not depend on what shares its batch."""
+    position: int
+    config: GenerationConfig
 
 
-def choose_tokens(logits_BV: Tensor, config: GenerationConfig, prompts: list[int], position: int) -> Tensor:
-    """int64 [B]. Sampling is argmax(log p + Gumbel noise) with noise of (seed, prompt number, position), so
-    that a row's draw does not depend on which rows share its batch."""
-    if config.temperature == 0:
-        return logits_BV.argmax(-1)
-    warped = warp(logits_BV.double(), config)
-    noise = torch.stack([_uniform(config.seed, prompt, position, warped.shape[1]) for prompt in prompts])
-    return (warped - torch.log(-torch.log(noise.to(warped.device)))).argmax(-1)
+def draws(places: Sequence[Place], device: torch.device) -> Draws:
+    """Tensors of N places."""
+    configs = [place.config for place in places]
+    sampled = any(config.temperature > 0 for config in configs)
+
+    def tensor(values: list[float], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=device)
+
+    return Draws(
+        tensor([c.temperature for c in configs], torch.float32),
+        tensor([c.top_k for c in configs], torch.int64),
+        tensor([c.top_p for c in configs], torch.float32),
+        tensor([c.min_p for c in configs], torch.float32),
+        tensor([c.seed for c in configs], torch.int64),
+        tensor([place.sequence for place in places], torch.int64),
+        tensor([place.position for place in places], torch.int64),
+        sampled,
+        sampled and any(c.temperature > 0 and (c.top_k > 0 or c.top_p < 1 or c.min_p > 0) for c in configs),
+    )
 
 
-def _uniform(seed: int, prompt: int, position: int, width: int) -> Tensor:
-    key = int(np.random.SeedSequence([seed, prompt, position]).generate_state(1, np.uint64)[0])
-    generator = torch.Generator().manual_seed(key >> 1)
-    return torch.rand(width, generator=generator, dtype=torch.float64).clamp_(1e-300, 1 - 1e-16)
+def penalised(combined_NV: Tensor, held: Sequence[Sequence[int]], configs: Sequence[GenerationConfig]) -> Tensor:
+    """Logits with each row's repetition penalty on the tokens it holds: divided where positive, else multiplied."""
+    found = combined_NV.clone()
+    for row, tokens, config in zip(found, held, configs, strict=True):
+        if config.repetition_penalty != 1 and tokens:
+            places = torch.tensor(sorted(set(tokens)), device=row.device)
+            places = places[places < row.numel()]
+            values = row[places]
+            row[places] = torch.where(
+                values > 0, values / config.repetition_penalty, values * config.repetition_penalty
+            )
+    return found

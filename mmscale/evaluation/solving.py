@@ -14,8 +14,10 @@ from mmscale.data.loading import DataAccount, load_records, wanted_languages
 from mmscale.data.prompts import Template
 from mmscale.data.records import Entailment, MultipleChoice, Problem, Record, question_text, record_language
 from mmscale.data.segments import ExampleTokenizer
-from mmscale.decoding.generate import Ending, batches, generate
-from mmscale.decoding.steppers import Stepper
+from mmscale.decoding.ending import Ending
+from mmscale.decoding.ensemble import Ensemble
+from mmscale.decoding.generate import batches, generate
+from mmscale.decoding.pace import Pace
 from mmscale.errors import Interrupted, UserError
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.predictions import Prediction, PredictionLog
@@ -32,9 +34,11 @@ class Solver:
     fingerprint: str
     """Names the weights and prompts, so that rows of another model are never mixed in."""
     tokenizers: Sequence[ExampleTokenizer]
-    stepper: Stepper
+    ensemble: Ensemble
     end: Ending
     context_length: int
+    draft_tokens: int | None = 1
+    """Tokens that a round of speculative decoding tries; 1 is plain decoding, None measures what is fastest."""
 
     @property
     def template(self) -> Template:
@@ -81,7 +85,9 @@ def answer(
     prompts = [tokenize(records, with_target=False) for tokenize in solver.tokenizers]
     open_ones = [b for b in batches(prompts[0], config.batch_size) if any(records[i].origin not in done for i in b)]
     mine = open_ones if layout is None else open_ones[layout.data_rank :: layout.data_size]
-    for batch in generate(solver.stepper, prompts, config, solver.end, solver.context_length, mine):
+    end = solver.end.with_texts(config.stop)
+    pace = Pace(solver.ensemble.device, solver.draft_tokens)
+    for batch in generate(solver.ensemble, prompts, config, end, solver.context_length, mine, pace):
         chosen = [(records[found.prompt], found.text) for found in batch]
         yield [Prediction(question_text(r), text, gold(r), record_language(r), r.origin) for r, text in chosen]
 

@@ -13,8 +13,9 @@ from mmscale.data.loading import load_records
 from mmscale.data.prompts import Prompt, Template, template
 from mmscale.data.records import Record
 from mmscale.data.segments import ExampleTokenizer
-from mmscale.decoding.generate import ending
-from mmscale.decoding.steppers import ModelStepper, ProxyStepper
+from mmscale.decoding.ending import ending
+from mmscale.decoding.ensemble import Ensemble
+from mmscale.decoding.stepper import ModelStepper
 from mmscale.decoding.vocabulary import require_same_vocabulary
 from mmscale.errors import UserError
 from mmscale.evaluation.solving import LazySolver, Solver, answer, judge
@@ -56,7 +57,7 @@ def solver_in_memory(
     """A model that is already loaded (and perhaps still being trained)."""
     lm = model.language_model
     tokenize = ExampleTokenizer(lm.tokenizer, lm.specials, template(prompt), _limits(model), encoder_tokenizer)
-    return Solver(title, fingerprint, [tokenize], ModelStepper(model), ending(lm, ()), lm.context_length)
+    return Solver(title, fingerprint, [tokenize], Ensemble(ModelStepper(model)), ending(lm), lm.context_length)
 
 
 def task_accuracy(solver: Solver, model: MergedModel, task: TaskConfig, languages: Sequence[str]) -> float:
@@ -103,9 +104,10 @@ def proxy_solver(
             asked = _chat(template(name), lms[k].tokenizer) if chat_template and k == 1 else template(name)
             made = ExampleTokenizer(lms[k].tokenizer, lms[k].specials, asked, _limits(model), encoder_tokenizer)
             tokenizers.append(made)
-        stepper = ProxyStepper([ModelStepper(model) for model, _ in models], alpha)
+        steppers = [ModelStepper(model) for model, _ in models]
+        ensemble = Ensemble(steppers[0], (steppers[1], steppers[2]), alpha)
         context = min(lm.context_length for lm in lms)
-        return Solver(title, fingerprint, tokenizers, stepper, ending(lms[0], ()), context)
+        return Solver(title, fingerprint, tokenizers, ensemble, ending(lms[0]), context)
 
     return LazySolver(title, fingerprint, load)
 

@@ -33,8 +33,8 @@ def _cached(
     query_NHD: Tensor, keys: Tensor, values: Tensor, new: NewTokens, scaling: float, window: int | None
 ) -> Tensor:
     """New tokens against all that came before them in their sequences: [N, H, D]."""
-    queries = query_NHD.unflatten(0, (-1, new.each)).transpose(1, 2)
-    places = new.places.unflatten(0, (-1, new.each))[:, :, None]
+    queries = query_NHD.unflatten(0, (new.count, -1)).transpose(1, 2)
+    places = new.places.unflatten(0, (new.count, -1))[:, :, None]
     held = torch.arange(new.held, device=keys.device)
     mask = held <= places
     if window is not None:

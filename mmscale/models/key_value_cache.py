@@ -17,15 +17,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class NewTokens:
-    """Where the tokens of one pass go: `each` new tokens of every running sequence, sequence by sequence."""
+    """Where the tokens of one pass go, sequence by sequence."""
 
     owners: Tensor
     """int64 [N]: slot of each token."""
     places: Tensor
     """int64 [N]: its place in its sequence."""
-    each: int
+    first: int
+    count: int
+    """Slots first..first+count-1 get tokens, each as many where they attend to what is held already."""
     held: int
-    """Tokens of the longest sequence, these included."""
+    """Tokens of the longest of them, these included."""
 
 
 class KeyValueCache:
@@ -48,7 +50,7 @@ class KeyValueCache:
         numbers = torch.arange(len(lengths), device=self.device).repeat_interleave(counts, output_size=total)
         starts = counts.cumsum(0) - counts
         places = torch.arange(total, device=self.device) - starts[numbers]
-        return NewTokens(numbers + first, places, 0, max(lengths))
+        return NewTokens(numbers + first, places, first, len(lengths), max(lengths))
 
     def grow(self, each: int) -> NewTokens:
         """Places of `each` more tokens of every running sequence."""
@@ -58,7 +60,7 @@ class KeyValueCache:
         assert max(self.lengths) <= self.capacity, "the cache is too small"
         places = (begins[:, None] + torch.arange(each, device=self.device)).flatten()
         owners = torch.arange(count, device=self.device).repeat_interleave(each)
-        return NewTokens(owners, places, each, max(self.lengths))
+        return NewTokens(owners, places, 0, count, max(self.lengths))
 
     def roll_back(self, dropped: Sequence[int]) -> None:
         """Forget the last tokens of each sequence."""
@@ -86,8 +88,8 @@ class KeyValueCache:
             held[new.owners, :, new.places] = rows
 
     def read(self, layer: int, new: NewTokens) -> tuple[Tensor, Tensor]:
-        """Keys and values [running, K, longest, D] of the running sequences, the new tokens' included."""
+        """Keys and values [count, K, held, D] of the sequences that got new tokens, those of these included."""
         keys, values = self.keys[layer], self.values[layer]
         assert keys is not None and values is not None
-        running = len(self.lengths)
-        return keys[:running, :, : new.held], values[:running, :, : new.held]
+        slots = slice(new.first, new.first + new.count)
+        return keys[slots, :, : new.held], values[slots, :, : new.held]

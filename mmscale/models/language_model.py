@@ -12,8 +12,8 @@ from mmscale.config.model import LanguageModelConfig
 from mmscale.data.segments import SpecialTokens, special_tokens
 from mmscale.errors import UserError
 from mmscale.models import attention, quantization
-from mmscale.models.attention import KeyValueCache
 from mmscale.models.head import know_the_loss
+from mmscale.models.key_value_cache import KeyValueCache, NewTokens
 from mmscale.models.loading import DTYPES, load_pretrained
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.models.weights import SafetensorsWeights
@@ -53,9 +53,16 @@ class LanguageModel(nn.Module):
         return self.causal_lm.get_input_embeddings()(token_ids)
 
     def hidden(
-        self, inputs_TD: Tensor, position_ids: Tensor, layout: PackedLayout | None, cache: KeyValueCache | None = None
+        self,
+        inputs_TD: Tensor,
+        position_ids: Tensor,
+        layout: PackedLayout | None,
+        cache: KeyValueCache | None = None,
+        new: NewTokens | None = None,
     ) -> Tensor:
-        """Last hidden states [T, D] of a packed row: of a whole row with `layout`, of one step with `cache` alone."""
+        """Last hidden states [T, D] of a packed row: with `layout` its tokens attend to each other, without to what
+        `cache` holds; `new` says where in it they go.
+        """
         trunk, inputs = self.causal_lm.get_decoder(), inputs_TD[None]
         found: Tensor = trunk(
             inputs_embeds=inputs if self._cut is None else self._cut.regions.begin(inputs),
@@ -64,6 +71,7 @@ class LanguageModel(nn.Module):
             use_cache=False,
             layout=layout,
             cache=cache,
+            new=new,
         ).last_hidden_state
         return found[0] if self._cut is None else self._cut.regions.end(found)[0]
 
@@ -72,13 +80,36 @@ class LanguageModel(nn.Module):
         logits = self.causal_lm.get_output_embeddings()(hidden_ND)
         return logits if self._cut is None else self._cut.whole_logits(logits)
 
+    def logit_part(self, hidden_ND: Tensor) -> Tensor:
+        """This rank's stretch of the logits [N, v]; its first column is that of `first_token`."""
+        logits = self.causal_lm.get_output_embeddings()(hidden_ND)
+        return logits if self._cut is None else self._cut.own_logits(logits)
+
+    @property
+    def first_token(self) -> int:
+        return 0 if self._cut is None else self._cut.stretch.begin
+
+    @property
+    def vocabulary_group(self) -> Any:
+        """The ranks that share the vocabulary; None where it is whole."""
+        return None if self._cut is None else self._cut.layout.tensor_group
+
+    @property
+    def vocabulary(self) -> int:
+        """Columns of the whole logits."""
+        return int(self.config.vocab_size)
+
+    def whole_logits(self, part_Nv: Tensor) -> Tensor:
+        """Logits [N, V] of all ranks' stretches."""
+        return part_Nv if self._cut is None else self._cut.joined(part_Nv)
+
     def cross_entropy_sum(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """Summed cross entropy (float32 scalar) of the tokens (int64 [N]) that follow chosen rows."""
         loss: Tensor = self.causal_lm.get_output_embeddings()(hidden_ND, targets_N)
         return loss
 
-    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
-        return KeyValueCache(int(self.config.num_hidden_layers), batch, capacity)
+    def new_cache(self, slots: int, capacity: int) -> KeyValueCache:
+        return KeyValueCache(int(self.config.num_hidden_layers), slots, capacity, self.device)
 
 
 def load_tokenizer(config: LanguageModelConfig) -> Any:

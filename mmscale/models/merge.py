@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from mmscale.data.packing import PackedRow
 from mmscale.errors import UserError
-from mmscale.models.attention import KeyValueCache
 from mmscale.models.encoders import Encoder
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.mapping import Mapping
@@ -49,8 +48,8 @@ class MergedModel(nn.Module):
         merged: Tensor = self.mapping(states, tokens, row.token_rows, row.encoder_rows, row.boundary_rows)
         return merged
 
-    def hidden(self, row: PackedRow, cache: KeyValueCache | None = None) -> Tensor:
+    def hidden(self, row: PackedRow) -> Tensor:
         """Last hidden states [T, D]."""
         inputs = self.merged_inputs(row)
         layout = PackedLayout(tuple(row.lengths), inputs.device)
-        return self.language_model.hidden(inputs, row.position_ids, layout, cache)
+        return self.language_model.hidden(inputs, row.position_ids, layout)

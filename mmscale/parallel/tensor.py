@@ -276,8 +276,23 @@ class Cut:
     layout: Layout
     regions: Regions
 
+    @property
+    def stretch(self) -> Piece:
+        """Of the vocabulary, what this rank holds."""
+        return even_piece((self.vocabulary,), 0, self.layout.tensor_rank, self.layout.tensor_size)
+
+    def own_logits(self, part_Nv: Tensor) -> Tensor:
+        """This rank's logits without padding."""
+        return part_Nv[:, : self.stretch.size]
+
     def whole_logits(self, part_Nv: Tensor) -> Tensor:
-        """Logits [N, V] on every rank; no gradient flows back."""
-        parts = [torch.empty_like(part_Nv) for _ in range(self.layout.tensor_size)]
-        dist.all_gather(parts, part_Nv.detach().contiguous(), group=self.layout.tensor_group)
+        """Logits [N, V] on every rank, of what the head gave; no gradient flows back."""
+        return self.joined(self.own_logits(part_Nv))
+
+    def joined(self, own_Nv: Tensor) -> Tensor:
+        """Logits [N, V] of every rank's own ones, which may differ in number."""
+        longest = -(-self.vocabulary // self.layout.tensor_size)
+        padded = nn.functional.pad(own_Nv.detach(), (0, longest - own_Nv.shape[1])).contiguous()
+        parts = [torch.empty_like(padded) for _ in range(self.layout.tensor_size)]
+        dist.all_gather(parts, padded, group=self.layout.tensor_group)
         return torch.cat(parts, dim=-1)[..., : self.vocabulary]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmscale_kernels import Parts, proxy_choose
 
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.packing import pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
-from mmscale.decoding.generate import Ending, generate
-from mmscale.decoding.sampling import choose_tokens, warp
-from mmscale.decoding.steppers import ModelStepper, ProxyStepper
+from mmscale.decoding.ending import Ending
+from mmscale.decoding.ensemble import Ensemble
+from mmscale.decoding.generate import generate, stream
+from mmscale.decoding.sampling import Place, draws, penalised
+from mmscale.decoding.stepper import ModelStepper
 from mmscale.errors import UserError
 from tests.conftest import VOCABULARY, random_merged
 
@@ -32,16 +35,22 @@ def prompts(merged: bool, count: int = 6) -> list[TokenizedExample]:
     ]
 
 
-def run(stepper, versions, config):
-    found = [g for batch in generate(stepper, versions, config, END, 256) for g in batch]
+def run(ensemble, versions, config, **more):
+    found = [g for batch in generate(ensemble, versions, config, END, 256, **more) for g in batch]
     return [g.token_ids for g in sorted(found, key=lambda g: g.prompt)]
 
 
-def naive(logits_of, prompt_number: int, config) -> list[int]:
+def alone(model, prefill_tokens: int = 8192) -> Ensemble:
+    return Ensemble(ModelStepper(model, prefill_tokens))
+
+
+def naive(logits_of, prompt_number: int, config, prompt: tuple[int, ...] = ()) -> list[int]:
     """The definition: run everything again for every token."""
     ids: list[int] = []
     for position in range(config.max_new_tokens):
-        token = int(choose_tokens(logits_of(ids)[None], config, [prompt_number], position)[0])
+        logits = penalised(logits_of(ids)[None], [[*prompt, *ids]], [config])
+        how = draws([Place(prompt_number, position, config)], logits.device)
+        token = int(proxy_choose(Parts(logits), how).token[0])
         ids.append(token)
         if token in END.stop_ids:
             break
@@ -62,7 +71,7 @@ def test_cached_batched_decoding_equals_the_definition(family, encoder, config):
     model, asked = random_merged(family, encoder), prompts(encoder is not None)
     with torch.inference_mode():
         expected = [naive(lambda ids, p=p: last_logits(model, p, ids), i, config) for i, p in enumerate(asked)]
-    assert run(ModelStepper(model), [asked], config) == expected
+    assert run(alone(model), [asked], config) == expected
     assert config.temperature == 0 or len({len(ids) for ids in expected}) > 1, (
         "the test must see rows leave at different times"
     )
@@ -72,7 +81,7 @@ def test_cached_batched_decoding_equals_the_definition(family, encoder, config):
 def test_an_answer_does_not_depend_on_its_batch(batch_size):
     model, asked = random_merged("llama", "t5"), prompts(True)
     config = SAMPLED.model_copy(update={"batch_size": batch_size})
-    assert run(ModelStepper(model), [asked], config) == run(ModelStepper(model), [asked], SAMPLED)
+    assert run(alone(model), [asked], config) == run(alone(model), [asked], SAMPLED)
 
 
 def perturbed(seed: int):
@@ -82,6 +91,11 @@ def perturbed(seed: int):
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     return model
+
+
+def proxy(models, alpha: float, drafter=None) -> Ensemble:
+    base, expert, antiexpert = map(ModelStepper, models)
+    return Ensemble(base, (expert, antiexpert), alpha, drafter and ModelStepper(drafter))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 1.7, -1.0])
@@ -100,32 +114,58 @@ def test_proxy_tuning_is_base_plus_alpha_times_difference(alpha, own_prompt):
 
     with torch.inference_mode():
         expected = [naive(lambda ids, i=i: combined(i, ids), i, config) for i in range(len(asked))]
-    assert run(ProxyStepper([ModelStepper(m) for m in models], alpha), versions, config) == expected
+    assert run(proxy(models, alpha), versions, config) == expected
     if alpha == 0:
-        assert run(ModelStepper(models[0]), [asked], config) == expected
+        assert run(alone(models[0]), [asked], config) == expected
 
 
-def test_extra_expert_rows_are_cut():
-    combine = ProxyStepper([ModelStepper(random_merged())] * 3, 1.0)._combine
-    base, big = torch.randn(2, 5), torch.randn(2, 8)
-    assert torch.allclose(combine(base, big, torch.zeros(2, 8)), base + big[:, :5])
+@pytest.mark.parametrize("encoder", [None, "t5"])
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_prompts_prefilled_in_pieces_are_prompts_prefilled_whole(family, encoder):
+    model, asked = random_merged(family, encoder), prompts(encoder is not None)
+    config = GenerationConfig(max_new_tokens=8, batch_size=6)
+    whole = run(alone(model), [asked], config)
+    for tokens in (1, 3, 20):
+        assert run(alone(model, tokens), [asked], config) == whole
 
 
-def test_top_p_keeps_the_smallest_set_that_reaches_p():
-    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    kept = torch.isfinite(warp(logits, GenerationConfig(temperature=1.0, top_p=0.8)))
-    assert kept.tolist() == [[True, True, False, False]]
-    assert torch.isfinite(warp(logits, GenerationConfig(temperature=1.0, top_p=0.81))).sum() == 3
+@pytest.mark.parametrize("slots", [1, 2, 5])
+@pytest.mark.parametrize("config", [GenerationConfig(max_new_tokens=20), SAMPLED], ids=["greedy", "sampled"])
+def test_a_stream_whose_slots_are_filled_again_gives_the_same(slots, config):
+    model, asked = random_merged("qwen2", "t5"), prompts(True, 9)
+    once = config.model_copy(update={"batch_size": slots})
+    found = list(stream(alone(model), [asked], once, END, 256, skip=frozenset({4})))
+    assert sorted(g.prompt for g in found) == [0, 1, 2, 3, 5, 6, 7, 8]
+    right = run(alone(model), [asked], config)
+    assert all(g.token_ids == right[g.prompt] for g in found)
 
 
-def test_sampling_follows_the_distribution():
-    """Chi-squared over 4000 draws of the warped distribution."""
-    from scipy.stats import chisquare
+def test_a_repetition_penalty_is_that_of_transformers():
+    from transformers import RepetitionPenaltyLogitsProcessor
 
-    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log().repeat(4000, 1)
-    drawn = choose_tokens(logits, GenerationConfig(temperature=0.8), list(range(4000)), 0)
-    expected = (logits[0].double() / 0.8).softmax(-1) * 4000
-    assert chisquare(torch.bincount(drawn, minlength=4).numpy(), expected.numpy()).pvalue > 0.001
+    logits, held = torch.randn(1, VOCABULARY), [3, 9, 9, 40]
+    config = GenerationConfig(repetition_penalty=1.7)
+    right = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([held]), logits.clone())
+    assert torch.allclose(penalised(logits, [held], [config]), right)
+    model, asked = random_merged(), prompts(False)
+    config = config.model_copy(update={"max_new_tokens": 12, "batch_size": 3})
+    with torch.inference_mode():
+        expected = [
+            naive(lambda ids, p=p: last_logits(model, p, ids), i, config, p.prompt_ids) for i, p in enumerate(asked)
+        ]
+    assert run(alone(model), [asked], config) == expected
+    assert expected != run(alone(model), [asked], config.model_copy(update={"repetition_penalty": 1.0}))
+
+
+def test_log_probabilities_are_those_of_the_model():
+    model, asked = random_merged(), prompts(False, 2)
+    config = SAMPLED.model_copy(update={"max_new_tokens": 6})
+    for batch in generate(alone(model), [asked], config, END, 256):
+        for found in batch:
+            prompt = asked[found.prompt]
+            for place, (token, value) in enumerate(zip(found.token_ids, found.log_probabilities, strict=True)):
+                logits = last_logits(model, prompt, found.token_ids[:place]).detach()
+                assert value == pytest.approx(float(logits.log_softmax(-1)[token]), abs=1e-9)
 
 
 def test_stop_texts_end_and_cut_an_answer():
@@ -137,4 +177,4 @@ def test_stop_texts_end_and_cut_an_answer():
 
 def test_a_prompt_beyond_the_context_is_refused():
     with pytest.raises(UserError, match="p0: a prompt of .* exceed the context of 16"):
-        list(generate(ModelStepper(random_merged()), [prompts(False, 1)], GenerationConfig(max_new_tokens=15), END, 16))
+        list(generate(alone(random_merged()), [prompts(False, 1)], GenerationConfig(max_new_tokens=15), END, 16))

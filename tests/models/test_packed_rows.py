@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from mmscale.data.packing import IGNORED, EncoderRow, pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import UserError
-from mmscale.models.attention import _torch_varlen, choose
+from mmscale.models import attention
+from mmscale.models.attention import choose
 from mmscale.models.packed_layout import PackedLayout
+from mmscale.models.varlen import flash_3, padded_sdpa, torch_varlen
 from mmscale.training.objective import CausalObjective
 from tests.conftest import VOCABULARY, random_causal_lm, random_encoder, random_merged
 
@@ -172,17 +177,58 @@ def test_pytorchs_own_variable_length_attention_is_called_as_it_asks():
     layout = PackedLayout((6, 1, 3), torch.device("meta"))
     rows = [torch.empty(10, heads, 64, device="meta", dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2)]
     for window in (None, 4):
-        out = _torch_varlen(*rows, layout, 0.125, 0.0, window)
+        out = torch_varlen(*rows, layout, 0.125, 0.0, window)
         assert (out.shape, out.dtype) == (rows[0].shape, torch.bfloat16)
         gradients = torch.autograd.grad(out.sum(), rows)
         assert [g.shape for g in gradients] == [r.shape for r in rows]
     with pytest.raises(UserError, match="computes in 16 bits and without dropout, not with float32: set dtype"):
-        _torch_varlen(*(row.float() for row in rows), layout, 0.125, 0.0, None)
+        torch_varlen(*(row.float() for row in rows), layout, 0.125, 0.0, None)
     with pytest.raises(UserError, match="not with dropout"):
-        _torch_varlen(*rows, layout, 0.125, 0.1, None)
+        torch_varlen(*rows, layout, 0.125, 0.1, None)
 
 
-@pytest.mark.parametrize("wanted", ["torch_varlen", "flash_attention_2"])
+@pytest.mark.parametrize("returns_sums", [False, True], ids=["output", "output and log-sum-exp"])
+@pytest.mark.parametrize("window", [None, 4])
+def test_flash_attention_3_is_called_as_it_asks(monkeypatch, returns_sums, window):
+    """A stand-in with the signature of flash-attention's hopper/flash_attn_interface.py, which no CPU can run."""
+
+    def flash_attn_varlen_func(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, *, softmax_scale, causal, window_size, deterministic
+    ):
+        assert causal and not deterministic and (max_seqlen_q, max_seqlen_k) == (6, 6)
+        assert cu_seqlens_q.tolist() == cu_seqlens_k.tolist() == [0, 6, 7, 10]
+        left, right = window_size
+        out = padded_sdpa(q, k, v, layout, softmax_scale, 0.0, None if left < 0 else left + 1)
+        assert right == (-1 if left < 0 else 0)
+        return (out, None) if returns_sums else out
+
+    module = SimpleNamespace(flash_attn_varlen_func=flash_attn_varlen_func)
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
+    layout = PackedLayout((6, 1, 3), torch.device("cpu"))
+    rows = [torch.randn(10, heads, 8) for heads in (4, 2, 2)]
+    right = padded_sdpa(*rows, layout, 0.3, 0.0, window)
+    assert torch.equal(flash_3(*rows, layout, 0.3, 0.0, window), right)
+    with pytest.raises(UserError, match="flash_attention_3 has no dropout"):
+        flash_3(*rows, layout, 0.3, 0.1, window)
+
+
+@pytest.mark.parametrize(
+    ("installed", "capability", "best"),
+    [
+        ({"flash_attn", "flash_attn_interface"}, 9, attention.PACKED_FLASH_3),
+        ({"flash_attn", "flash_attn_interface"}, 8, attention.PACKED_FLASH),
+        ({"flash_attn"}, 9, attention.PACKED_FLASH),
+        (set(), 9, attention.PACKED_SDPA),
+    ],
+)
+def test_auto_takes_the_best_that_is_installed(monkeypatch, installed, capability, best):
+    monkeypatch.setattr(attention, "_installed", lambda module: module in installed)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (capability, 0))
+    assert choose("auto", torch.device("cuda")) == best
+    assert choose("packed_sdpa", torch.device("cuda")) == attention.PACKED_SDPA
+
+
+@pytest.mark.parametrize("wanted", ["torch_varlen", "flash_attention_2", "flash_attention_3"])
 def test_an_attention_that_cannot_be_had_is_refused(wanted):
-    with pytest.raises(UserError, match=f"language_model.attention={wanted} needs a CUDA device"):
+    with pytest.raises(UserError, match=f"language_model.attention={wanted} needs a (CUDA device|Hopper GPU)"):
         choose(wanted, torch.device("cpu"))

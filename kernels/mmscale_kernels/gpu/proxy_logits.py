@@ -240,8 +240,6 @@ def partials(parts: Parts, draws: Draws, first: int) -> Tensor:
 
     _require(parts)
     rows, columns = parts.base.shape
-    if not rows:
-        return torch.empty(0, 5, dtype=torch.float32, device=parts.base.device)
     stretches = max(1, min(triton.cdiv(columns, BLOCK), _PROGRAMS // rows))
     span = triton.cdiv(triton.cdiv(columns + 3, stretches), BLOCK) * BLOCK
     stretches = triton.cdiv(columns + first % 4, span)

@@ -1,0 +1,130 @@
+"""What answers: one model, or a base that an expert and an anti-expert steer, and perhaps one that drafts.
+
+Proxy-tuning (Liu et al. 2024, arXiv 2401.08565, eq. 1): s = base + alpha (expert - anti-expert). The models may read
+different prompts; they share the continuation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from mmscale_kernels import Chosen, Parts, proxy_choose
+from torch import Tensor
+
+from mmscale.data.segments import TokenizedExample
+from mmscale.decoding.sampling import Place, draws, penalised
+from mmscale.decoding.stepper import ModelStepper
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Of N rows, by each model; `first` is the token of the base's first column on this rank."""
+
+    base: Tensor
+    expert: Tensor | None = None
+    antiexpert: Tensor | None = None
+    first: int = 0
+
+    def rows(self, chosen: Tensor) -> Logits:
+        """Some of the rows (int64 indices)."""
+        expert, antiexpert = (None if part is None else part[chosen] for part in (self.expert, self.antiexpert))
+        return Logits(self.base[chosen], expert, antiexpert, self.first)
+
+
+class Ensemble:
+    """Models that decode together; all of them hold the same continuations."""
+
+    def __init__(
+        self,
+        base: ModelStepper,
+        steering: tuple[ModelStepper, ModelStepper] | None = None,
+        alpha: float = 1.0,
+        drafter: ModelStepper | None = None,
+    ) -> None:
+        """`steering` are expert and anti-expert. Drafts come from `drafter`, else from the expert."""
+        self.base, self.steering, self.alpha = base, steering, alpha
+        self.own_drafter = drafter
+        self.drafter = drafter or (steering[0] if steering else None)
+        lm = base.model.language_model
+        self.device, self.vocabulary, self.group = lm.device, lm.vocabulary, lm.vocabulary_group
+        self._first = lm.first_token
+
+    @property
+    def models(self) -> list[ModelStepper]:
+        """Base, expert, anti-expert, drafter: those that there are, in the order of a request's prompts."""
+        return [self.base, *(self.steering or ()), *([self.own_drafter] if self.own_drafter else [])]
+
+    def reserve(self, slots: int, capacity: int) -> None:
+        for model in self.models:
+            model.reserve(slots, capacity)
+
+    def admit(self, prompts: Sequence[Sequence[TokenizedExample]]) -> Logits:
+        """Prefill new sequences; `prompts[m]` are theirs as model m reads them."""
+        found = [model.admit(own) for model, own in zip(self.models, prompts, strict=True)]
+        return self._logits(found)
+
+    def _logits(self, found: Sequence[Tensor]) -> Logits:
+        """Of the models in order; expert and anti-expert cut to the columns that the base has here."""
+        base = found[0]
+        if self.steering is None:
+            return Logits(base, first=self._first)
+        stretch = slice(self._first, self._first + base.shape[1])
+        expert, antiexpert = (_whole(model, part) for model, part in zip(self.steering, found[1:3], strict=True))
+        return Logits(base, expert[:, stretch], antiexpert[:, stretch], self._first)
+
+    def roll_back(self, dropped: Sequence[int]) -> None:
+        for model in self.models:
+            model.roll_back(dropped)
+
+    def leave(self, slot: int) -> None:
+        for model in self.models:
+            model.leave(slot)
+
+    def verify(self, tokens_BQ: Tensor, drafted_by_expert: Tensor | None) -> Logits:
+        """Logits [B * Q] after each token; the expert's are given where it made the drafts."""
+        found = [self.base.extend(tokens_BQ)]
+        if self.steering is not None:
+            expert, antiexpert = self.steering
+            found.append(expert.extend(tokens_BQ) if drafted_by_expert is None else drafted_by_expert)
+            found.append(antiexpert.extend(tokens_BQ))
+        return self._logits(found)
+
+    def choose(self, logits: Logits, places: Sequence[Place], held: Sequence[Sequence[int]] | None = None) -> Chosen:
+        """A token of every row, the same on every rank. `held` are each row's tokens so far, for a repetition penalty."""
+        how = draws(places, self.device)
+        parts = Parts(logits.base, logits.expert, logits.antiexpert, self.alpha)
+        penalty = held is not None and any(place.config.repetition_penalty != 1 for place in places)
+        if not penalty and not (how.truncated and self.group is not None):
+            return proxy_choose(parts, how, logits.first, self.group)
+        combined = self.combined(logits)
+        if penalty and held is not None:
+            combined = penalised(combined, held, [place.config for place in places])
+        return proxy_choose(Parts(combined), how)
+
+    def draft(self, logits_Nv: Tensor, places: Sequence[Place]) -> Tensor:
+        """The drafter's own choice with the noise of the final one: where both agree the draft is accepted."""
+        return proxy_choose(Parts(self.drafted(logits_Nv)), draws(places, self.device)).token
+
+    def drafted(self, logits_Nv: Tensor) -> Tensor:
+        """The drafter's logits [N, V], cut to the base's vocabulary."""
+        assert self.drafter is not None
+        return _whole(self.drafter, logits_Nv)[:, : self.vocabulary]
+
+    def combined(self, logits: Logits) -> Tensor:
+        """s [N, V] on every rank."""
+        parts = Parts(logits.base, logits.expert, logits.antiexpert, self.alpha)
+        return self.base.model.language_model.whole_logits(parts.combined())
+
+    def agree(self, number: int) -> int:
+        """The first rank's number on all ranks that share the base; they have to go the same way."""
+        if self.group is None:
+            return number
+        value = torch.tensor([number], device=self.device)
+        torch.distributed.broadcast(value, group=self.group, group_src=0)
+        return int(value)
+
+
+def _whole(model: ModelStepper, part_Nv: Tensor) -> Tensor:
+    return model.model.language_model.whole_logits(part_Nv)

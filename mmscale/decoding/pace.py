@@ -1,0 +1,119 @@
+"""How many tokens a round of speculative decoding tries, from what drafts cost and how often they are accepted.
+
+A round of k tokens takes k drafting steps and one pass of the verifying models over k tokens, and gives the accepted
+drafts and one token more: with an acceptance a of each draft, (1 - a^k) / (1 - a) tokens (Leviathan et al. 2023, arXiv
+2211.17192, eq. 1). k = 1 is plain decoding. What is chosen changes the speed, and never a token.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+CANDIDATES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+_FORGET = 0.9
+"""Weight of what was measured before, in running means."""
+_TRY_EVERY = 32
+"""Plain rounds after which two tokens are tried: costs and acceptance change with the text and the batch."""
+
+
+def tokens_a_round(acceptance: float, tokens: int) -> float:
+    """Expected tokens of a round that tries `tokens`."""
+    if acceptance >= 1:
+        return float(tokens)
+    return (1 - acceptance**tokens) / (1 - acceptance)
+
+
+@dataclass
+class Mean:
+    """A running mean that forgets."""
+
+    value: float = 0.0
+    seen: int = 0
+
+    def add(self, value: float) -> None:
+        weight = min(_FORGET, self.seen / (self.seen + 1))
+        self.value = weight * self.value + (1 - weight) * value
+        self.seen += 1
+
+
+@dataclass
+class Pace:
+    """Chooses the tokens of the next round, and keeps the account of all rounds."""
+
+    device: torch.device
+    fixed: int | None = None
+    """Tokens of every round; None chooses by what was measured."""
+    largest: int = CANDIDATES[-1]
+    drafting: Mean = field(default_factory=Mean)
+    """Seconds of one drafting step."""
+    verifying: dict[int, Mean] = field(default_factory=dict)
+    """Tokens tried -> seconds of the pass that verifies them."""
+    accepting: Mean = field(default_factory=lambda: Mean(0.8, 1))
+    """Share of drafts that were accepted, of those that were looked at; before any was, a guess."""
+    rounds: int = 0
+    sequence_rounds: int = 0
+    """Rounds, counted once for every sequence in them."""
+    tokens: int = 0
+    """Tokens made, of all sequences."""
+    accepted: int = 0
+    looked_at: int = 0
+
+    def choose(self) -> int:
+        """Tokens to try in the next round."""
+        if self.fixed is not None:
+            return self.fixed
+        candidates = [k for k in CANDIDATES if k <= self.largest]
+        if not self.verifying:
+            return min(4, self.largest)
+        best = max(candidates, key=self._speed)
+        if best == 1 and self.rounds % _TRY_EVERY == 0:
+            return min(2, self.largest)
+        return best
+
+    def _speed(self, tokens: int) -> float:
+        """Tokens a second of a sequence."""
+        measured = self.verifying.get(tokens)
+        if measured is None:  # of the nearest one that was tried: as if tokens cost nothing, and it corrects itself
+            measured = self.verifying[min(self.verifying, key=lambda k: abs(k - tokens))]
+        seconds = tokens * self.drafting.value + measured.value
+        return tokens_a_round(self.accepting.value, tokens) / max(seconds, 1e-9)
+
+    def note(self, accepted: int, looked_at: int, sequences: int, made: int) -> None:
+        """A round: drafts accepted of those looked at, and tokens made, of all its sequences."""
+        self.rounds += 1
+        self.sequence_rounds += sequences
+        self.tokens += made
+        self.accepted += accepted
+        self.looked_at += looked_at
+        if looked_at:
+            self.accepting.add(accepted / looked_at)
+
+    @contextmanager
+    def timed_drafts(self, steps: int) -> Iterator[None]:
+        begin = self._now()
+        yield
+        self.drafting.add((self._now() - begin) / steps)
+
+    @contextmanager
+    def timed_verification(self, tokens: int) -> Iterator[None]:
+        begin = self._now()
+        yield
+        self.verifying.setdefault(tokens, Mean()).add(self._now() - begin)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda" and self.fixed is None:
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def report(self) -> dict[str, float]:
+        """Acceptance, and tokens a round of a sequence."""
+        return {
+            "acceptance": self.accepted / self.looked_at if self.looked_at else float("nan"),
+            "tokens_per_round": self.tokens / self.sequence_rounds if self.sequence_rounds else float("nan"),
+            "rounds": self.rounds,
+        }

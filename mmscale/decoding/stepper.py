@@ -1,0 +1,88 @@
+"""One model that decodes: prompts in, then any number of tokens at a time, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmscale.data.packing import pack
+from mmscale.data.segments import TokenizedExample
+from mmscale.models.key_value_cache import KeyValueCache, NewTokens
+from mmscale.models.merge import MergedModel
+from mmscale.models.packed_layout import PackedLayout
+
+PREFILL_TOKENS = 8192
+"""Of prompts in one pass, at most; what is longer goes in pieces."""
+
+
+class ModelStepper:
+    """A plain or merged model with static keys and values; B sequences run, in slots 0..B-1.
+
+    Logits are this rank's stretch of the vocabulary, [N, v].
+    """
+
+    def __init__(self, model: MergedModel, prefill_tokens: int = PREFILL_TOKENS) -> None:
+        self.model, self.prefill_tokens = model, prefill_tokens
+        self.cache: KeyValueCache | None = None
+
+    def reserve(self, slots: int, capacity: int) -> None:
+        """Room for so many sequences of so many tokens; nothing runs afterwards."""
+        held = self.cache
+        if held is not None and held.slots == slots and held.capacity >= capacity:
+            held.lengths.clear()
+        else:
+            self.cache = self.model.language_model.new_cache(slots, capacity)
+
+    def admit(self, prompts: Sequence[TokenizedExample]) -> Tensor:
+        """Prefill prompts into the next slots, packed; logits [n, v] after the last token of each."""
+        found, begin = [], 0
+        while begin < len(prompts):
+            end, total = begin + 1, prompts[begin].merged_length
+            while end < len(prompts) and total + prompts[end].merged_length <= self.prefill_tokens:
+                total += prompts[end].merged_length
+                end += 1
+            found.append(self._prefill(prompts[begin:end]))
+            begin = end
+        return torch.cat(found)
+
+    def _prefill(self, prompts: Sequence[TokenizedExample]) -> Tensor:
+        lm, cache = self.model.language_model, self._held
+        row = pack(prompts, lm.specials).to(lm.device)
+        inputs, places = self.model.merged_inputs(row), row.position_ids
+        new = cache.admit(row.lengths)
+        limit = self.prefill_tokens if len(prompts) == 1 else inputs.shape[0]
+        first = PackedLayout(tuple(row.lengths) if len(prompts) > 1 else (min(limit, inputs.shape[0]),), inputs.device)
+        hidden = lm.hidden(inputs[:limit], places[:limit], first, cache, _part(new, 0, limit))
+        for begin in range(limit, inputs.shape[0], limit):
+            end = begin + limit
+            hidden = lm.hidden(inputs[begin:end], places[begin:end], None, cache, _part(new, begin, end))
+        last = torch.tensor(row.lengths, device=lm.device).cumsum(0) - 1
+        return lm.logit_part(hidden[last] if len(prompts) > 1 else hidden[-1:])
+
+    def extend(self, tokens_BQ: Tensor) -> Tensor:
+        """Append Q tokens to every running sequence; logits [B * Q, v] after each of them."""
+        lm, cache = self.model.language_model, self._held
+        new = cache.grow(tokens_BQ.shape[1])
+        hidden = lm.hidden(lm.embed(tokens_BQ.flatten()), new.places, None, cache, new)
+        return lm.logit_part(hidden)
+
+    def roll_back(self, dropped: Sequence[int]) -> None:
+        """Forget the last tokens of each running sequence."""
+        self._held.roll_back(dropped)
+
+    def leave(self, slot: int) -> None:
+        """Drop a sequence; the last one takes its slot."""
+        self._held.leave(slot)
+
+    @property
+    def _held(self) -> KeyValueCache:
+        assert self.cache is not None, "reserve room first"
+        return self.cache
+
+
+def _part(new: NewTokens, begin: int, end: int) -> NewTokens:
+    """Some of the tokens of one pass; the only sequence of it where that is less than all."""
+    held = new.held if new.count > 1 else min(end, new.held)
+    return NewTokens(new.owners[begin:end], new.places[begin:end], new.first, new.count, held)
