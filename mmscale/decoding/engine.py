@@ -99,6 +99,7 @@ class Engine:
     def add(self, request: Request) -> None:
         self.waiting.append(request)
 
+    @torch.inference_mode()
     def drop(self, request: Request) -> None:
         """Forget a request, whether it waits or runs."""
         if request in self.waiting:

@@ -23,8 +23,11 @@ class ModelStepper:
     Logits are this rank's stretch of the vocabulary, [N, v].
     """
 
-    def __init__(self, model: MergedModel, prefill_tokens: int = PREFILL_TOKENS) -> None:
-        self.model, self.prefill_tokens = model, prefill_tokens
+    def __init__(
+        self, model: MergedModel, prefill_tokens: int = PREFILL_TOKENS, vocabulary: Tensor | None = None
+    ) -> None:
+        """`vocabulary` int64 [V]: this model's id of each token of the others, where it has ids of its own."""
+        self.model, self.prefill_tokens, self.vocabulary = model, prefill_tokens, vocabulary
         self.cache: KeyValueCache | None = None
 
     def reserve(self, slots: int, capacity: int) -> None:
@@ -59,14 +62,18 @@ class ModelStepper:
             end = begin + limit
             hidden = lm.hidden(inputs[begin:end], places[begin:end], None, cache, _part(new, begin, end))
         last = torch.tensor(row.lengths, device=lm.device).cumsum(0) - 1
-        return lm.logit_part(hidden[last] if len(prompts) > 1 else hidden[-1:])
+        return self._logits(hidden[last] if len(prompts) > 1 else hidden[-1:])
 
     def extend(self, tokens_BQ: Tensor) -> Tensor:
         """Append Q tokens to every running sequence; logits [B * Q, v] after each of them."""
         lm, cache = self.model.language_model, self._held
         new = cache.grow(tokens_BQ.shape[1])
-        hidden = lm.hidden(lm.embed(tokens_BQ.flatten()), new.places, None, cache, new)
-        return lm.logit_part(hidden)
+        tokens = tokens_BQ.flatten() if self.vocabulary is None else self.vocabulary[tokens_BQ.flatten()]
+        return self._logits(lm.hidden(lm.embed(tokens), new.places, None, cache, new))
+
+    def _logits(self, hidden_ND: Tensor) -> Tensor:
+        logits = self.model.language_model.logit_part(hidden_ND)
+        return logits if self.vocabulary is None else logits[:, self.vocabulary]
 
     def roll_back(self, dropped: Sequence[int]) -> None:
         """Forget the last tokens of each running sequence."""

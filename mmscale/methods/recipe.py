@@ -17,7 +17,7 @@ from mmscale.files import atomic_write, write_json
 from mmscale.methods import METHODS, Method, method
 from mmscale.methods.environment import describe_environment, set_up_torch
 from mmscale.methods.place import StagePlace
-from mmscale.methods.solvers import model_solver, proxy_solver
+from mmscale.methods.solvers import Steering, model_solver, proxy_solver
 from mmscale.methods.stages import run_stage
 from mmscale.models.assembly import ModelParts
 from mmscale.parallel.interruption import Interruption
@@ -193,7 +193,7 @@ class Run:
         self._evaluate(
             PROXY,
             title,
-            proxy_solver(title, base, expert, antiexpert, proxy.alpha, self.layout, (expert.prompt,) * 3),
+            proxy_solver(title, base, Steering(expert, antiexpert, proxy.alpha), self.layout, expert.prompt),
             proxy,
         )
 

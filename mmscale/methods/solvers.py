@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
 
 from mmscale.config.data import PackingConfig
 from mmscale.config.evaluation import TaskConfig
@@ -16,7 +20,7 @@ from mmscale.data.segments import ExampleTokenizer
 from mmscale.decoding.ending import ending
 from mmscale.decoding.ensemble import Ensemble
 from mmscale.decoding.stepper import ModelStepper
-from mmscale.decoding.vocabulary import require_same_vocabulary
+from mmscale.decoding.vocabulary import read_vocabulary_map, require_same_vocabulary
 from mmscale.errors import UserError
 from mmscale.evaluation.solving import LazySolver, Solver, answer, judge
 from mmscale.models.assembly import ModelParts, assemble, provenance
@@ -71,50 +75,90 @@ def task_accuracy(solver: Solver, model: MergedModel, task: TaskConfig, language
     return sum(row.correct for row in rows) / len(rows)
 
 
-def proxy_solver(
-    title: str,
-    base: ModelParts,
-    expert: ModelParts,
-    antiexpert: ModelParts,
-    alpha: float,
-    layout: Layout,
-    prompts: tuple[str | None, str | None, str | None] = (None, None, None),
-    chat_template: bool = False,
-) -> LazySolver:
-    """base + alpha (expert - anti-expert). With `chat_template` the expert reads its own chat format.
+@dataclass(frozen=True)
+class Steering:
+    """What steers a base: alpha (expert - anti-expert), and what drafts."""
 
-    Raises UserError when the expert is the anti-expert, and at loading when vocabularies differ.
-    """
-    if expert.language_model.path == antiexpert.language_model.path and expert.mapping == antiexpert.mapping:
-        raise UserError(
-            f"expert and anti-expert are the same model ({expert.language_model.path}): their difference is zero"
-        )
-    parts = (base, expert, antiexpert)
-    default = prompts[0] or base.prompt or DEFAULT_PROMPT
-    names = [prompt or part.prompt or default for prompt, part in zip(prompts, parts, strict=True)]
+    expert: ModelParts
+    antiexpert: ModelParts
+    alpha: float = 1.0
+    expert_prompt: str | None = None
+    """Template that the expert alone reads."""
+    chat_template: bool = False
+    """Whether the expert reads its own chat format."""
+    drafter: ModelParts | None = None
+    """A still smaller model that drafts instead of the expert; it reads the base's prompt."""
+    draft_tokens: int | None = 1
+    """Of a round of speculative decoding; 1 is plain decoding, None measures what is fastest."""
+    shard_small: bool = False
+    """Cut the small models over the tensor group like the base, instead of keeping them whole on every rank."""
+    vocabulary_map: Path | None = None
+    """From the base's tokens to those of expert, anti-expert and drafter."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.alpha):
+            raise UserError(f"alpha must be a finite number, got {self.alpha}")
+        expert, antiexpert = self.expert, self.antiexpert
+        same = expert.language_model.path == antiexpert.language_model.path and expert.mapping == antiexpert.mapping
+        if same:
+            raise UserError(
+                f"expert and anti-expert are the same model ({expert.language_model.path}): their difference is zero"
+            )
+        if self.shard_small and self.vocabulary_map is not None:
+            raise UserError("a vocabulary map needs small models that are whole on every rank: leave one of both out")
+
+
+def proxy_solver(
+    title: str, base: ModelParts, steering: Steering, layout: Layout, prompt: str | None = None
+) -> LazySolver:
+    """base + alpha (expert - anti-expert); UserError at loading when vocabularies differ."""
+    parts = [base, steering.expert, steering.antiexpert, *([steering.drafter] if steering.drafter else [])]
+    default = prompt or base.prompt or DEFAULT_PROMPT
+    asked = (prompt, steering.expert_prompt or prompt, prompt, default)
+    names = [name or part.prompt or default for name, part in zip(asked, parts, strict=False)]
     prints = [_fingerprint(part, name) for part, name in zip(parts, names, strict=True)]
-    fingerprint = _fingerprint(base, prints, alpha, chat_template)
+    fingerprint = _fingerprint(base, prints, steering.alpha, steering.chat_template)
 
     def load() -> Solver:
-        models = [assemble(part, layout) for part in parts]
+        small = layout if steering.shard_small else replace(layout, tensor_group=None, tensor_rank=0, tensor_size=1)
+        models = [assemble(part, layout if k == 0 else small) for k, part in enumerate(parts)]
         lms = [model.language_model for model, _ in models]
-        _require_same_words(lms)
-        tokenizers = []
-        for k, ((model, encoder_tokenizer), name) in enumerate(zip(models, names, strict=True)):
-            asked = _chat(template(name), lms[k].tokenizer) if chat_template and k == 1 else template(name)
-            made = ExampleTokenizer(lms[k].tokenizer, lms[k].specials, asked, _limits(model), encoder_tokenizer)
-            tokenizers.append(made)
-        steppers = [ModelStepper(model) for model, _ in models]
-        ensemble = Ensemble(steppers[0], (steppers[1], steppers[2]), alpha)
+        vocabularies = _vocabularies(lms, steering)
+        templates = [template(name) for name in names]
+        if steering.chat_template:
+            templates[1] = _chat(templates[1], lms[1].tokenizer)
+        tokenizers = [
+            ExampleTokenizer(lm.tokenizer, lm.specials, one, _limits(model), encoder_tokenizer)
+            for lm, one, (model, encoder_tokenizer) in zip(lms, templates, models, strict=True)
+        ]
+        steppers = [ModelStepper(model, vocabulary=own) for (model, _), own in zip(models, vocabularies, strict=True)]
+        drafter = steppers[3] if steering.drafter else None
+        ensemble = Ensemble(steppers[0], (steppers[1], steppers[2]), steering.alpha, drafter)
         context = min(lm.context_length for lm in lms)
-        return Solver(title, fingerprint, tokenizers, ensemble, ending(lms[0]), context)
+        return Solver(title, fingerprint, tokenizers, ensemble, ending(lms[0]), context, steering.draft_tokens)
 
     return LazySolver(title, fingerprint, load)
 
 
+_SMALL = ("expert", "anti-expert", "drafter")
+
+
+def _vocabularies(lms: Sequence[LanguageModel], steering: Steering) -> list[Tensor | None]:
+    """Each model's ids of the base's tokens, where a map is given; else UserError when they are not the same."""
+    if steering.vocabulary_map is None:
+        _require_same_words(lms)
+        return [None] * len(lms)
+    base = lms[0]
+    maps = [
+        read_vocabulary_map(steering.vocabulary_map, base.tokenizer, lm.tokenizer, base.vocabulary, what)
+        for lm, what in zip(lms[1:], _SMALL, strict=False)
+    ]
+    return [None, *(one.to(base.device) for one in maps)]
+
+
 def _require_same_words(lms: Sequence[LanguageModel]) -> None:
-    """UserError when base, expert and anti-expert do not share vocabulary and end of text."""
-    for lm, what in zip(lms[1:], ("expert", "anti-expert"), strict=True):
+    """UserError when the models do not share vocabulary and end of text."""
+    for lm, what in zip(lms[1:], _SMALL, strict=False):
         require_same_vocabulary(lms[0].tokenizer, lm.tokenizer, what)
         if lm.specials.eos != lms[0].specials.eos:
             raise UserError(

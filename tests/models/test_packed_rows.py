@@ -193,7 +193,18 @@ def test_flash_attention_3_is_called_as_it_asks(monkeypatch, returns_sums, windo
     """A stand-in with the signature of flash-attention's hopper/flash_attn_interface.py, which no CPU can run."""
 
     def flash_attn_varlen_func(
-        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, *, softmax_scale, causal, window_size, deterministic
+        q,
+        k,
+        v,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        *,
+        softmax_scale,
+        causal,
+        window_size,
+        deterministic,
     ):
         assert causal and not deterministic and (max_seqlen_q, max_seqlen_k) == (6, 6)
         assert cu_seqlens_q.tolist() == cu_seqlens_k.tolist() == [0, 6, 7, 10]

@@ -1,0 +1,153 @@
+"""Questions without gold answers: a stream of answers, kept as they come, each question answered once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmscale.config.evaluation import GenerationConfig
+from mmscale.data.records import Problem
+from mmscale.decoding.analysis import Analyst, summary
+from mmscale.decoding.generate import Generation, stream
+from mmscale.decoding.pace import Pace
+from mmscale.errors import UserError
+from mmscale.evaluation.solving import Solver
+from mmscale.files import atomic_write
+from mmscale.parallel.layout import Layout
+from mmscale.progress import bar
+
+Row = dict[str, Any]
+"""number, question, language, response, log_probability, tokens, finished, and with analysis what was seen of each token."""
+
+
+@dataclass
+class Asking:
+    """Questions to a solver."""
+
+    solver: Solver
+    questions: Sequence[str]
+    language: str
+    config: GenerationConfig
+    analysis: bool = False
+
+    def __post_init__(self) -> None:
+        self.config = self.config.model_copy(update={"stop": (*self.config.stop, *self.solver.template.stop)})
+        self.pace = Pace(self.solver.ensemble.device, self.solver.draft_tokens)
+        self.analyst = Analyst(self.solver.ensemble, self.solver.end.decode) if self.analysis else None
+
+    @property
+    def key(self) -> str:
+        """Names the model and the settings, so that answers of others are never mixed in."""
+        return f"{self.solver.fingerprint} {self.language} {self.config.model_dump_json()} {self.analysis}"
+
+    def rows(self, layout: Layout, done: frozenset[int] = frozenset()) -> Iterator[Row]:
+        """Answers of this rank's share as they finish, those of `done` left out. UserError when one leaves no room."""
+        records = [
+            Problem(text, self.language, origin=f"question {i}") for i, text in enumerate(self.questions, start=1)
+        ]
+        prompts = [tokenize(records, with_target=False) for tokenize in self.solver.tokenizers]
+        others = {i for i in range(len(records)) if i % layout.data_size != layout.data_rank}
+        end = self.solver.end.with_texts(self.config.stop)
+        solver, skip = self.solver, frozenset(done | others)
+        found = stream(solver.ensemble, prompts, self.config, end, solver.context_length, self.pace, self.analyst, skip)
+        with bar(f"{solver.title}: answering", len(records) - len(skip)) as progress:
+            for one in found:
+                progress.advance()
+                yield self._row(one)
+
+    def _row(self, one: Generation) -> Row:
+        row = {
+            "number": one.prompt,
+            "question": self.questions[one.prompt],
+            "language": self.language,
+            "response": one.text.strip(),
+            "log_probability": sum(one.log_probabilities),
+            "tokens": len(one.token_ids),
+            "finished": one.finished,
+        }
+        if self.analyst is not None:
+            seen = self.analyst.found.pop(one.prompt, [])
+            row["analysis"] = {**summary(seen), "of_tokens": [token.to_json() for token in seen]}
+        return row
+
+
+class AnswerFile:
+    """A JSONL of answers that survives being killed; ranks write a part each beside it, and the first joins them.
+
+    Whoever fills it holds `folder` alone.
+    """
+
+    def __init__(self, path: Path, asking: Asking, layout: Layout) -> None:
+        """UserError when the file holds answers of another model, setting or list of questions."""
+        self.path, self.asking, self.layout = path, asking, layout
+        self.folder = self.folder_of(path)
+        self._part = self.folder / f"{layout.data_rank}.jsonl"
+        layout.on_first(self._join)
+        self.held = frozenset(int(number) for number in layout.from_first(lambda: list(self._read())))
+
+    @staticmethod
+    def folder_of(path: Path) -> Path:
+        """Where the parts lie until all is answered."""
+        return path.with_name(f"{path.name}.parts")
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("*.jsonl"))
+
+    def _read(self) -> dict[int, Row]:
+        rows: dict[int, Row] = {}
+        for file in [self.path, *self._parts()]:
+            lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
+            for number, line in enumerate(lines[:-1], start=1):
+                rows.update(self._held_row(file, number, line))
+        return rows
+
+    def _held_row(self, file: Path, line_number: int, line: str) -> dict[int, Row]:
+        try:
+            row = json.loads(line)
+            number, key, question = row["number"], row["made_by"], row["question"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{file}:{line_number}: not an answer of mmscale generate: choose another --output, or remove the file"
+            ) from error
+        asked = self.asking.questions
+        if key != self.asking.key or number >= len(asked) or asked[number] != question:
+            raise UserError(
+                f"{file}:{line_number}: the answer is of another model, setting or question than this command's: choose "
+                f"another --output, or remove the file"
+            )
+        return {number: row}
+
+    def fill(self) -> list[Row]:
+        """Answer what is open, keep every answer at once; all rows in order, on every rank."""
+        for row in self.asking.rows(self.layout, self.held):
+            if self.layout.tensor_rank == 0:
+                self._append({**row, "made_by": self.asking.key})
+        self.layout.barrier()
+        self.layout.on_first(self._join)
+        self.layout.on_first(lambda: shutil.rmtree(self.folder))
+        return list(self.layout.from_first(lambda: [row for _, row in sorted(self._read().items())]))
+
+    def _append(self, row: Row) -> None:
+        try:
+            with open(self._part, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self._part}: {error.strerror}; mend that and run the same command again"
+            ) from error
+
+    def _join(self) -> None:
+        """Everything that is answered into the one file; half a line, of a rank that was killed, is left out."""
+        rows = self._read()
+        if rows:
+            with atomic_write(self.path) as handle:
+                handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for _, row in sorted(rows.items()))
+        for part in self._parts():
+            part.unlink()

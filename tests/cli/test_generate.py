@@ -1,0 +1,168 @@
+"""`mmscale generate`: proxy-tuned answers on one and several ranks, kept as they come, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmscale.cli.main import main
+from mmscale.models.loading import resolve_path
+from tests.distributed.ranks import ROOT, environment
+
+ANTI, BASE = "tinyworld:llm", "tinyworld:large_llm"
+QUESTIONS = [f"Anna has {n} apples. Anna buys {n + 3} apples. How many apples does Anna have now?" for n in range(2, 9)]
+ASK = ["--prompt", "tinyworld_math", "--max-new-tokens", "24", "--batch-size", "3", "--dtype", "float64"]
+
+
+@pytest.fixture(scope="module")
+def expert(tmp_path_factory) -> str:
+    """The small model, its weights moved a little: a stand-in for a tuned one."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(resolve_path(ANTI))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter) * parameter.std()
+    folder = tmp_path_factory.mktemp("expert")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(resolve_path(ANTI)).save_pretrained(folder)
+    return str(folder)
+
+
+def steered(expert: str, *more: str) -> list[str]:
+    return ["generate", BASE, *ASK, "--expert", expert, "--antiexpert", ANTI, *more]
+
+
+def test_speculative_sharded_and_kept_answers_are_the_plain_ones(expert, tmp_path, capsys):
+    """One process plain and speculative, then two and four ranks: base and small models cut, questions shared."""
+    questions = tmp_path / "questions.txt"
+    questions.write_text("\n".join(QUESTIONS))
+    given = ["--input", str(questions), "--temperature", "0.6", "--seed", "3"]
+    assert main(steered(expert, *given, "--draft-tokens", "1", "--json")) == 0
+    plain = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["question"] for row in plain] == QUESTIONS and all(row["log_probability"] < 0 for row in plain)
+    assert main(steered(expert, *given, "--draft-tokens", "4", "--json")) == 0
+    said = capsys.readouterr()
+    speculative = [json.loads(line) for line in said.out.splitlines()]
+    assert "of drafts accepted" in said.err
+    for ranks, degree, more in ((2, 2, ["--shard-small"]), (4, 2, ["--draft-tokens", "3"])):
+        output = tmp_path / f"{ranks}-{degree}.jsonl"
+        command = [*steered(expert, *given, *more), "--tensor-parallel-size", str(degree), "--output", str(output)]
+        launched = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "launch/proxy_generate.py"]
+        done = subprocess.run(
+            [sys.executable, *launched, *command[1:]], cwd=ROOT, env=environment(), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+        assert [row["response"] for row in rows] == [row["response"] for row in plain]
+        assert not list(tmp_path.glob("*.parts"))
+    for one, other in zip(plain, speculative, strict=True):
+        assert one["response"] == other["response"]
+        assert one["log_probability"] == pytest.approx(other["log_probability"], abs=1e-6)
+
+
+def test_answers_are_kept_and_given_once(tmp_path, capsys):
+    questions, output = tmp_path / "questions.txt", tmp_path / "answers.jsonl"
+    questions.write_text("\n".join(QUESTIONS))
+    command = ["generate", ANTI, *ASK, "--input", str(questions), "--output", str(output)]
+    assert main(command) == 0
+    whole = output.read_text()
+    lines = whole.splitlines(keepends=True)
+    assert [json.loads(line)["number"] for line in lines] == list(range(len(QUESTIONS)))
+    parts = tmp_path / "answers.jsonl.parts"
+    parts.mkdir()
+    (parts / "0.jsonl").write_text(lines[4] + lines[1] + lines[2][:20])
+    output.write_text(lines[0])
+    assert main(command) == 0
+    assert output.read_text() == whole
+    capsys.readouterr()
+    assert main([*command, "--temperature", "1"]) == 2
+    assert "answers.jsonl:1: the answer is of another model, setting or question" in capsys.readouterr().err
+    assert output.read_text() == whole
+    output.write_text("{}\n")
+    assert main(command) == 2
+    assert "answers.jsonl:1: not an answer of mmscale generate" in capsys.readouterr().err
+
+
+def test_analysis_says_which_model_moved_a_token(expert, capsys):
+    assert main(steered(expert, QUESTIONS[0], "--analysis", "--json", "--alpha", "0")) == 0
+    seen = json.loads(capsys.readouterr().out)["analysis"]
+    assert seen["changed_top_share"] == 0 and seen["mean_delta"] == pytest.approx(0, abs=1e-6)
+    assert main(steered(expert, QUESTIONS[0], "--analysis", "--json", "--alpha", "1.5")) == 0
+    row = json.loads(capsys.readouterr().out)
+    tokens = row["analysis"]["of_tokens"]
+    assert len(tokens) == row["tokens"] and {token["moved_by"] for token in tokens} <= {"expert", "anti-expert"}
+    for token in tokens:
+        assert token["delta"] == pytest.approx(token["probability"] - token["base_probability"])
+    assert any(abs(token["delta"]) > 1e-4 for token in tokens)
+
+
+def test_a_stop_text_ends_an_answer(capsys):
+    assert main(["generate", ANTI, QUESTIONS[0], *ASK]) == 0
+    whole = capsys.readouterr().out.strip()
+    word = whole.split()[2]
+    assert main(["generate", ANTI, QUESTIONS[0], *ASK, "--stop", word, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["response"] == whole[: whole.index(word)].strip() and row["finished"] and row["tokens"] < 24
+
+
+def test_a_vocabulary_map_leads_to_the_same_answers(expert, tmp_path, capsys):
+    """The small models' tokens renamed and their rows shuffled: by the map everything is as before."""
+    from mmscale.decoding.vocabulary import read_vocabulary_map
+    from mmscale.errors import UserError
+
+    class Renamed:
+        def __init__(self, vocabulary):
+            self.vocabulary = vocabulary
+
+        def get_vocab(self):
+            return self.vocabulary
+
+    base = Renamed({"a": 0, "b": 1, "c": 3})
+    other = Renamed({"c": 0, "A": 1, "b": 2, "more": 3})
+    file = tmp_path / "map.json"
+    file.write_text(json.dumps({"a": "A"}))
+    assert read_vocabulary_map(file, base, other, 5, "expert").tolist() == [1, 2, 0, 0, 0]
+    for text, message in (
+        ("{}", "'a' of the base leads to 'a', which the expert does not have"),
+        ('{"a": "b"}', "'a' and 'b' both lead to 'b'"),
+        ("[]", "holds no object"),
+        ("{", "is not JSON"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_vocabulary_map(file, base, other, 5, "expert")
+    assert main(steered(expert, QUESTIONS[0])) == 0
+    plain = capsys.readouterr().out
+    file.write_text("{}")
+    assert main(steered(expert, QUESTIONS[0], "--vocabulary-map", str(file))) == 0
+    assert capsys.readouterr().out == plain
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--alpha", "nan"], "alpha must be a finite number, got nan"),
+        (["--draft-tokens", "0"], "--draft-tokens is auto or a number from 1, not 0"),
+        (["--top-p", "0"], "command line: top_p"),
+        (["--antiexpert", "EXPERT"], "expert and anti-expert are the same model"),
+        (["--chat-template"], "the expert's tokenizer has no chat template"),
+        (["--max-new-tokens", "5000"], "exceed the context of"),
+        (["--vocabulary-map", "missing.json"], "missing.json"),
+    ],
+)
+def test_a_mistake_is_one_sentence(expert, capsys, more, message):
+    assert main(steered(expert, QUESTIONS[0], *(word.replace("EXPERT", expert) for word in more))) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith("mmscale: ") and message in said[-1] and "Traceback" not in "".join(said)
+
+
+@pytest.mark.parametrize("option", [["--analysis"], ["--drafter", ANTI], ["--shard-small"], ["--expert", ANTI]])
+def test_what_proxy_tuning_alone_knows_is_refused_elsewhere(option, capsys):
+    assert main(["generate", ANTI, QUESTIONS[0], *option]) == 2
+    assert "proxy-tuning" in capsys.readouterr().err
