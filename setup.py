@@ -47,6 +47,7 @@ setup(
         "tensor-parallel": ["megatron-core>=0.16", "accelerate>=1.1"],
         "quantization": ["bitsandbytes>=0.46"],
         "mpi": ["mpi4py>=4.0"],
+        "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
         "tracking": ["tensorboard>=2.15"],
         "dev": [
             "pytest>=8.0",
@@ -55,6 +56,9 @@ setup(
             "types-PyYAML",
             "hypothesis>=6.100",
             "selenium>=4.20",
+            "fastapi>=0.115",
+            "uvicorn>=0.30",
+            "openai>=1.50",
             "tensorboard>=2.15",
             "tiktoken>=0.9",
             "psutil>=5.9",

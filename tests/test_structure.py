@@ -15,7 +15,7 @@ LAYERS = (
     {"training", "decoding", "conversion"},
     {"evaluation"},
     {"methods"},
-    {"reporting", "planning"},
+    {"reporting", "planning", "serving"},
     {"cli", "__main__"},
 )
 GRAMMAR = "tinyworld.grammar"

@@ -13,7 +13,7 @@ import typer
 
 from mmscale.errors import UserError, unknown_name
 
-_HELPERS = ("memory", "recording")
+_HELPERS = ("memory", "recording", "widening")
 """Files of benchmarks/ that measure nothing by themselves."""
 
 

@@ -10,7 +10,21 @@ from collections.abc import Sequence
 
 import typer
 
-from mmscale.cli import bench, convert, data, doctor, evaluate, generate, launch, plan, report, run, tinyworld, train
+from mmscale.cli import (
+    bench,
+    convert,
+    data,
+    doctor,
+    evaluate,
+    generate,
+    launch,
+    plan,
+    report,
+    run,
+    serve,
+    tinyworld,
+    train,
+)
 from mmscale.errors import Interrupted, UserError
 
 app = typer.Typer(
@@ -27,6 +41,7 @@ app.command("launch")(launch.launch)
 app.command("plan")(plan.plan)
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
+app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
 app.command("report")(report.report)
 app.command("convert")(convert.convert)

@@ -7,6 +7,7 @@ drafts and one token more: with an acceptance a of each draft, (1 - a^k) / (1 - 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,3 +118,7 @@ class Pace:
             "tokens_per_round": self.tokens / self.sequence_rounds if self.sequence_rounds else float("nan"),
             "rounds": self.rounds,
         }
+
+    def report_json(self) -> dict[str, float | None]:
+        """The report without numbers that JSON does not know."""
+        return {name: None if math.isnan(value) else value for name, value in self.report().items()}
