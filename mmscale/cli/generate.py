@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmscale.cli import options
+
 if TYPE_CHECKING:
     from mmscale.config.evaluation import GenerationConfig
     from mmscale.evaluation.asking import Asking
-    from mmscale.parallel.layout import Layout
 
 
 def generate(
-    model: Annotated[str, typer.Argument(help="model folder (also one with a mapping), hub id or tinyworld:NAME")],
+    model: options.Model,
     question: Annotated[
         list[str] | None, typer.Argument(help="questions; without any, one a line from --input or standard input")
     ] = None,
@@ -25,25 +26,15 @@ def generate(
         Path | None, typer.Option(help="JSONL file that keeps every answer at once; the same command goes on from it")
     ] = None,
     language: Annotated[str, typer.Option(help="language of the questions")] = "en",
-    prompt: Annotated[
-        str | None, typer.Option(help="prompt template; by default the one the model was trained with")
-    ] = None,
-    expert: Annotated[str | None, typer.Option(help="proxy-tuning: tuned small model")] = None,
-    antiexpert: Annotated[str | None, typer.Option(help="proxy-tuning: the same small model untuned")] = None,
-    alpha: Annotated[float, typer.Option(help="proxy-tuning: strength")] = 1.0,
-    expert_prompt: Annotated[str | None, typer.Option(help="proxy-tuning: template of the expert alone")] = None,
-    chat_template: Annotated[
-        bool, typer.Option("--chat-template", help="proxy-tuning: the expert reads its own chat format")
-    ] = False,
-    vocabulary_map: Annotated[
-        Path | None, typer.Option(help="proxy-tuning: JSON, the base's tokens -> the small models'")
-    ] = None,
-    drafter: Annotated[
-        str | None, typer.Option(help="proxy-tuning: a smaller model that drafts for the expert")
-    ] = None,
-    draft_tokens: Annotated[
-        str, typer.Option(help="proxy-tuning: tokens that a round tries; 1 is plain decoding, auto measures")
-    ] = "auto",
+    prompt: options.PromptName = None,
+    expert: options.Expert = None,
+    antiexpert: options.Antiexpert = None,
+    alpha: options.Alpha = 1.0,
+    expert_prompt: options.ExpertPrompt = None,
+    chat_template: options.ChatTemplate = False,
+    vocabulary_map: options.VocabularyMap = None,
+    drafter: options.Drafter = None,
+    draft_tokens: options.DraftTokens = "auto",
     analysis: Annotated[
         bool,
         typer.Option("--analysis", help="proxy-tuning: what each model thought of each token (with --json, --output)"),
@@ -52,7 +43,7 @@ def generate(
     shard_small: Annotated[
         bool, typer.Option("--shard-small", help="proxy-tuning: cut the small models over those ranks too")
     ] = False,
-    dtype: Annotated[str, typer.Option(help="of the weights: float32, bfloat16, float16, float64")] = "float32",
+    dtype: options.Dtype = "float32",
     max_new_tokens: Annotated[int, typer.Option()] = 512,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
     top_k: Annotated[int, typer.Option(help="0 is off")] = 0,
@@ -77,7 +68,7 @@ def generate(
 
     known_language(language)
     questions = _questions(question, input_file)
-    config = checked(
+    config = options.checked(
         GenerationConfig,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -89,7 +80,7 @@ def generate(
         seed=seed,
         stop=tuple(stop or ()),
     )
-    proxy = proxy_options(
+    proxy = options.proxy_options(
         expert=expert,
         antiexpert=antiexpert,
         alpha=alpha,
@@ -101,61 +92,8 @@ def generate(
         shard_small=shard_small,
     )
     if analysis and proxy is None:
-        raise _needs_proxy("--analysis")
+        raise options.needs_proxy("--analysis")
     _answer(model, proxy, prompt, dtype, tensor_parallel_size, questions, language, config, analysis, output, as_json)
-
-
-def checked(kind: Any, **values: Any) -> Any:
-    """A configuration of command-line values; UserError names the first that is wrong."""
-    from pydantic import ValidationError
-
-    from mmscale.config.base import validation_sentence
-
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise validation_sentence(kind, error, "command line") from error
-
-
-def _needs_proxy(option: str) -> Exception:
-    from mmscale.errors import UserError
-
-    return UserError(f"{option} is for proxy-tuning: give --expert and --antiexpert too")
-
-
-def proxy_options(
-    *, expert: str | None, antiexpert: str | None, draft_tokens: str, **more: Any
-) -> dict[str, Any] | None:
-    """What is asked of proxy-tuning, models by path; None without it."""
-    from mmscale.errors import UserError
-
-    if expert is None or antiexpert is None:
-        if expert is not None or antiexpert is not None:
-            raise UserError("proxy-tuning needs both --expert and --antiexpert")
-        for name in ("drafter", "vocabulary_map", "expert_prompt", "chat_template", "shard_small"):
-            if more[name]:
-                raise _needs_proxy(f"--{name.replace('_', '-')}")
-        return None
-    if draft_tokens != "auto" and not (draft_tokens.isdigit() and int(draft_tokens) >= 1):
-        raise UserError(f"--draft-tokens is auto or a number from 1, not {draft_tokens}")
-    tokens = None if draft_tokens == "auto" else int(draft_tokens)
-    return {"expert": expert, "antiexpert": antiexpert, "draft_tokens": tokens, **more}
-
-
-def loaded_solver(model: str, proxy: dict[str, Any] | None, prompt: str | None, dtype: str, layout: Layout) -> Any:
-    """The solver of command-line options, in memory."""
-    from mmscale.methods.solvers import Steering, model_solver, proxy_solver
-    from mmscale.models.assembly import read_parts
-
-    def parts(path: str) -> Any:
-        found = read_parts(path)
-        values = {**found.language_model.model_dump(), **({"dtype": dtype} if dtype != "float32" else {})}
-        return type(found)(checked(type(found.language_model), **values), found.encoder, found.mapping, found.prompt)
-
-    if proxy is None:
-        return model_solver(model, parts(model), prompt, layout).loaded
-    models = {name: parts(proxy[name]) for name in ("expert", "antiexpert", "drafter") if proxy[name]}
-    return proxy_solver(model, parts(model), Steering(**{**proxy, **models}), layout, prompt).loaded
 
 
 def _questions(given: list[str] | None, file: Path | None) -> list[str]:
@@ -193,7 +131,7 @@ def _answer(
     if world.size > 1 and output is None:
         raise UserError("several ranks share the questions and write a file: give --output FILE")
     with joined(ParallelConfig(tensor_parallel_size=tensor_parallel_size), world) as layout:
-        solver = loaded_solver(model, proxy, prompt, dtype, layout)
+        solver = options.loaded_solver(model, proxy, prompt, dtype, layout)
         asking = Asking(solver, questions, language, config, analysis)
         if output is None:
             found = sorted(asking.rows(layout), key=lambda row: row["number"])

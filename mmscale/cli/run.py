@@ -51,13 +51,13 @@ def run(
     if cluster is not None:
         raise UserError("--cluster goes with --dry-run; mmscale launch CONFIG --cluster FILE runs on it")
     from mmscale.cli.devices import joined, started
-    from mmscale.methods.recipe import Run, places
+    from mmscale.methods.recipe import Run, prepared_places
     from mmscale.methods.tokenizing import prepare
     from mmscale.progress import say
     from mmscale.reporting.html import write_report
 
     world = started()
-    prepare(places(loaded), world)
+    prepare(prepared_places(loaded), world)
     with joined(loaded.parallel, world) as layout:
         work = Run(loaded, layout)
         work.execute(models or ())

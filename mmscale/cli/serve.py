@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mmscale.cli import options
+
 
 def serve(
-    model: Annotated[str, typer.Argument(help="model folder (also one with a mapping), hub id or tinyworld:NAME")],
+    model: options.Model,
     name: Annotated[str, typer.Option(help="what clients call the model; by default its path")] = "",
     host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 lets others in")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8000,
     language: Annotated[str, typer.Option(help="of prompts, where a request does not name one")] = "en",
-    prompt: Annotated[
-        str | None, typer.Option(help="template of chats without a chat format; by default the one of training")
-    ] = None,
-    expert: Annotated[str | None, typer.Option(help="proxy-tuning: tuned small model")] = None,
-    antiexpert: Annotated[str | None, typer.Option(help="proxy-tuning: the same small model untuned")] = None,
-    alpha: Annotated[float, typer.Option(help="proxy-tuning: strength")] = 1.0,
-    expert_prompt: Annotated[str | None, typer.Option(help="proxy-tuning: template of the expert alone")] = None,
-    vocabulary_map: Annotated[
-        Path | None, typer.Option(help="proxy-tuning: JSON, the base's tokens -> the small models'")
-    ] = None,
-    drafter: Annotated[
-        str | None, typer.Option(help="proxy-tuning: a smaller model that drafts for the expert")
-    ] = None,
-    draft_tokens: Annotated[
-        str, typer.Option(help="proxy-tuning: tokens that a round tries; 1 is plain decoding, auto measures")
-    ] = "auto",
-    dtype: Annotated[str, typer.Option(help="of the weights: float32, bfloat16, float16, float64")] = "float32",
+    prompt: options.PromptName = None,
+    expert: options.Expert = None,
+    antiexpert: options.Antiexpert = None,
+    alpha: options.Alpha = 1.0,
+    expert_prompt: options.ExpertPrompt = None,
+    vocabulary_map: options.VocabularyMap = None,
+    drafter: options.Drafter = None,
+    draft_tokens: options.DraftTokens = "auto",
+    dtype: options.Dtype = "float32",
     slots: Annotated[int, typer.Option(min=1, help="sequences that run at once")] = 16,
     max_waiting: Annotated[int, typer.Option(min=0, help="requests that may wait; more are sent away")] = 64,
     max_context: Annotated[
@@ -46,7 +39,6 @@ def serve(
     Ask it: `curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{"model": "proxy", "messages": [{"role": "user", "content": "Anna has 12 apples. Anna buys 5 apples. How many apples does Anna have now?"}]}'`
     """
     from mmscale.cli.devices import default_device
-    from mmscale.cli.generate import loaded_solver, proxy_options
     from mmscale.errors import UserError
     from mmscale.languages import language as known_language
     from mmscale.parallel.layout import Layout
@@ -61,7 +53,7 @@ def serve(
         ) from error
 
     known_language(language)
-    proxy = proxy_options(
+    proxy = options.proxy_options(
         expert=expert,
         antiexpert=antiexpert,
         alpha=alpha,
@@ -73,7 +65,7 @@ def serve(
         shard_small=False,
     )
     socket = _listen(host, port)
-    solver = loaded_solver(model, proxy, prompt, dtype, Layout(default_device()))
+    solver = options.loaded_solver(model, proxy, prompt, dtype, Layout(default_device()))
     context = min(max_context, solver.context_length)
     server = Server(solver, name or model, language, slots, context, max_waiting)
     app = application(server, stop_seconds)

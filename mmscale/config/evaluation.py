@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -46,14 +46,24 @@ class ProxyConfig(Config):
     expert: str
     """Method of this run whose tuned model steers."""
     alpha: float = 1.0
+    sweep: tuple[float, ...] = ()
+    """More values of alpha that answer, for the report's picture."""
+    sweep_limit: int | None = Field(default=None, ge=1)
+    """Problems of a language that these answer; all by default."""
+    ceiling: bool = False
+    """Also tune the larger base itself by the expert's recipe: how much of that gain does proxy-tuning reach?"""
+    draft_tokens: int | None = Field(default=1, ge=1)
+    """Tokens that a round of speculative decoding tries; 1 is plain decoding, null measures what is fastest."""
+    shard_small: bool = False
+    """Cut expert and anti-expert over the tensor group like the base, instead of keeping them whole on every rank."""
     tasks: tuple[str, ...] = ()
     languages: LanguageCodes = ()
     """Of the run's languages, those that are asked about; all by default."""
 
-    @field_validator("alpha")
+    @field_validator("alpha", "sweep")
     @classmethod
-    def _finite(cls, value: float) -> float:
-        if not math.isfinite(value):
+    def _finite(cls, value: Any) -> Any:
+        if not all(math.isfinite(number) for number in (value if isinstance(value, tuple) else (value,))):
             raise ValueError("alpha must be a finite number")
         return value
 

@@ -45,3 +45,33 @@ def paired_bootstrap(
     low, high = np.quantile(means, [tail, 1 - tail])
     p = 2 * min((means <= 0).mean(), (means >= 0).mean())
     return PairedDifference(float(differences.mean()), (float(low), float(high)), float(min(1.0, p)), n)
+
+
+@dataclass(frozen=True)
+class GapClosed:
+    """(b - a) / (c - a) of three accuracies on the same rows: how much of c's gain over a has b."""
+
+    share: float
+    interval: tuple[float, float]
+
+
+def gap_closed(
+    a: Sequence[bool],
+    b: Sequence[bool],
+    c: Sequence[bool],
+    confidence: float = 0.95,
+    samples: int = 4000,
+    seed: int = 0,
+) -> GapClosed | None:
+    """Percentile interval by resampling rows with all three verdicts; None where c has no gain over a."""
+    verdicts = np.asarray([a, b, c], dtype=float)
+    if verdicts[2].mean() <= verdicts[0].mean():
+        return None
+    generator, n = np.random.default_rng(seed), verdicts.shape[1]
+    means = np.stack([verdicts[:, generator.integers(0, n, n)].mean(1) for _ in range(samples)])
+    gains = means[:, 2] - means[:, 0]
+    shares = (means[:, 1] - means[:, 0])[gains > 0] / gains[gains > 0]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(shares, [tail, 1 - tail])
+    whole = verdicts.mean(1)
+    return GapClosed(float((whole[1] - whole[0]) / (whole[2] - whole[0])), (float(low), float(high)))

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mmscale.config.evaluation import ProxyConfig
+from mmscale.config.evaluation import ProxyConfig, TaskConfig
 from mmscale.config.run import RunConfig, dump_run
 from mmscale.errors import UserError, unknown_name
 from mmscale.evaluation.answers import rule
@@ -14,7 +14,7 @@ from mmscale.evaluation.predictions import Prediction, score
 from mmscale.evaluation.scores import task_scores
 from mmscale.evaluation.solving import LazySolver, evaluate_task
 from mmscale.files import atomic_write, write_json
-from mmscale.methods import METHODS, Method, method
+from mmscale.methods import METHODS, Method, method, steered
 from mmscale.methods.environment import describe_environment, set_up_torch
 from mmscale.methods.place import StagePlace
 from mmscale.methods.solvers import Steering, model_solver, proxy_solver
@@ -25,9 +25,9 @@ from mmscale.parallel.layout import Layout
 from mmscale.progress import say
 
 BASE = "base"
-PROXY_BASE, PROXY = "proxy_base", "proxy_tuned"
 
-TaskRows = dict[str, dict[str, list[Prediction]]]
+LanguageRows = dict[str, list[Prediction]]
+TaskRows = dict[str, LanguageRows]
 """task -> language -> judged rows"""
 
 
@@ -71,6 +71,15 @@ def places(run: RunConfig) -> list[StagePlace]:
     return [StagePlace(run, chosen, spec) for chosen in check(run) for spec in chosen.stages]
 
 
+def prepared_places(run: RunConfig) -> list[StagePlace]:
+    """Every stage whose data a run reads: its own, and those that tune the larger base of proxy-tuning."""
+    found = places(run)
+    if run.proxy is not None and run.proxy.ceiling and run.proxy.expert in run.methods:
+        chosen, tuned = method(run.proxy.expert), steered.ceiling_run(run)
+        found += [StagePlace(tuned, chosen, spec) for spec in chosen.stages]
+    return found
+
+
 def places_up_to(run: RunConfig, stage: str) -> list[StagePlace]:
     """The stages of one method up to METHOD.STAGE; UserError naming the nearest when no recipe has it."""
     check(run)
@@ -107,7 +116,7 @@ class Run:
     @property
     def models(self) -> list[str]:
         """Names of what answers the tasks, in order."""
-        proxies = [PROXY_BASE, PROXY] if self._has_proxy else []
+        proxies = steered.Steered(self.config.proxy).models() if self.config.proxy and self._has_proxy else []
         base = [BASE] if self.config.evaluation.base else []
         return [*base, *(chosen.name for chosen in self.methods), *proxies]
 
@@ -142,7 +151,7 @@ class Run:
         for chosen in [chosen for chosen in self.methods if chosen.name in self._only]:
             parts = train_method(self.config, chosen, self.layout)
             self._evaluate(chosen.name, chosen.title, model_solver(chosen.title, parts, None, self.layout))
-        if self.config.proxy is not None and self._only & {PROXY_BASE, PROXY}:
+        if self.config.proxy is not None and any(steered.is_of_proxy(name) for name in self._only):
             self._proxy(self.config.proxy, untouched)
         if self.config.proxy is not None and not self._steered:
             named = " ".join(self.config.proxy.languages)
@@ -162,8 +171,12 @@ class Run:
             return self.config.recipes[chosen.name][last.name].prompt or last.prompt
         return None
 
-    def _evaluate(self, name: str, title: str, solver: LazySolver, only: ProxyConfig | None = None) -> None:
+    def _evaluate(
+        self, name: str, title: str, solver: LazySolver, only: ProxyConfig | None = None, limit: int | None = None
+    ) -> None:
         tasks = self.config.evaluation.tasks
+        if limit is not None:
+            tasks = {name: _limited(task, limit) for name, task in tasks.items()}
         chosen = {t: tasks[t] for t in (only.tasks if only and only.tasks else tasks)}
         if not chosen or name not in self._only:
             return
@@ -180,44 +193,78 @@ class Run:
         say(f"{title}: " + "; ".join(_line(task, rows) for task, rows in self.rows[name].items()))
 
     def _proxy(self, proxy: ProxyConfig, antiexpert: ModelParts) -> None:
-        base = ModelParts(proxy.base)
-        expert_method = method(proxy.expert)
-        expert = train_method(self.config, expert_method, self.layout)
-        self._evaluate(
-            PROXY_BASE,
-            "Larger base",
-            model_solver("Larger base", base, expert.prompt, self.layout),
-            proxy,
-        )
-        title = f"Larger base, proxy-tuned by {expert_method.title.lower()}"
-        self._evaluate(
-            PROXY,
-            title,
-            proxy_solver(title, base, Steering(expert, antiexpert, proxy.alpha), self.layout, expert.prompt),
-            proxy,
-        )
+        base, asked = ModelParts(proxy.base), steered.Steered(proxy)
+        chosen = method(proxy.expert)
+        expert = train_method(self.config, chosen, self.layout)
+        alone = model_solver("Larger base", base, expert.prompt, self.layout)
+        self._evaluate(steered.BASE, alone.title, alone, proxy)
+
+        def at(alpha: float, title: str) -> LazySolver:
+            steering = Steering(
+                expert, antiexpert, alpha, draft_tokens=proxy.draft_tokens, shard_small=proxy.shard_small
+            )
+            return proxy_solver(title, base, steering, self.layout, expert.prompt)
+
+        title = f"Larger base, proxy-tuned by {chosen.title.lower()}"
+        self._evaluate(steered.STEERED, title, at(proxy.alpha, title), proxy)
+        for name, alpha in asked.alphas().items():
+            title = f"Larger base, proxy-tuned at alpha {alpha:g}"
+            self._evaluate(name, title, at(alpha, title), proxy, proxy.sweep_limit)
+        if steered.CEILING in self._only & set(asked.models()):
+            title = f"Larger base, tuned by {chosen.title.lower()} itself"
+            tuned = train_method(steered.ceiling_run(self.config), chosen, self.layout)
+            self._evaluate(steered.CEILING, title, model_solver(title, tuned, None, self.layout), proxy)
 
     def _write(self, path: Path, value: Any) -> None:
         self.layout.on_first(lambda: write_json(path, value))
 
     def scores(self) -> dict[str, Any]:
-        """model -> title, what it is compared with, and every task's scores."""
+        """model -> title, what it is compared with, and every task's scores; of proxy-tuning its alpha as well."""
+        return {name: self._scores_of(name, tasks) for name, tasks in self.rows.items()}
+
+    def _scores_of(self, name: str, tasks: TaskRows) -> dict[str, Any]:
         confidence = self.config.evaluation.confidence
-        result: dict[str, Any] = {}
-        for name, tasks in self.rows.items():
-            other = PROXY_BASE if name == PROXY else (None if name in (BASE, PROXY_BASE) else BASE)
-            before = self.rows.get(other or "", {})
-            paper = METHODS[name].paper if name in METHODS else ""
-            result[name] = {
-                "title": self.titles[name],
-                "paper": paper,
-                "compared_with": other,
-                "tasks": {
-                    task: task_scores(rows, self.config.evaluation.tasks[task].rule, confidence, before.get(task))
-                    for task, rows in tasks.items()
-                },
+        of_proxy = steered.is_of_proxy(name)
+        other = steered.compared_with(name) if of_proxy else (None if name == BASE else BASE)
+        before = self.rows.get(other or "", {})
+        entry: dict[str, Any] = {
+            "title": self.titles[name],
+            "paper": METHODS[name].paper if name in METHODS else "",
+            "compared_with": other,
+            "tasks": {
+                task: task_scores(
+                    rows, self.config.evaluation.tasks[task].rule, confidence, _same(before.get(task), rows)
+                )
+                for task, rows in tasks.items()
+            },
+        }
+        if of_proxy and self.config.proxy is not None:
+            alphas = {steered.BASE: 0.0, steered.STEERED: self.config.proxy.alpha}
+            alphas |= steered.Steered(self.config.proxy).alphas()
+            entry |= {
+                "alpha": alphas.get(name),
+                "of_sweep": name not in (steered.BASE, steered.STEERED, steered.CEILING),
             }
-        return result
+            entry["expert"] = self.config.proxy.expert
+        if name == steered.STEERED and steered.CEILING in self.rows:
+            for task, rows in tasks.items():
+                others = [self.rows[model][task] for model in (steered.BASE, steered.CEILING)]
+                entry["tasks"][task]["gap_closed"] = steered.closed(others[0], rows, others[1], confidence)
+        return entry
+
+
+def _same(before: LanguageRows | None, rows: LanguageRows) -> LanguageRows | None:
+    """Of the compared model's rows those of the same problems; a sweep may answer fewer."""
+    if before is None:
+        return None
+    return {code: before[code][: len(found)] for code, found in rows.items() if code in before}
+
+
+def _limited(task: TaskConfig, limit: int) -> TaskConfig:
+    """A task with fewer problems a language: the first of those that it has."""
+    held = task.data.limit_per_language
+    data = task.data.model_copy(update={"limit_per_language": limit if held is None else min(limit, held)})
+    return task.model_copy(update={"data": data})
 
 
 def _line(task: str, rows: dict[str, list[Prediction]]) -> str:

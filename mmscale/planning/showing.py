@@ -85,6 +85,18 @@ def show(found: dict[str, Any]) -> None:
             f"evaluation on one GPU, batch {answer['batch_size']}: {answer['memory_bytes']['peak'] / _GIB:.1f} GiB "
             f"({'fits' if answer['fits'] else 'does not fit'}), {answer['tokens_per_s_per_gpu']:,.0f} tokens/s at most"
         )
+        if "proxy" in answer:
+            _show_proxy(answer["proxy"])
+
+
+def _show_proxy(proxy: dict[str, Any]) -> None:
+    speeds = proxy["tokens_per_s"]
+    drafted = ", ".join(f"{speed:,.0f} at {share}" for share, speed in speeds["by_acceptance"].items())
+    print(
+        f"proxy-tuning on {proxy['tensor_parallel_size']} GPUs: {proxy['memory_bytes']['peak'] / _GIB:.1f} GiB each "
+        f"({'fits' if proxy['fits'] else 'does not fit'}); tokens/s by memory traffic alone, a prediction: base alone "
+        f"{speeds['base_alone']:,.0f}, proxy-tuned {speeds['plain']:,.0f}, with drafts {drafted} accepted"
+    )
 
 
 def _print(table: Table) -> None:

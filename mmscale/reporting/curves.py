@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 
 def loss_curve(rows: Sequence[dict[str, float]]) -> str:
     """Training and development loss over steps, log scale, as an <svg> element that scales with its box."""
-    import matplotlib  # imports slowly
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # imports slowly
 
     figure = Figure(figsize=(4.4, 2.5), layout="constrained")
     axis = figure.add_subplot()
@@ -28,6 +28,13 @@ def loss_curve(rows: Sequence[dict[str, float]]) -> str:
     axis.set_ylabel("loss a target token")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
+    return svg_text(figure)
+
+
+def svg_text(figure: Any) -> str:
+    """A figure as an <svg> element, the same text every time."""
+    import matplotlib
+
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmscale"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)

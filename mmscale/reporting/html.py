@@ -16,6 +16,7 @@ from mmscale.evaluation.predictions import Prediction, read_log, verdict
 from mmscale.files import atomic_write
 from mmscale.languages import LANGUAGES
 from mmscale.reporting.curves import loss_curve
+from mmscale.reporting.sweep import sweep_picture
 from mmscale.training.metrics import read_metrics
 
 _COLOURS = ("#8a8f98", "#3b7dd8", "#2a9d6f", "#d8703b", "#8e5bd0", "#c0407a")
@@ -72,12 +73,22 @@ def _tasks(folder: Path, scores: dict[str, Any]) -> list[dict[str, Any]]:
                 **model["tasks"][task],
                 "samples": _samples(folder, key, task, model["tasks"][task]["rule"]),
             }
-            for i, (key, model) in enumerate(scores.items())
+            for i, (key, model) in enumerate(_shown(scores).items())
             if task in model["tasks"]
         ]
         codes = list(dict.fromkeys(code for model in models for code in model["languages"]))
-        tasks.append({"name": task, "models": models, "codes": codes, "rule": models[0]["rule"]})
+        sweep = sweep_picture(scores, task)
+        closed = next((model for model in models if "gap_closed" in model), None)
+        rule_name = models[0]["rule"]
+        tasks.append(
+            {"name": task, "models": models, "codes": codes, "rule": rule_name, "sweep": sweep, "closed": closed}
+        )
     return tasks
+
+
+def _shown(scores: dict[str, Any]) -> dict[str, Any]:
+    """Models of the tables; other strengths of proxy-tuning stand in a picture of their own."""
+    return {name: model for name, model in scores.items() if not model.get("of_sweep")}
 
 
 def _run(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 from mmscale.errors import UserError
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.consistency import matrices
-from mmscale.evaluation.statistics import paired_bootstrap, wilson_interval
+from mmscale.evaluation.statistics import gap_closed, paired_bootstrap, wilson_interval
 
 
 def test_wilson_interval_by_hand():
@@ -43,3 +43,12 @@ def test_consistency_by_hand():
 def test_unequal_rows_are_refused():
     with pytest.raises(UserError, match="same questions in every language"):
         matrices({"de": [("1", True)], "fr": []}, rule("mcot"))
+
+
+def test_the_gap_that_is_closed():
+    base, steered, tuned = [False] * 80 + [True] * 20, [False] * 40 + [True] * 60, [False] * 20 + [True] * 80
+    found = gap_closed(base, steered, tuned)
+    assert found.share == pytest.approx(40 / 60) and found.interval[0] < 40 / 60 < found.interval[1]
+    assert found.interval[0] > 0.5 and found.interval[1] < 0.85
+    assert gap_closed(base, tuned, tuned).share == 1 and gap_closed(base, base, tuned).share == 0
+    assert gap_closed(tuned, base, base) is None

@@ -62,7 +62,7 @@ def test_a_run_leaves_everything_the_design_names(finished):
 
 
 def test_running_again_repeats_nothing(finished, monkeypatch):
-    from mmscale.decoding import generate
+    from mmscale.decoding.engine import Engine
     from mmscale.methods import solvers
     from mmscale.training.trainer import Trainer
 
@@ -70,7 +70,7 @@ def test_running_again_repeats_nothing(finished, monkeypatch):
         raise AssertionError("work was repeated")
 
     monkeypatch.setattr(Trainer, "run", never)
-    monkeypatch.setattr(generate, "_batch", never)
+    monkeypatch.setattr(Engine, "step", never)
     monkeypatch.setattr(solvers, "assemble", never)  # nor are weights loaded
     before = (finished / "scores.json").read_text()
     assert main(command(finished)) == 0
@@ -148,6 +148,27 @@ def test_the_proxy_answers_those_of_its_languages_that_the_run_has(tmp_path, cap
     assert main(command(tmp_path / "none", *settings, "proxy.languages=[de]")) == 0
     assert "proxy: none of its languages (de) is among this run's" in capsys.readouterr().err
     assert not (tmp_path / "none/predictions/proxy_tuned").exists()
+
+
+def test_the_seeds_combined_say_how_much_of_the_gap_is_closed(tmp_path):
+    """Small expert, steered base, other strengths, and the base tuned itself; again, and nothing is repeated."""
+    settings = ["proxy.ceiling=true", "proxy.sweep=[0.5, 1.0, 2.0]", "proxy.sweep_limit=3", "proxy.draft_tokens=3"]
+    run = command(tmp_path, "methods=[question_alignment]", *settings, "proxy.languages=[]")
+    assert main(run) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    names = ["base", "question_alignment", "proxy_base", "proxy_tuned", "proxy_alpha_0.5", "proxy_alpha_2"]
+    assert list(scores) == [*names, "proxy_ceiling"]
+    assert [scores[name].get("alpha") for name in names[2:]] == [0.0, 1.0, 0.5, 2.0]
+    counts = {name: scores[name]["tasks"]["tinyworld"]["non_english"]["n"] for name in scores}
+    assert counts["proxy_tuned"] == counts["proxy_ceiling"] == 6 and counts["proxy_alpha_0.5"] == 3
+    closed = scores["proxy_tuned"]["tasks"]["tinyworld"]["gap_closed"]
+    assert set(closed["languages"]) == {"en", "sw"} and "non_english" in closed
+    report = (tmp_path / "report.html").read_text()
+    assert 'class="card sweep"' in report and 'class="closed"' in report and "proxy_alpha" not in report
+    tuned = tmp_path / "larger_base/stages/question_alignment.response/model/fingerprint.json"
+    before = tuned.stat().st_mtime_ns
+    assert main(run) == 0
+    assert tuned.stat().st_mtime_ns == before and json.loads((tmp_path / "scores.json").read_text()) == scores
 
 
 def test_models_of_a_run_are_used_by_path(finished, capsys):

@@ -27,6 +27,8 @@ def paths_of(public_data, folder, config: str, llm: str) -> list[str]:
         return str(folder / name)
 
     paths = [f"language_model.path={model(llm)}"]
+    if "proxy_tuning" in config:
+        paths.append(f"proxy.base.path={model('llama-2-70b')}")
     return [*paths, f"encoder.path={model('mt5-xl.UNVERIFIED')}"] if "mindmerger" in config else paths
 
 
@@ -63,6 +65,21 @@ def test_the_shipped_70b_fits_and_is_one_json_object(plan):
     assert stage["encoder_cache_bytes"] == pytest.approx(states * 2048 * 2, rel=1e-6), "bfloat16, 2,048 wide"
     assert 0.1 < found["mfu"] < 0.5 and found["tokens_per_s_per_gpu"] > 0
     assert found["inference"]["memory_bytes"]["key_value_cache"] == 2 * 80 * 8 * 128 * (512 + 512) * 32 * 2
+
+
+def test_proxy_tuning_is_planned(plan):
+    """A 70B in eight parts, steered by a 7B pair in eight parts: bytes by hand, and the roof of speculation."""
+    code, out, err = plan("configs/proxy_tuning/llama2-70b-by-7b.yaml", "llama-2-7b", "--json")
+    assert code == 0, err
+    found = json.loads(out)["inference"]["proxy"]
+    held = found["memory_bytes"]
+    assert held["base_weights"] == round(2 * 68_976_648_192 / 8) and held["small_weights"] == 4 * 2 * 6_738_415_616 // 8
+    tokens = 512 + 600
+    base, small = 2 * 80 * 8 * 128 * tokens * 2, 2 * 32 * 32 * 128 * tokens * 4
+    assert held["key_value_cache"] == 32 * (base + 2 * small) // 8
+    speeds = found["tokens_per_s"]
+    assert speeds["plain"] < speeds["by_acceptance"]["0.6"] < speeds["by_acceptance"]["0.9"]
+    assert found["fits"]
 
 
 def test_a_frozen_70b_in_four_bits_is_planned_for_one_gpu(plan):

@@ -1,0 +1,82 @@
+"""Options that several verbs share, and what becomes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mmscale.parallel.layout import Layout
+
+Model = Annotated[str, typer.Argument(help="model folder (also one with a mapping), hub id or tinyworld:NAME")]
+PromptName = Annotated[
+    str | None, typer.Option("--prompt", help="prompt template; by default the one the model was trained with")
+]
+Dtype = Annotated[str, typer.Option(help="of the weights: float32, bfloat16, float16, float64")]
+Expert = Annotated[str | None, typer.Option(help="proxy-tuning: tuned small model")]
+Antiexpert = Annotated[str | None, typer.Option(help="proxy-tuning: the same small model untuned")]
+Alpha = Annotated[float, typer.Option(help="proxy-tuning: strength")]
+ExpertPrompt = Annotated[str | None, typer.Option(help="proxy-tuning: template of the expert alone")]
+ChatTemplate = Annotated[
+    bool, typer.Option("--chat-template", help="proxy-tuning: the expert reads its own chat format")
+]
+VocabularyMap = Annotated[Path | None, typer.Option(help="proxy-tuning: JSON, the base's tokens -> the small models'")]
+Drafter = Annotated[str | None, typer.Option(help="proxy-tuning: a smaller model that drafts for the expert")]
+DraftTokens = Annotated[
+    str, typer.Option(help="proxy-tuning: tokens that a round tries; 1 is plain decoding, auto measures")
+]
+
+
+def checked(kind: Any, **values: Any) -> Any:
+    """A configuration of command-line values; UserError names the first that is wrong."""
+    from pydantic import ValidationError
+
+    from mmscale.config.base import validation_sentence
+
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise validation_sentence(kind, error, "command line") from error
+
+
+def needs_proxy(option: str) -> Exception:
+    from mmscale.errors import UserError
+
+    return UserError(f"{option} is for proxy-tuning: give --expert and --antiexpert too")
+
+
+def proxy_options(
+    *, expert: str | None, antiexpert: str | None, draft_tokens: str, **more: Any
+) -> dict[str, Any] | None:
+    """What is asked of proxy-tuning, models by path; None without it."""
+    from mmscale.errors import UserError
+
+    if expert is None or antiexpert is None:
+        if expert is not None or antiexpert is not None:
+            raise UserError("proxy-tuning needs both --expert and --antiexpert")
+        for name in ("drafter", "vocabulary_map", "expert_prompt", "chat_template", "shard_small"):
+            if more.get(name):
+                raise needs_proxy(f"--{name.replace('_', '-')}")
+        return None
+    if draft_tokens != "auto" and not (draft_tokens.isdigit() and int(draft_tokens) >= 1):
+        raise UserError(f"--draft-tokens is auto or a number from 1, not {draft_tokens}")
+    tokens = None if draft_tokens == "auto" else int(draft_tokens)
+    return {"expert": expert, "antiexpert": antiexpert, "draft_tokens": tokens, **more}
+
+
+def loaded_solver(model: str, proxy: dict[str, Any] | None, prompt: str | None, dtype: str, layout: Layout) -> Any:
+    """The solver of command-line options, in memory."""
+    from mmscale.methods.solvers import Steering, model_solver, proxy_solver
+    from mmscale.models.assembly import read_parts
+
+    def parts(path: str) -> Any:
+        found = read_parts(path)
+        values = {**found.language_model.model_dump(), **({"dtype": dtype} if dtype != "float32" else {})}
+        return type(found)(checked(type(found.language_model), **values), found.encoder, found.mapping, found.prompt)
+
+    if proxy is None:
+        return model_solver(model, parts(model), prompt, layout).loaded
+    models = {name: parts(proxy[name]) for name in ("expert", "antiexpert", "drafter") if proxy[name]}
+    return proxy_solver(model, parts(model), Steering(**{**proxy, **models}), layout, prompt).loaded
