@@ -10,6 +10,7 @@ as not measured.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
 import sys
 import time
@@ -20,7 +21,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from memory import peak_bytes
-from mmscale_kernels import adapter_merge, linear_cross_entropy
+from mmscale_kernels import Draws, Parts, adapter_merge, linear_cross_entropy, proxy_choose
+from mmscale_kernels.noise import gumbel
 from recording import record
 from rich.console import Console
 from rich.table import Table
@@ -63,16 +65,38 @@ def seconds(ways: dict[str, Way], runs: int) -> dict[str, float]:
 
 
 def compared(title: str, ways: dict[str, Way], runs: int) -> dict[str, Any]:
-    """One row: ours against the other way, once their results agree."""
-    (ours, mine), (other, theirs) = ways.items()
-    results = [way() for way in ways.values()]
-    for a, b in zip(*results, strict=True):
-        distance = float((a.double() - b.double()).norm() / b.double().norm())
-        if distance > (1e-5 if a.dtype == torch.float32 else 1e-2):
-            sys.exit(f"{title}: {ours} and {other} differ by {distance:.1e}")
+    """One op: ours, which stands first, against other ways, once their results agree."""
+    ours, *others = ways
+    results = {name: way() for name, way in ways.items()}
+    for other in others:
+        for a, b in zip(results[ours], results[other], strict=True):
+            distance = float((a.double() - b.double()).norm() / b.double().norm())
+            if not distance <= (1e-5 if a.dtype in (torch.float32, torch.int64) else 2e-2):
+                sys.exit(f"{title}: {ours} and {other} differ by {distance:.1e}")
     took = seconds(ways, runs)
-    peaks = {name: peak_bytes(way) for name, way in ((ours, mine), (other, theirs))}
-    return {"title": title, "ours": ours, "other": other, "seconds": took, "peak_bytes": peaks}
+    return {
+        "title": title,
+        "ours": ours,
+        "others": others,
+        "seconds": took,
+        "peak_bytes": {name: peak_bytes(way) for name, way in ways.items()},
+    }
+
+
+def roofs(device: torch.device, dtype: torch.dtype, size: int) -> dict[str, float]:
+    """What this machine can do at most: bytes a second of a copy, read and written, and operations a second of a product."""
+    source, square = torch.randn(size * size, device=device).to(dtype), torch.randn(size, size, device=device).to(dtype)
+    target = torch.empty_like(source)
+
+    def copy() -> list[Tensor]:
+        return [target.copy_(source)]
+
+    def product() -> list[Tensor]:
+        return [square @ square]
+
+    took = seconds({"copy": copy, "product": product}, 9)
+    moved = 2 * source.numel() * source.element_size()
+    return {"copy_bytes_per_s": moved / took["copy"], "operations_per_s": 2 * size**3 / took["product"]}
 
 
 def adapter(device: torch.device, dtype: torch.dtype, examples: int, width: int, out: int) -> dict[str, Any]:
@@ -139,9 +163,72 @@ def cross_entropy(
         loss = F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")
         return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
+    ways: dict[str, Way] = {"eight chunks": ours, "all logits": plain}
+    if device.type == "cuda":  # neither is worth its compilation on a CPU
+        ways["torch.compile"] = torch.compile(plain)
+        ways |= _liger(hidden, weight, targets, leaves)
     head = "frozen" if frozen else "trained"
     title = f"cross entropy through a {head} head, {rows:,} rows of {width}, vocabulary {vocabulary:,}"
-    return compared(title, {"eight chunks": ours, "all logits": plain}, 7)
+    return compared(title, ways, 7)
+
+
+def _liger(hidden: Tensor, weight: Tensor, targets: Tensor, leaves: list[Tensor]) -> dict[str, Way]:
+    """Liger-Kernel's fused linear cross entropy (Hsu et al. 2024, arXiv 2410.10989), where it is installed."""
+    if importlib.util.find_spec("liger_kernel") is None:
+        return {}
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    loss_of = LigerFusedLinearCrossEntropyLoss(reduction="sum")
+
+    def liger() -> list[Tensor]:
+        loss = loss_of(weight, hidden, targets)
+        return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+    return {"Liger-Kernel": liger}
+
+
+def proxy_logits(
+    device: torch.device, dtype: torch.dtype, rows: int, vocabulary: int, settings: dict[str, float]
+) -> dict[str, Any]:
+    """A proxy-tuned token of every row: our op against combining, warping by a sort and drawing with the same noise."""
+    torch.manual_seed(0)
+    base, expert, antiexpert = ((4 * torch.randn(rows, vocabulary)).to(device, dtype) for _ in range(3))
+    temperature, top_p = settings.get("temperature", 0.0), settings.get("top_p", 1.0)
+    places = torch.arange(rows, device=device)
+
+    def full(value: float, kind: torch.dtype) -> Tensor:
+        return torch.full((rows,), value, dtype=kind, device=device)
+
+    how = Draws(
+        full(temperature, torch.float32),
+        full(0, torch.int64),
+        full(top_p, torch.float32),
+        full(0, torch.float32),
+        full(3, torch.int64),
+        places,
+        places,
+        sampled=temperature > 0,
+        truncated=top_p < 1,
+    )
+
+    def ours() -> list[Tensor]:
+        return [proxy_choose(Parts(base, expert, antiexpert, 1.0), how).token]
+
+    def sorting() -> list[Tensor]:
+        scores = base.float() + (expert.float() - antiexpert.float())
+        if not temperature:
+            return [scores.argmax(-1)]
+        scores = scores / temperature
+        if top_p < 1:
+            ordered, order = scores.sort(descending=False)
+            outside = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
+            scores = scores.masked_fill(outside.scatter(1, order, outside), float("-inf"))
+        return [(scores + gumbel(how.seed, how.row, how.position, 0, vocabulary)).argmax(-1)]
+
+    kind = "greedy" if not temperature else ("top-p" if top_p < 1 else "sampled")
+    title = f"proxy logits, {kind}, {rows} rows of {vocabulary:,}"
+    found = compared(title, {"one pass": ours, "combined, sorted": sorting}, 7)
+    return found | {"bytes_read": 3 * base.numel() * base.element_size()}
 
 
 def compare_all() -> None:
@@ -151,17 +238,23 @@ def compare_all() -> None:
     examples, width, out, rows, hidden, vocabulary = sizes
     found = [adapter(device, dtype, examples, width, out)]
     found += [cross_entropy(device, dtype, rows, hidden, vocabulary, frozen) for frozen in (True, False)]
-    table = Table("op", "against", "times as fast", "of its peak memory")
+    batch, words = (256, 128_256) if gpu else (8, 16_000)
+    for settings in ({}, {"temperature": 0.8}, {"temperature": 0.8, "top_p": 0.9}):
+        found.append(proxy_logits(device, dtype, batch, words, settings))
+    roof = roofs(device, dtype, 8192 if gpu else 1024)
+    table = Table("op", "against", "times as fast", "of its peak memory", "of copy bandwidth")
     for one in found:
-        took, peaks = one["seconds"], one["peak_bytes"]
-        share = f"{100 * peaks[one['ours']] / peaks[one['other']]:.0f} %"
-        table.add_row(
-            f"{one['title']}: {one['ours']}", one["other"], f"{took[one['other']] / took[one['ours']]:.2f}", share
-        )
+        took, peaks, ours = one["seconds"], one["peak_bytes"], one["ours"]
+        read = one.get("bytes_read")
+        share_of_copy = f"{100 * read / took[ours] / roof['copy_bytes_per_s']:.0f} %" if read else ""
+        for other in one["others"]:
+            share = f"{100 * peaks[ours] / peaks[other]:.0f} %" if peaks[other] else ""
+            row = (f"{one['title']}: {ours}", other, f"{took[other] / took[ours]:.2f}", share, share_of_copy)
+            table.add_row(*row)
     Console(width=150).print(table)
     measured = torch.cuda.get_device_name() if gpu else "not measured"
     print(f"{'GPU' if gpu else 'CPU, PyTorch implementation'}; figures of a GPU: {measured}")
-    print(record("kernels", {"device": device.type, "gpu": measured, "ops": found}))
+    print(record("kernels", {"device": device.type, "gpu": measured, "roofs": roof, "ops": found}))
 
 
 def main() -> None:

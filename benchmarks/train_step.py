@@ -1,7 +1,7 @@
 """A MindMerger augmentation step, ours against the published way of running it: python benchmarks/train_step.py
 
-The same examples, models and optimizer: a batch of tinyworld problems through the frozen encoder, the trained mapping and
-the frozen LLM. The published way pads, runs the encoder in every step, sorts padding to the left, attends eagerly and
+The same examples, models and optimizer: a batch of problems through the frozen encoder, the trained mapping and the frozen
+LLM: tinyworld's by default, or random weights of a published shape and lengths like MGSM's (--shape 7b, for a GPU). The published way pads, runs the encoder in every step, sorts padding to the left, attends eagerly and
 computes every position's logits. Ours is put together one part at a time. Losses have to agree to 1e-3 before anything
 is timed; times are medians of steps that take turns. On a CPU only the ratios mean anything.
 """
@@ -9,32 +9,38 @@ is timed; times are medians of steps that take turns. On a CPU only the ratios m
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import init_empty_weights
 from memory import peak_bytes
 from recording import record
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, T5Config, T5EncoderModel
 
 from mmscale.config.parallel import InterruptionConfig
 from mmscale.config.run import load_run
-from mmscale.data.packing import IGNORED, PackedRow, pack
+from mmscale.data.packing import IGNORED, PackedRow, encoder_row, pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.methods.recipe import places_up_to
 from mmscale.methods.tokenizing import tokens
 from mmscale.models.assembly import ModelParts, assemble, make_trainable
-from mmscale.models.loading import resolve_path
+from mmscale.models.attention import choose
+from mmscale.models.encoders import Encoder
+from mmscale.models.language_model import LanguageModel
+from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
 from mmscale.parallel.interruption import Interruption
 from mmscale.parallel.layout import Layout
@@ -51,13 +57,12 @@ class Published:
 
     def __init__(self, model: MergedModel, specials: SpecialTokens, device: torch.device) -> None:
         self.model, self.specials, self.device = model, specials, device
-        path = resolve_path("tinyworld:llm")
-        self.llm = (
-            AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
-            .to(device)
-            .eval()
-        )
-        self.llm.requires_grad_(False)
+        ours = model.language_model.causal_lm
+        with init_empty_weights(include_buffers=False):
+            self.llm = AutoModelForCausalLM.from_config(copy.deepcopy(ours.config), attn_implementation="eager")
+        self.llm.load_state_dict(ours.state_dict(), assign=True)  # the same weights in memory
+        self.llm.tie_weights()
+        self.llm.to(device).eval().requires_grad_(False)
 
     def __call__(self, examples: Sequence[TokenizedExample]) -> Tensor:
         assert self.model.encoder is not None and self.model.mapping is not None
@@ -68,8 +73,10 @@ class Published:
         text, text_mask = self._padded([(*e.prompt_ids, *e.target_ids) for e in examples])
         count, one = len(examples), mask.new_ones(len(examples), 1)
         start = embed(torch.full((count, 1), self.specials.bos, device=self.device))
-        boundary = mapping.end_boundary.expand(count, 1, -1)
-        inputs = torch.cat([start, mapping.mlp(states), boundary, embed(text)], 1)
+        boundary = mapping.end_boundary.to(start.dtype).expand(count, 1, -1)
+        inputs = torch.cat(
+            [start, mapping.mlp(states.to(mapping.end_boundary.dtype)).to(start.dtype), boundary, embed(text)], 1
+        )
         kept = torch.cat([one, mask, one, text_mask], 1)
         labels = torch.full_like(kept, IGNORED)
         for i, example in enumerate(examples):
@@ -108,10 +115,17 @@ def packed(model: MergedModel, specials: SpecialTokens, device: torch.device) ->
     return step
 
 
-def make(
-    device: torch.device, batch: int, batches: int, folder: Path
-) -> tuple[dict[str, Step], dict[str, Any], MergedModel]:
-    """Ways of running a step, the batches each of them sees, and the model they share."""
+@dataclass
+class Setup:
+    """One model, and the batches that every way sees: as they are, and with their encoder states."""
+
+    model: MergedModel
+    specials: SpecialTokens
+    plain: list[list[TokenizedExample]]
+    states: list[list[TokenizedExample]]
+
+
+def tinyworld(device: torch.device, batch: int, batches: int, folder: Path) -> Setup:
     limit = -(-batch * batches // 11)
     recipe = f"recipes.{STAGE}"
     settings = [f"output_dir={folder}", f"{recipe}.data.0.limit_per_language={limit}"]
@@ -119,35 +133,99 @@ def make(
     layout = Layout(device)
     data = tokens(place, layout)
     model, _ = assemble(ModelParts(place.run.language_model, place.encoder), layout)
-    assert model.mapping is not None and model.encoder is not None
-    make_trainable(model.language_model, False, frozen=True)
-    model.mapping.requires_grad_(True)
+    assert model.encoder is not None
     cache = CachePlace(folder / "states", True, "benchmark")
     store: Any = data.train
-    known = with_states(model.encoder, {"train": store}, cache, layout, Interruption(InterruptionConfig(), layout))[
-        "train"
-    ]
-    plain = [store[i * batch : (i + 1) * batch] for i in range(batches)]
-    states = [known[i * batch : (i + 1) * batch] for i in range(batches)]
-    ours = packed(model, data.specials, device)
+    interruption = Interruption(InterruptionConfig(), layout)
+    known = with_states(model.encoder, {"train": store}, cache, layout, interruption)["train"]
+    cuts = [slice(i * batch, (i + 1) * batch) for i in range(batches)]
+    return Setup(model, data.specials, [list(store[cut]) for cut in cuts], [list(known[cut]) for cut in cuts])
+
+
+_7B = {"vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008}
+_MT5_XL = {"vocab_size": 250_112, "d_model": 2048, "d_kv": 64, "d_ff": 5120, "feed_forward_proj": "gated-gelu"}
+SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "7b": (
+        {**_7B, "num_hidden_layers": 32, "num_attention_heads": 32},
+        {**_MT5_XL, "num_layers": 24, "num_heads": 32},
+    ),
+    "small": (
+        {
+            **_7B,
+            "vocab_size": 2000,
+            "hidden_size": 128,
+            "intermediate_size": 352,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        },
+        {**_MT5_XL, "vocab_size": 2000, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},
+    ),
+}
+"""LLaMA-2-7B behind mT5-xl, from their config.json, and the same in small for a machine without a GPU."""
+_QUESTION, _ANSWER = (40, 160), (60, 220)
+"""Tokens, evenly spread: MGSM's questions and worked solutions in LLaMA-2's vocabulary, whose non-English ones are long."""
+
+
+def random_weights(shape: str, device: torch.device, batch: int, batches: int) -> Setup:
+    torch.manual_seed(0)
+    llm, encoder = SHAPES[shape]
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    with torch.device(device):
+        config = LlamaConfig(**llm, max_position_embeddings=4096)
+        causal = LlamaForCausalLM._from_config(config, attn_implementation=choose("auto", device), dtype=dtype).eval()
+        states = T5EncoderModel._from_config(T5Config(**encoder), dtype=dtype).eval()
+        mapping = Mapping(encoder["d_model"], llm["hidden_size"])
+    specials = SpecialTokens(1, 2)
+    model = MergedModel(LanguageModel(causal, None, specials), Encoder(states, encoder["d_model"]), mapping)
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(limits: tuple[int, int], vocabulary: int) -> tuple[int, ...]:
+        length = int(torch.randint(*limits, (1,), generator=generator))
+        return tuple(torch.randint(3, vocabulary, (length,), generator=generator).tolist())
+
+    def example(number: int) -> TokenizedExample:
+        question, answer = ids(_QUESTION, llm["vocab_size"]), ids(_ANSWER, llm["vocab_size"])
+        return TokenizedExample(question, answer, ids(_QUESTION, encoder["vocab_size"]), "sw", f"random {number}")
+
+    plain = [[example(i) for i in range(batch)] for _ in range(batches)]
+    return Setup(model, specials, plain, [_encoded(model, examples, device) for examples in plain])
+
+
+@torch.no_grad()
+def _encoded(model: MergedModel, examples: list[TokenizedExample], device: torch.device) -> list[TokenizedExample]:
+    assert model.encoder is not None
+    row = encoder_row(examples).to(device)
+    states = model.encoder.states(row).cpu().split(row.lengths)
+    return [replace(one, encoder_states=own.clone()) for one, own in zip(examples, states, strict=True)]
+
+
+def ways_of(setup: Setup, device: torch.device) -> tuple[dict[str, Step], dict[str, list[list[TokenizedExample]]]]:
+    """Ways of running a step, and the batches each of them sees."""
+    model = setup.model
+    assert model.mapping is not None
+    model.requires_grad_(False)
+    make_trainable(model.language_model, False, frozen=True)
+    model.mapping.requires_grad_(True)
+    ours = packed(model, setup.specials, device)
     ways: dict[str, Step] = {
-        "published: padded, eager, all logits": Published(model, data.specials, device),
-        "+ packed rows": packed_with_all_logits(model, data.specials, device),
+        "published: padded, eager, all logits": Published(model, setup.specials, device),
+        "+ packed rows": packed_with_all_logits(model, setup.specials, device),
         "+ loss on label rows, fused": ours,
         "+ cached encoder states": ours,
     }
-    return ways, {name: states if "cached" in name else plain for name in ways}, model
+    return ways, {name: setup.states if "cached" in name else setup.plain for name in ways}
 
 
-def measure(device: torch.device, batch: int, batches: int, folder: Path) -> list[dict[str, Any]]:
-    ways, seen, model = make(device, batch, batches, folder)
-    assert model.mapping is not None
-    weights = list(model.mapping.parameters())
+def measure(setup: Setup, device: torch.device, batches: int) -> list[dict[str, Any]]:
+    ways, seen = ways_of(setup, device)
+    assert setup.model.mapping is not None
+    weights = list(setup.model.mapping.parameters())
+    agree = 1e-3 if next(setup.model.language_model.parameters()).dtype == torch.float32 else 1e-2
     losses = {name: [float(way(examples)) for examples in seen[name]] for name, way in ways.items()}
     first = next(iter(losses.values()))
     for name, found in losses.items():
         far = max(abs(a - b) for a, b in zip(found, first, strict=True))
-        if far > 1e-3:
+        if not far <= agree:
             raise SystemExit(f"{name} has another loss than the published way, by {far:.1e}")
     optimizer = torch.optim.AdamW(weights, lr=1e-6)
 
@@ -178,13 +256,18 @@ def measure(device: torch.device, batch: int, batches: int, folder: Path) -> lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="tinyworld", choices=["tinyworld", *SHAPES], help="of the models")
     parser.add_argument("--batch", type=int, default=64, help="examples of a step")
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--json", action="store_true", help="one object on standard output instead of a table")
     chosen = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as name:
-        found = measure(device, chosen.batch, chosen.batches, Path(name))
+        if chosen.shape == "tinyworld":
+            setup = tinyworld(device, chosen.batch, chosen.batches, Path(name))
+        else:
+            setup = random_weights(chosen.shape, device, chosen.batch, chosen.batches)
+        found = measure(setup, device, chosen.batches)
     first, last = found[0], found[-1]
     for one in found:
         one["times_as_fast"] = first["seconds"] / one["seconds"]
@@ -192,12 +275,13 @@ def main() -> None:
     values = {
         "device": device.type,
         "gpu": torch.cuda.get_device_name() if device.type == "cuda" else "not measured",
+        "shape": chosen.shape,
         "batch": chosen.batch,
         "speedup": last["times_as_fast"],
         "share_of_peak": last["share_of_peak"],
         "ways": found,
     }
-    path = record("train_step", values)
+    path = record("train_step" if chosen.shape == "tinyworld" else f"train_step_{chosen.shape}", values)
     if chosen.json:
         print(json.dumps(values, indent=2))
         return

@@ -40,12 +40,14 @@ def test_a_kernel_that_spills_or_needs_too_much_is_a_fault():
     assert any("bytes of shared memory, 166,912 are there" in fault for fault in large.faults)
 
 
-def test_a_step_is_compared_with_the_published_way(tmp_path, capfd):
-    arguments = ["--batch", "6", "--batches", "2", "--json"]
+@pytest.mark.parametrize("shape", ["tinyworld", "small"])
+def test_a_step_is_compared_with_the_published_way(tmp_path, capfd, shape):
+    arguments = ["--batch", "6", "--batches", "2", "--json", "--shape", shape]
     assert main(["bench", "train-step", "--output", str(tmp_path), *arguments]) == 0
     said = json.loads(capfd.readouterr().out)
     assert said["gpu"] == "not measured" or said["device"] == "cuda"
     losses = [way["loss"] for way in said["ways"]]
     assert len(losses) == 4 and losses == pytest.approx([losses[0]] * 4, abs=1e-3)
     assert said["share_of_peak"] < 1 and said["speedup"] > 0
-    assert json.loads((tmp_path / "train_step.json").read_text())["speedup"] == said["speedup"]
+    file = "train_step.json" if shape == "tinyworld" else f"train_step_{shape}.json"
+    assert json.loads((tmp_path / file).read_text())["speedup"] == said["speedup"]

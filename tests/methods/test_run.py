@@ -185,7 +185,7 @@ def test_models_of_a_run_are_used_by_path(finished, capsys):
         "--json",
     ]
     assert main(merged) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"question", "response"}
+    assert {"question", "response", "log_probability"} <= set(json.loads(capsys.readouterr().out))
     proxy = [
         "generate",
         "tinyworld:llm",
