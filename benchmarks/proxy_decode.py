@@ -234,9 +234,9 @@ def main() -> None:
     parser.add_argument("--languages", nargs="+", default=["en", "de", "es", "sw"])
     parser.add_argument("--problems", type=int, default=8, help="of a language")
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--small-width", type=int, default=512)
-    parser.add_argument("--base-width", type=int, default=1536)
+    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--small-width", type=int, default=768)
+    parser.add_argument("--base-width", type=int, default=2304)
     parser.add_argument("--json", action="store_true", help="one object on standard output instead of a table")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

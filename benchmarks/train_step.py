@@ -162,8 +162,30 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
 }
 """LLaMA-2-7B behind mT5-xl, from their config.json, and the same in small for a machine without a GPU."""
-_QUESTION, _ANSWER = (40, 160), (60, 220)
-"""Tokens, evenly spread: MGSM's questions and worked solutions in LLaMA-2's vocabulary, whose non-English ones are long."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a text, log-normal, cut at both ends."""
+
+    median: int
+    sigma: float
+    least: int
+    most: int
+
+    def draw(self, generator: torch.Generator) -> int:
+        value = self.median * float(torch.exp(self.sigma * torch.randn((), generator=generator)))
+        return min(max(round(value), self.least), self.most)
+
+
+_PROMPT = Lengths(111, 0.85, 36, 512)
+"""MGSM's questions in eleven languages in LLaMA-2's vocabulary: quartiles 75, 111, 193, 95 % below 606; the paper cuts at 512."""
+_TEMPLATE = 43
+"""Tokens of the prompt around a question."""
+_ANSWER = Lengths(115, 0.45, 40, 300)
+"""GSM8K's solutions: quartiles 86, 115, 157, 95 % below 236."""
+_ENCODED = Lengths(60, 0.45, 20, 300)
+"""The same questions in a multilingual vocabulary; an assumption."""
 
 
 def random_weights(shape: str, device: torch.device, batch: int, batches: int) -> Setup:
@@ -179,13 +201,13 @@ def random_weights(shape: str, device: torch.device, batch: int, batches: int) -
     model = MergedModel(LanguageModel(causal, None, specials), Encoder(states, encoder["d_model"]), mapping)
     generator = torch.Generator().manual_seed(0)
 
-    def ids(limits: tuple[int, int], vocabulary: int) -> tuple[int, ...]:
-        length = int(torch.randint(*limits, (1,), generator=generator))
+    def ids(lengths: Lengths, vocabulary: int, more: int = 0) -> tuple[int, ...]:
+        length = lengths.draw(generator) + more
         return tuple(torch.randint(3, vocabulary, (length,), generator=generator).tolist())
 
     def example(number: int) -> TokenizedExample:
-        question, answer = ids(_QUESTION, llm["vocab_size"]), ids(_ANSWER, llm["vocab_size"])
-        return TokenizedExample(question, answer, ids(_QUESTION, encoder["vocab_size"]), "sw", f"random {number}")
+        prompt, answer = ids(_PROMPT, llm["vocab_size"], _TEMPLATE), ids(_ANSWER, llm["vocab_size"])
+        return TokenizedExample(prompt, answer, ids(_ENCODED, encoder["vocab_size"]), "sw", f"random {number}")
 
     plain = [[example(i) for i in range(batch)] for _ in range(batches)]
     return Setup(model, specials, plain, [_encoded(model, examples, device) for examples in plain])
