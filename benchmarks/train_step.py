@@ -18,11 +18,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from accelerate import init_empty_weights
 from memory import peak_bytes
+from mmscale_kernels.adapter import adapter_merge_reference
 from recording import record
 from rich.console import Console
 from rich.table import Table
@@ -36,11 +38,11 @@ from mmscale.data.packing import IGNORED, PackedRow, encoder_row, pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.methods.recipe import places_up_to
 from mmscale.methods.tokenizing import tokens
+from mmscale.models import mapping
 from mmscale.models.assembly import ModelParts, assemble, make_trainable
 from mmscale.models.attention import choose
 from mmscale.models.encoders import Encoder
 from mmscale.models.language_model import LanguageModel
-from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
 from mmscale.parallel.interruption import Interruption
 from mmscale.parallel.layout import Layout
@@ -69,13 +71,13 @@ class Published:
         ids, mask = self._padded([example.encoder_ids for example in examples])
         with torch.no_grad():
             states = self.model.encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        mapping, embed = self.model.mapping, self.llm.get_input_embeddings()
+        between, embed = self.model.mapping, self.llm.get_input_embeddings()
         text, text_mask = self._padded([(*e.prompt_ids, *e.target_ids) for e in examples])
         count, one = len(examples), mask.new_ones(len(examples), 1)
         start = embed(torch.full((count, 1), self.specials.bos, device=self.device))
-        boundary = mapping.end_boundary.to(start.dtype).expand(count, 1, -1)
+        boundary = between.end_boundary.to(start.dtype).expand(count, 1, -1)
         inputs = torch.cat(
-            [start, mapping.mlp(states.to(mapping.end_boundary.dtype)).to(start.dtype), boundary, embed(text)], 1
+            [start, between.mlp(states.to(between.end_boundary.dtype)).to(start.dtype), boundary, embed(text)], 1
         )
         kept = torch.cat([one, mask, one, text_mask], 1)
         labels = torch.full_like(kept, IGNORED)
@@ -94,6 +96,17 @@ class Published:
         ids = pad_sequence(values, batch_first=True)
         mask = pad_sequence([torch.ones_like(row) for row in values], batch_first=True)
         return ids.to(self.device), mask.to(self.device)
+
+
+def packed_by_parts(model: MergedModel, specials: SpecialTokens, device: torch.device) -> Step:
+    """Packed rows, merged by concatenation and a scatter instead of one op; logits of every position."""
+    step = packed_with_all_logits(model, specials, device)
+
+    def by_parts(examples: Sequence[TokenizedExample]) -> Tensor:
+        with mock.patch.object(mapping, "adapter_merge", adapter_merge_reference):
+            return step(examples)
+
+    return by_parts
 
 
 def packed_with_all_logits(model: MergedModel, specials: SpecialTokens, device: torch.device) -> Step:
@@ -196,9 +209,9 @@ def random_weights(shape: str, device: torch.device, batch: int, batches: int) -
         config = LlamaConfig(**llm, max_position_embeddings=4096)
         causal = LlamaForCausalLM._from_config(config, attn_implementation=choose("auto", device), dtype=dtype).eval()
         states = T5EncoderModel._from_config(T5Config(**encoder), dtype=dtype).eval()
-        mapping = Mapping(encoder["d_model"], llm["hidden_size"])
+        between = mapping.Mapping(encoder["d_model"], llm["hidden_size"])
     specials = SpecialTokens(1, 2)
-    model = MergedModel(LanguageModel(causal, None, specials), Encoder(states, encoder["d_model"]), mapping)
+    model = MergedModel(LanguageModel(causal, None, specials), Encoder(states, encoder["d_model"]), between)
     generator = torch.Generator().manual_seed(0)
 
     def ids(lengths: Lengths, vocabulary: int, more: int = 0) -> tuple[int, ...]:
@@ -231,7 +244,8 @@ def ways_of(setup: Setup, device: torch.device) -> tuple[dict[str, Step], dict[s
     ours = packed(model, setup.specials, device)
     ways: dict[str, Step] = {
         "published: padded, eager, all logits": Published(model, setup.specials, device),
-        "+ packed rows": packed_with_all_logits(model, setup.specials, device),
+        "+ packed rows": packed_by_parts(model, setup.specials, device),
+        "+ mapping and merge in one op": packed_with_all_logits(model, setup.specials, device),
         "+ loss on label rows, fused": ours,
         "+ cached encoder states": ours,
     }

@@ -39,7 +39,7 @@ def steered(expert: str, *more: str) -> list[str]:
 
 
 def test_speculative_sharded_and_kept_answers_are_the_plain_ones(expert, tmp_path, capsys):
-    """One process plain and speculative, then two and four ranks: base and small models cut, questions shared."""
+    """One process plain and speculative, then four ranks: base and small models cut in two, questions shared by two."""
     questions = tmp_path / "questions.txt"
     questions.write_text("\n".join(QUESTIONS))
     given = ["--input", str(questions), "--temperature", "0.6", "--seed", "3"]
@@ -50,17 +50,15 @@ def test_speculative_sharded_and_kept_answers_are_the_plain_ones(expert, tmp_pat
     said = capsys.readouterr()
     speculative = [json.loads(line) for line in said.out.splitlines()]
     assert "of drafts accepted" in said.err
-    for ranks, degree, more in ((2, 2, ["--shard-small"]), (4, 2, ["--draft-tokens", "3"])):
-        output = tmp_path / f"{ranks}-{degree}.jsonl"
-        command = [*steered(expert, *given, *more), "--tensor-parallel-size", str(degree), "--output", str(output)]
-        launched = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "launch/proxy_generate.py"]
-        done = subprocess.run(
-            [sys.executable, *launched, *command[1:]], cwd=ROOT, env=environment(), capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        rows = [json.loads(line) for line in output.read_text().splitlines()]
-        assert [row["response"] for row in rows] == [row["response"] for row in plain]
-        assert not list(tmp_path.glob("*.parts"))
+    output = tmp_path / "answers.jsonl"
+    launched = ["-m", "torch.distributed.run", "--nproc-per-node", "4", "launch/proxy_generate.py"]
+    more = ["--shard-small", "--draft-tokens", "3", "--tensor-parallel-size", "2", "--output", str(output)]
+    command = [sys.executable, *launched, *steered(expert, *given, *more)[1:]]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["response"] for row in rows] == [row["response"] for row in plain]
+    assert not list(tmp_path.glob("*.parts"))
     for one, other in zip(plain, speculative, strict=True):
         assert one["response"] == other["response"]
         assert one["log_probability"] == pytest.approx(other["log_probability"], abs=1e-6)
