@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from recording import record
 from rich.console import Console
@@ -40,7 +41,7 @@ from mmscale.data.segments import TokenizedExample
 from mmscale.decoding.ending import Ending
 from mmscale.decoding.ensemble import Ensemble
 from mmscale.decoding.generate import stream
-from mmscale.decoding.pace import Pace, tokens_a_round
+from mmscale.decoding.pace import CANDIDATES, Pace, tokens_a_round
 from mmscale.evaluation.solving import Solver
 from mmscale.methods import method
 from mmscale.methods.recipe import train_method
@@ -160,13 +161,21 @@ def rates(ways: dict[str, Way], prompts: Sequence[list[TokenizedExample]], batch
     return {name: statistics.median(values) for name, values in took.items()}
 
 
-def predicted(drafting: float, verifying: float, base: float, acceptances: Sequence[float]) -> list[dict[str, float]]:
-    """Best tokens a round and speed against the base alone, by the costs measured: see docs/proxy-tuning.md."""
+def predicted(pace: Pace, base: float, acceptances: Sequence[float]) -> list[dict[str, float]]:
+    """Best tokens a round and speed against the base alone (`base` seconds a token), by the costs that a run measured: see
+    docs/proxy-tuning.md. Verifying is interpolated between the numbers of tokens that were tried.
+    """
+    tried = sorted(pace.verifying)
+    verifying = [pace.verifying[k].value for k in tried]
+
+    def speed(acceptance: float, tokens: int) -> float:
+        seconds = tokens * pace.drafting.value + float(np.interp(tokens, tried, verifying))
+        return tokens_a_round(acceptance, tokens) / seconds
+
     found = []
     for acceptance in acceptances:
-        best = max(range(1, 17), key=lambda k: tokens_a_round(acceptance, k) / (k * drafting + verifying))
-        speed = tokens_a_round(acceptance, best) * base / (best * drafting + verifying)
-        found.append({"acceptance": acceptance, "tokens": best, "times_base_alone": speed})
+        best = max(range(1, CANDIDATES[-1] + 1), key=lambda k: speed(acceptance, k))
+        found.append({"acceptance": acceptance, "tokens": best, "times_base_alone": base * speed(acceptance, best)})
     return found
 
 
@@ -197,7 +206,6 @@ def measure(folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
         count = min(len(records), max(batch, 4))
         speeds = rates(ways, [own[:: max(1, len(own) // count)] for own in prompts], batch, chosen.runs)
         pace = paces[WAYS[3]][-1]
-        verifying = pace.verifying[min(pace.verifying)]
         found.append(
             {
                 "batch": batch,
@@ -205,9 +213,7 @@ def measure(folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
                 "times_published": {name: speed / speeds[WAYS[0]] for name, speed in speeds.items()},
                 "times_base_alone": {name: speed / speeds[WAYS[1]] for name, speed in speeds.items()},
                 **pace.report(),
-                "by_acceptance": predicted(
-                    pace.drafting.value, verifying.value, batch / speeds[WAYS[1]], (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-                ),
+                "by_acceptance": predicted(pace, batch / speeds[WAYS[1]], (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
             }
         )
     return {"device": "cpu", "gpu": "not measured", "parameters": sizes, "ratio": sizes[0] / sizes[1], "batches": found}

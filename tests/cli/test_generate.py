@@ -160,6 +160,17 @@ def test_a_mistake_is_one_sentence(expert, capsys, more, message):
     assert said[-1].startswith("mmscale: ") and message in said[-1] and "Traceback" not in "".join(said)
 
 
+def test_unequal_ends_of_text_are_refused(expert, tmp_path, capsys):
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(expert, other)
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": settings["bos_token"]}))
+    assert main(["generate", BASE, QUESTIONS[0], "--expert", str(other), "--antiexpert", ANTI]) == 2
+    assert "base and expert end text with different tokens" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", [["--analysis"], ["--drafter", ANTI], ["--shard-small"], ["--expert", ANTI]])
 def test_what_proxy_tuning_alone_knows_is_refused_elsewhere(option, capsys):
     assert main(["generate", ANTI, QUESTIONS[0], *option]) == 2
