@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -120,11 +121,15 @@ def engine_way(
     return run
 
 
-def small_models(run: Path) -> tuple[str, str, str | None]:
-    """(expert, anti-expert, prompt): question alignment's model of a quickstart run, trained there if it is not yet."""
+def small_models(run: Path, expert: str | None) -> tuple[str, str, str | None]:
+    """(expert, anti-expert, prompt): a model folder, or question alignment's of a quickstart run, trained there if it is
+    not yet.
+    """
+    if expert is not None:
+        return expert, "tinyworld:llm", read_parts(expert).prompt
     config = load_run("configs/quickstart.yaml", [f"output_dir={run}"])
-    expert = train_method(config, method("question_alignment"), Layout(torch.device("cpu")))
-    return expert.language_model.path, config.language_model.path, expert.prompt
+    trained = train_method(config, method("question_alignment"), Layout(torch.device("cpu")))
+    return trained.language_model.path, config.language_model.path, trained.prompt
 
 
 def wide_copies(folder: Path, widths: tuple[int, int], expert: str, antiexpert: str) -> list[str]:
@@ -180,7 +185,7 @@ def predicted(pace: Pace, base: float, acceptances: Sequence[float]) -> list[dic
 
 
 def measure(folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
-    expert, antiexpert, prompt = small_models(chosen.run)
+    expert, antiexpert, prompt = small_models(chosen.run, chosen.expert)
     folders = wide_copies(folder, (chosen.small_width, chosen.base_width), expert, antiexpert)
     base, *small = (replace(read_parts(path), prompt=prompt) for path in folders)
     solver = proxy_solver("proxy", base, Steering(small[0], small[1]), Layout(torch.device("cpu"))).loaded
@@ -236,6 +241,7 @@ def show(values: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/quickstart"), help="quickstart run with the expert")
+    parser.add_argument("--expert", help="folder of another tuned small model")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--languages", nargs="+", default=["en", "de", "es", "sw"])
     parser.add_argument("--problems", type=int, default=8, help="of a language")
@@ -245,6 +251,10 @@ def main() -> None:
     parser.add_argument("--base-width", type=int, default=2304)
     parser.add_argument("--json", action="store_true", help="one object on standard output instead of a table")
     chosen = parser.parse_args()
+    if not torch.cuda.is_available():
+        os.environ.setdefault(
+            "DS_ACCELERATOR", "cpu"
+        )  # DeepSpeed, which saving a model imports, would say so on standard output
     with tempfile.TemporaryDirectory() as name:
         values = measure(Path(name), chosen)
     path = record("proxy_decode", values)

@@ -51,3 +51,27 @@ def test_a_step_is_compared_with_the_published_way(tmp_path, capfd, shape):
     assert said["share_of_peak"] < 1 and said["speedup"] > 0
     file = "train_step.json" if shape == "tinyworld" else f"train_step_{shape}.json"
     assert json.loads((tmp_path / file).read_text())["speedup"] == said["speedup"]
+
+
+def test_proxy_decoding_is_compared_with_the_published_way(tmp_path, capfd):
+    """An expert trained for two steps, narrow models, few tokens: the answers of all three ways have to agree."""
+    run = tmp_path / "run"
+    stages = {"translation": "sw", "response": "en"}
+    settings = [f"output_dir={run}", "methods=[question_alignment]", "evaluation.tasks={}", "proxy=null"]
+    for stage, language in stages.items():
+        key = f"recipes.question_alignment.{stage}"
+        settings += [f"{key}.steps=2", f"{key}.data.0.limit_per_language=64", f"{key}.data.0.languages=[{language}]"]
+    assert main(["run", "configs/quickstart.yaml", *settings]) == 0
+    expert = run / "stages/question_alignment.response/model"
+    arguments = ["--batches", "1", "4", "--languages", "en", "--problems", "4", "--new-tokens", "12", "--runs", "1"]
+    widths = ["--small-width", "128", "--base-width", "192", "--expert", str(expert), "--json"]
+    capfd.readouterr()
+    assert main(["bench", "proxy-decode", "--output", str(tmp_path), *arguments, *widths]) == 0
+    said = json.loads(capfd.readouterr().out)
+    assert [row["batch"] for row in said["batches"]] == [1, 4] and said["gpu"] == "not measured"
+    for row in said["batches"]:
+        assert len(row["tokens_per_s"]) == 4 and all(speed > 0 for speed in row["tokens_per_s"].values())
+        assert 0 < row["acceptance"] <= 1 and row["tokens_per_round"] >= 1
+        speeds = [one["times_base_alone"] for one in row["by_acceptance"]]
+        assert speeds == sorted(speeds)
+    assert json.loads((tmp_path / "proxy_decode.json").read_text())["batches"] == said["batches"]
