@@ -67,7 +67,8 @@ def inference(run: RunConfig, cluster: ClusterConfig, model_config: Any, llm: in
     if not tasks:
         return {}
     demand = _demand(run, tasks)
-    model = _Model.of(model_config, llm, DTYPES[run.language_model.dtype].itemsize, demand, 1)
+    parts = run.parallel.tensor_parallel_size
+    model = _Model.of(model_config, llm, DTYPES[run.language_model.dtype].itemsize, demand, parts)
     found = {
         "llm_weights": round(model.weights),
         "encoder_weights": encoder * (DTYPES[run.encoder.dtype].itemsize if run.encoder else 0),
@@ -78,9 +79,10 @@ def inference(run: RunConfig, cluster: ClusterConfig, model_config: Any, llm: in
     answer = {
         "batch_size": demand.batch,
         "max_new_tokens": demand.new,
+        "tensor_parallel_size": parts,
         "memory_bytes": found,
         "fits": found["peak"] <= cluster.gpu.memory_gib * 2**30,
-        "tokens_per_s_per_gpu": demand.batch / (model.read / (1e9 * cluster.gpu.memory_gbytes)),
+        "tokens_per_s_per_gpu": demand.batch / parts / (model.read / (1e9 * cluster.gpu.memory_gbytes)),
     }
     return answer | ({"proxy": _proxy(run, cluster, model_config, llm, demand)} if run.proxy is not None else {})
 

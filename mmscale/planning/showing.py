@@ -82,8 +82,9 @@ def show(found: dict[str, Any]) -> None:
     if found["inference"]:
         answer = found["inference"]
         print(
-            f"evaluation on one GPU, batch {answer['batch_size']}: {answer['memory_bytes']['peak'] / _GIB:.1f} GiB "
-            f"({'fits' if answer['fits'] else 'does not fit'}), {answer['tokens_per_s_per_gpu']:,.0f} tokens/s at most"
+            f"evaluation, batch {answer['batch_size']} on {answer['tensor_parallel_size']} GPUs: "
+            f"{answer['memory_bytes']['peak'] / _GIB:.1f} GiB each ({'fits' if answer['fits'] else 'does not fit'}), "
+            f"{answer['tokens_per_s_per_gpu']:,.0f} tokens/s a GPU at most"
         )
         if "proxy" in answer:
             _show_proxy(answer["proxy"])
