@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from mmscale.decoding.generate import Generation, stream
 from mmscale.decoding.pace import Pace
 from mmscale.errors import UserError
 from mmscale.evaluation.solving import Solver
-from mmscale.files import atomic_write
+from mmscale.files import append_lines, atomic_write
 from mmscale.parallel.layout import Layout
 from mmscale.progress import bar
 
@@ -133,15 +132,7 @@ class AnswerFile:
         return list(self.layout.from_first(lambda: [row for _, row in sorted(self._read().items())]))
 
     def _append(self, row: Row) -> None:
-        try:
-            with open(self._part, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(row, ensure_ascii=False) + "\n")
-                handle.flush()
-                os.fsync(handle.fileno())
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self._part}: {error.strerror}; mend that and run the same command again"
-            ) from error
+        append_lines(self._part, [json.dumps(row, ensure_ascii=False) + "\n"])
 
     def _join(self) -> None:
         """Everything that is answered into the one file; half a line, of a rank that was killed, is left out."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from mmscale.data.sources.base import json_rows
 from mmscale.errors import BadRow, UserError
 from mmscale.evaluation.answers import Rule
 from mmscale.evaluation.statistics import wilson_interval
-from mmscale.files import atomic_write
+from mmscale.files import append_lines, atomic_write
 from mmscale.parallel.layout import Layout
 
 RESPONSE_KEYS = ("response", "model_output", "output", "generation", "completion")
@@ -126,15 +125,7 @@ class PredictionLog:
         """Add rows of this rank; ranks of a tensor group have the same, and one writes."""
         if self.layout.tensor_rank != 0:
             return
-        try:
-            with open(self._part, "a", encoding="utf-8") as handle:
-                handle.writelines(_line(row) for row in rows)
-                handle.flush()
-                os.fsync(handle.fileno())
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.path}: {error.strerror}; free space and run the same command again"
-            ) from error
+        append_lines(self._part, map(_line, rows))
 
     def collect(self, order: list[str]) -> None:
         """Every rank's rows into the one file, in an order of origins; all ranks read it."""
