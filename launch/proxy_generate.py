@@ -1,6 +1,6 @@
 """What a launcher starts to answer with a proxy-tuned model on several ranks: mmscale generate, in this process.
 
-    torchrun --nproc-per-node 8 launch/proxy_generate.py BASE --expert TUNED --antiexpert UNTUNED \\
+    torchrun --nproc-per-node 8 launch/proxy_generate.py BASE --proxy TUNED UNTUNED \\
         --tensor-parallel-size 8 --input questions.txt --output answers.jsonl
 
 `python -m mmscale.launch.proxy_generate` is the same for an installed mmscale.

@@ -27,6 +27,7 @@ def generate(
     ] = None,
     language: Annotated[str, typer.Option(help="language of the questions")] = "en",
     prompt: options.PromptName = None,
+    proxy: options.Proxy = options.NO_PROXY,
     expert: options.Expert = None,
     antiexpert: options.Antiexpert = None,
     alpha: options.Alpha = 1.0,
@@ -43,7 +44,7 @@ def generate(
     shard_small: Annotated[
         bool, typer.Option("--shard-small", help="proxy-tuning: cut the small models over those ranks too")
     ] = False,
-    dtype: options.Dtype = "float32",
+    dtype: options.Dtype = "auto",
     max_new_tokens: Annotated[int, typer.Option()] = 512,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
     top_k: Annotated[int, typer.Option(help="0 is off")] = 0,
@@ -59,9 +60,9 @@ def generate(
 
     Example: `mmscale generate tinyworld:llm "Anna has 12 apples. Anna buys 5 apples. How many apples does Anna have now?" --prompt tinyworld_math --max-new-tokens 64`
 
-    Example: `mmscale generate tinyworld:large_llm --expert runs/quickstart/stages/question_alignment.response/model --antiexpert tinyworld:llm --language sw --input questions.txt --output answers.jsonl`
+    Example: `mmscale generate tinyworld:large_llm --proxy runs/quickstart/stages/question_alignment.response/model tinyworld:llm --language sw --input questions.txt --output answers.jsonl`
 
-    Several ranks: `torchrun --nproc-per-node 8 launch/proxy_generate.py BASE --expert TUNED --antiexpert UNTUNED --tensor-parallel-size 8 --input questions.txt --output answers.jsonl`
+    Several ranks: `torchrun --nproc-per-node 8 launch/proxy_generate.py BASE --proxy TUNED UNTUNED --tensor-parallel-size 8 --input questions.txt --output answers.jsonl`
     """
     from mmscale.config.evaluation import GenerationConfig
     from mmscale.languages import language as known_language
@@ -80,7 +81,8 @@ def generate(
         seed=seed,
         stop=tuple(stop or ()),
     )
-    proxy = options.proxy_options(
+    steering = options.proxy_options(
+        proxy=proxy,
         expert=expert,
         antiexpert=antiexpert,
         alpha=alpha,
@@ -91,9 +93,11 @@ def generate(
         draft_tokens=draft_tokens,
         shard_small=shard_small,
     )
-    if analysis and proxy is None:
+    if analysis and steering is None:
         raise options.needs_proxy("--analysis")
-    _answer(model, proxy, prompt, dtype, tensor_parallel_size, questions, language, config, analysis, output, as_json)
+    _answer(
+        model, steering, prompt, dtype, tensor_parallel_size, questions, language, config, analysis, output, as_json
+    )
 
 
 def _questions(given: list[str] | None, file: Path | None) -> list[str]:

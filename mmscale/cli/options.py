@@ -14,7 +14,17 @@ Model = Annotated[str, typer.Argument(help="model folder (also one with a mappin
 PromptName = Annotated[
     str | None, typer.Option("--prompt", help="prompt template; by default the one the model was trained with")
 ]
-Dtype = Annotated[str, typer.Option(help="of the weights: float32, bfloat16, float16, float64")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="of the weights: auto (as a model of ours was saved, else float32), float32, bfloat16, float16, float64"
+    ),
+]
+Proxy = Annotated[
+    tuple[str, str],
+    typer.Option("--proxy", metavar="EXPERT ANTIEXPERT", help="proxy-tuning: --expert and --antiexpert in one"),
+]
+NO_PROXY = ("", "")
 Expert = Annotated[str | None, typer.Option(help="proxy-tuning: tuned small model")]
 Antiexpert = Annotated[str | None, typer.Option(help="proxy-tuning: the same small model untuned")]
 Alpha = Annotated[float, typer.Option(help="proxy-tuning: strength")]
@@ -44,18 +54,22 @@ def checked(kind: Any, **values: Any) -> Any:
 def needs_proxy(option: str) -> Exception:
     from mmscale.errors import UserError
 
-    return UserError(f"{option} is for proxy-tuning: give --expert and --antiexpert too")
+    return UserError(f"{option} is for proxy-tuning: give --proxy EXPERT ANTIEXPERT too")
 
 
 def proxy_options(
-    *, expert: str | None, antiexpert: str | None, draft_tokens: str, **more: Any
+    *, proxy: tuple[str, str], expert: str | None, antiexpert: str | None, draft_tokens: str, **more: Any
 ) -> dict[str, Any] | None:
     """What is asked of proxy-tuning, models by path; None without it."""
     from mmscale.errors import UserError
 
+    if proxy != NO_PROXY:
+        if expert is not None or antiexpert is not None:
+            raise UserError("--proxy names expert and anti-expert: leave --expert and --antiexpert out")
+        expert, antiexpert = proxy
     if expert is None or antiexpert is None:
         if expert is not None or antiexpert is not None:
-            raise UserError("proxy-tuning needs both --expert and --antiexpert")
+            raise UserError("proxy-tuning needs both --expert and --antiexpert; --proxy EXPERT ANTIEXPERT names both")
         for name in ("drafter", "vocabulary_map", "expert_prompt", "chat_template", "shard_small"):
             if more.get(name):
                 raise needs_proxy(f"--{name.replace('_', '-')}")
@@ -73,7 +87,7 @@ def loaded_solver(model: str, proxy: dict[str, Any] | None, prompt: str | None, 
 
     def parts(path: str) -> Any:
         found = read_parts(path)
-        values = {**found.language_model.model_dump(), **({"dtype": dtype} if dtype != "float32" else {})}
+        values = {**found.language_model.model_dump(), **({"dtype": dtype} if dtype != "auto" else {})}
         return type(found)(checked(type(found.language_model), **values), found.encoder, found.mapping, found.prompt)
 
     if proxy is None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmscale.cli import options
+
+if TYPE_CHECKING:
+    from mmscale.models.language_model import LanguageModel
 
 
 def serve(
@@ -17,6 +20,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8000,
     language: Annotated[str, typer.Option(help="of prompts, where a request does not name one")] = "en",
     prompt: options.PromptName = None,
+    proxy: options.Proxy = options.NO_PROXY,
     expert: options.Expert = None,
     antiexpert: options.Antiexpert = None,
     alpha: options.Alpha = 1.0,
@@ -24,17 +28,20 @@ def serve(
     vocabulary_map: options.VocabularyMap = None,
     drafter: options.Drafter = None,
     draft_tokens: options.DraftTokens = "auto",
-    dtype: options.Dtype = "float32",
+    dtype: options.Dtype = "auto",
     slots: Annotated[int, typer.Option(min=1, help="sequences that run at once")] = 16,
     max_waiting: Annotated[int, typer.Option(min=0, help="requests that may wait; more are sent away")] = 64,
     max_context: Annotated[
-        int, typer.Option(min=2, help="tokens of a prompt and its continuation, by default the models'")
+        int,
+        typer.Option(
+            min=2, help="tokens of a prompt and its continuation; the models' own limit where that is smaller"
+        ),
     ] = 4096,
     stop_seconds: Annotated[int, typer.Option(min=0, help="for running requests to end when the server stops")] = 30,
 ) -> None:
     """Serve a model over HTTP: /v1/completions, /v1/chat/completions, /v1/models, /health.
 
-    Example: `mmscale serve tinyworld:large_llm --expert runs/quickstart/stages/question_alignment.response/model --antiexpert tinyworld:llm --name proxy`
+    Example: `mmscale serve tinyworld:large_llm --proxy runs/quickstart/stages/question_alignment.response/model tinyworld:llm --name proxy`
 
     Ask it: `curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{"model": "proxy", "messages": [{"role": "user", "content": "Anna has 12 apples. Anna buys 5 apples. How many apples does Anna have now?"}]}'`
     """
@@ -42,6 +49,7 @@ def serve(
     from mmscale.errors import UserError
     from mmscale.languages import language as known_language
     from mmscale.parallel.layout import Layout
+    from mmscale.progress import say
 
     try:
         import uvicorn
@@ -53,7 +61,8 @@ def serve(
         ) from error
 
     known_language(language)
-    proxy = options.proxy_options(
+    steering = options.proxy_options(
+        proxy=proxy,
         expert=expert,
         antiexpert=antiexpert,
         alpha=alpha,
@@ -65,8 +74,10 @@ def serve(
         shard_small=False,
     )
     socket = _listen(host, port)
-    solver = options.loaded_solver(model, proxy, prompt, dtype, Layout(default_device()))
+    solver = options.loaded_solver(model, steering, prompt, dtype, Layout(default_device()))
     context = min(max_context, solver.context_length)
+    held = sum(_cache_bytes(one.model.language_model, slots * context) for one in solver.ensemble.models)
+    say(f"keys and values of {slots} x {context:,} tokens take {held / 1e9:.2f} GB")
     server = Server(solver, name or model, language, slots, context, max_waiting)
     app = application(server, stop_seconds)
     print(f"mmscale serves '{server.name}' at http://{host}:{socket.getsockname()[1]}/v1", flush=True)
@@ -74,6 +85,13 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises what stopped it once more, when all is done
         signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run(sockets=[socket])
+
+
+def _cache_bytes(language_model: LanguageModel, tokens: int) -> int:
+    from mmscale.planning.inference import key_value_bytes
+
+    width = next(language_model.parameters()).element_size()
+    return key_value_bytes(language_model.config, tokens, width)
 
 
 def _listen(host: str, port: int):  # type: ignore[no-untyped-def]

@@ -154,7 +154,9 @@ class Engine:
 
     def _round(self) -> None:
         room = max(one.request.config.max_new_tokens - len(one.token_ids) for one in self.running)
-        tries = min(self.ensemble.agree(self.pace.choose()), room)
+        wanted = self.pace.choose()
+        # what was measured differs from rank to rank
+        tries = min(wanted if self.pace.fixed is not None else self.ensemble.agree(wanted), room)
         last = torch.tensor([[one.token_ids[-1]] for one in self.running], device=self.ensemble.device)
         if self.pace.fixed == 1 or self.ensemble.drafter is None:
             drafts, inputs = None, last

@@ -138,7 +138,7 @@ def test_a_vocabulary_map_leads_to_the_same_answers(expert, tmp_path, capsys):
     assert main(steered(expert, QUESTIONS[0])) == 0
     plain = capsys.readouterr().out
     file.write_text("{}")
-    assert main(steered(expert, QUESTIONS[0], "--vocabulary-map", str(file))) == 0
+    assert main(["generate", BASE, QUESTIONS[0], *ASK, "--proxy", expert, ANTI, "--vocabulary-map", str(file)]) == 0
     assert capsys.readouterr().out == plain
 
 
@@ -146,6 +146,7 @@ def test_a_vocabulary_map_leads_to_the_same_answers(expert, tmp_path, capsys):
     ("more", "message"),
     [
         (["--alpha", "nan"], "alpha must be a finite number, got nan"),
+        (["--proxy", "a", "b"], "leave --expert and --antiexpert out"),
         (["--draft-tokens", "0"], "--draft-tokens is auto or a number from 1, not 0"),
         (["--top-p", "0"], "command line: top_p"),
         (["--antiexpert", "EXPERT"], "expert and anti-expert are the same model"),
