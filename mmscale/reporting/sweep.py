@@ -10,8 +10,8 @@ _LINES = (("non_english", "#2a9d6f", "other languages"), ("en", "#3b7dd8", "Engl
 
 
 def sweep_picture(scores: dict[str, Any], task: str) -> str | None:
-    """Points with intervals over alpha, the base at 0; dashed lines for the small expert and the base tuned itself, other
-    languages. None where a run has no more than two strengths.
+    """Points with intervals over alpha, the base at 0; dashed lines for the small expert and the base tuned itself, in the
+    steered languages other than English. None where a run has no more than two strengths.
     """
     from matplotlib.figure import Figure  # imports slowly
 
@@ -34,9 +34,12 @@ def sweep_picture(scores: dict[str, Any], task: str) -> str | None:
             places = [alpha for alpha, _ in found]
             axis.errorbar(places, values, yerr=[below, above], color=colour, label=label, marker="o", capsize=2)
     steered = next(model for model in scores.values() if model.get("alpha") is not None)
+    codes = [code for code in steered["tasks"][task]["languages"] if code != "en"]
     for name, colour in ((steered["expert"], "#d8703b"), ("proxy_ceiling", "#8e5bd0")):
-        if name in scores and task in scores[name]["tasks"]:
-            level = 100 * scores[name]["tasks"][task]["non_english"]["accuracy"]
+        cells = scores.get(name, {}).get("tasks", {}).get(task, {}).get("languages", {})
+        found = [cells[code] for code in codes if code in cells]
+        if found:
+            level = 100 * sum(cell["correct"] for cell in found) / sum(cell["n"] for cell in found)
             axis.axhline(level, color=colour, linestyle="--", linewidth=1.2, label=scores[name]["title"])
     axis.set_xlabel("alpha")
     axis.set_ylabel("per cent right")
