@@ -37,9 +37,10 @@ def sweep_picture(scores: dict[str, Any], task: str) -> str | None:
     codes = [code for code in steered["tasks"][task]["languages"] if code != "en"]
     for name, colour in ((steered["expert"], "#d8703b"), ("proxy_ceiling", "#8e5bd0")):
         cells = scores.get(name, {}).get("tasks", {}).get(task, {}).get("languages", {})
-        found = [cells[code] for code in codes if code in cells]
-        if found:
-            level = 100 * sum(cell["correct"] for cell in found) / sum(cell["n"] for cell in found)
+        right = sum(cells[code]["correct"] for code in codes if code in cells)
+        asked = sum(cells[code]["n"] for code in codes if code in cells)
+        if asked:
+            level = 100 * right / asked
             axis.axhline(level, color=colour, linestyle="--", linewidth=1.2, label=scores[name]["title"])
     axis.set_xlabel("alpha")
     axis.set_ylabel("per cent right")
