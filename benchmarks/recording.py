@@ -21,7 +21,8 @@ def record(name: str, values: dict[str, Any]) -> Path:
     command = ["git", "rev-parse", "--short", "HEAD"]
     found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
     script = f"benchmarks/{Path(sys.argv[0]).name}"
-    made_with = {"command": ["python", script, *sys.argv[1:]], "commit": found.stdout.strip(), **describe_environment()}
+    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]  # no folder of this machine
+    made_with = {"command": ["python", script, *words], "commit": found.stdout.strip(), **describe_environment()}
     made_with["system"] = platform.system()  # its release says more of a workplace than of a measurement
     path = RESULTS / f"{name}.json"
     write_json(path, {"made_with": made_with, **values})
