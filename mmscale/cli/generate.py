@@ -36,14 +36,9 @@ def generate(
     vocabulary_map: options.VocabularyMap = None,
     drafter: options.Drafter = None,
     draft_tokens: options.DraftTokens = "auto",
-    analysis: Annotated[
-        bool,
-        typer.Option("--analysis", help="proxy-tuning: what each model thought of each token (with --json, --output)"),
-    ] = False,
+    analysis: options.Analysis = False,
     tensor_parallel_size: Annotated[int, typer.Option(min=1, help="ranks that share the model's layers")] = 1,
-    shard_small: Annotated[
-        bool, typer.Option("--shard-small", help="proxy-tuning: cut the small models over those ranks too")
-    ] = False,
+    shard_small: options.ShardSmall = False,
     dtype: options.Dtype = "auto",
     max_new_tokens: Annotated[int, typer.Option()] = 512,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,

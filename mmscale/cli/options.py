@@ -38,6 +38,13 @@ DraftTokens = Annotated[
     str, typer.Option(help="proxy-tuning: tokens that a round tries; 1 is plain decoding, auto measures")
 ]
 
+Analysis = Annotated[
+    bool, typer.Option("--analysis", help="proxy-tuning: what each model thought of each token (with --json, --output)")
+]
+ShardSmall = Annotated[
+    bool, typer.Option("--shard-small", help="proxy-tuning: cut the small models over those ranks too")
+]
+
 
 def checked(kind: Any, **values: Any) -> Any:
     """A configuration of command-line values; UserError names the first that is wrong."""
