@@ -130,8 +130,9 @@ class Engine:
         prompts = list(zip(*(one.request.prompts for one in new), strict=True))
         logits = self.ensemble.admit(prompts)
         chosen = self.ensemble.choose(logits, [one.place(0) for one in new], [one.held() for one in new])
-        for row, one in enumerate(new):
-            self._take(one, int(chosen.token[row]), float(chosen.log_probability[row]), logits, row)
+        found = zip(new, chosen.token.tolist(), chosen.log_probability.tolist(), strict=True)
+        for row, (one, token, log_probability) in enumerate(found):
+            self._take(one, token, log_probability, logits, row)
         self.running += new
         self._leave_finished()
         return new

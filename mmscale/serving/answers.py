@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +43,7 @@ class Grown:
     """Tokens whose log-probabilities were sent."""
 
 
-class _Answers:
+class _Answers(ABC):
     """What completions and chats share."""
 
     kind, prefix = "", ""
@@ -69,8 +70,9 @@ class _Answers:
         tokens, one.told = one.tokens[one.told :], len(one.tokens)
         return self._logprobs(tokens, offset) if self.asked.wants_logprobs else None
 
+    @abstractmethod
     def _logprobs(self, tokens: list[tuple[int, float, dict[int, float]]], offset: int) -> dict[str, Any]:
-        raise NotImplementedError
+        """Log-probabilities of tokens as this interface shows them; `offset`: characters before the first of them."""
 
     def _token(self, index: int) -> str:
         return self.end.decode([index])
