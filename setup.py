@@ -71,5 +71,5 @@ setup(
             "mpich>=4.2; platform_system == 'Linux'",
         ],
     },
-    entry_points={"console_scripts": ["mmscale=mmscale.cli.main:main"]},
+    entry_points={"console_scripts": ["mmscale=mmscale.cli.main:program"]},
 )

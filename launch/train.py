@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 
-from mmscale.cli.main import main
+from mmscale.cli.main import program
 
 if __name__ == "__main__":
     # the deepspeed launcher adds --local_rank=N to what it also says in LOCAL_RANK
-    sys.exit(main(["train", *(word for word in sys.argv[1:] if not word.startswith("--local_rank="))]))
+    program(["train", *(word for word in sys.argv[1:] if not word.startswith("--local_rank="))])

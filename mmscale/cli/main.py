@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 import typer
 
@@ -63,7 +64,7 @@ def _quiet_libraries() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns (and as a program exits with) its code."""
+    """Run a command line; by default this process's own; returns its code."""
     _quiet_libraries()
     try:
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
@@ -87,6 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         print("mmscale: stopped; the same command goes on from the last save", file=sys.stderr)
         code = 130
-    if arguments is None:
-        sys.exit(code or 0)
     return int(code or 0)
+
+
+def program(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`main` as a process of its own, which ends with its code."""
+    from mmscale.parallel.world import leave
+
+    leave(main(arguments))

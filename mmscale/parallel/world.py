@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 from mmscale.errors import UserError
 
@@ -125,3 +128,22 @@ def _require_one_world(world: World, found: Mapping[str, str]) -> None:
             f"the launcher started {started} processes but this one belongs to a world of {world.size}, so each would "
             f"train alone: start one task a node with torchrun in it, or let srun or mpirun start the ranks themselves"
         )
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with what a program does at its end, except taking the interpreter down.
+
+    A thread of gloo gives back the tensors of its last collective when it comes to it, and needs the interpreter for
+    that: where it is gone by then, the process aborts after its work is done ("terminate called without an active
+    exception", torch 2.13), and a launcher takes the whole run for failed.
+    """
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has what it asked for
+        os._exit(code)
+    except OSError as error:
+        print(f"mmscale: standard output is incomplete: {error.strerror}", file=sys.stderr)
+        code = code or 2
+    sys.stderr.flush()
+    os._exit(code)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from mmscale.cli.devices import joined
 from mmscale.config.parallel import ParallelConfig, ZeroConfig
 from mmscale.parallel.layout import Layout
+from mmscale.parallel.world import leave
 from mmscale.parallel.zero import start_deepspeed
 
 
@@ -56,3 +57,4 @@ if __name__ == "__main__":
     with joined(ParallelConfig(zero=ZeroConfig(stage=3))) as here:
         for chosen in (1, 3):
             train(start, output, chosen, here)
+    leave(0)

@@ -17,6 +17,7 @@ from mmscale.config.run import RunConfig, apply_overrides, parse_run
 from mmscale.methods import METHODS
 from mmscale.methods.recipe import places_up_to, train_method
 from mmscale.methods.tokenizing import prepare
+from mmscale.parallel.world import leave
 from mmscale.training.engines import zero
 from mmscale.training.trainer import Trainer
 
@@ -119,3 +120,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)

@@ -21,6 +21,7 @@ from mmscale.models.language_model import LanguageModel, load_language_model
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.parallel.layout import Layout
 from mmscale.parallel.pieces import piece_of
+from mmscale.parallel.world import leave
 
 LENGTHS = (5, 1, 9)
 
@@ -92,3 +93,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)

@@ -9,6 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from mmscale_kernels import Stretch, linear_cross_entropy
 
+from mmscale.parallel.world import leave
+
 
 def compare(vocabulary: int, dtype: torch.dtype, bound: float) -> None:
     torch.manual_seed(vocabulary)
@@ -35,3 +37,4 @@ for entries in (4, 11, 30):
     compare(entries, torch.float64, 1e-12)
     compare(entries, torch.bfloat16, 1e-2)
 dist.destroy_process_group()
+leave(0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from mmscale.errors import UserError
@@ -71,3 +75,38 @@ def test_half_a_torchrun_environment_is_refused():
 )
 def test_first_host_of_a_node_list(nodes, host):
     assert first_host(nodes) == host
+
+
+def ended(code: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    """A program whose output is held back until its end, as it is for a pipe."""
+    command = [sys.executable, "-c", f"from mmscale.parallel.world import leave\n{code}"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_a_process_leaves_with_its_code_and_all_it_had_to_say():
+    result = ended("import atexit; atexit.register(print, 'last words')\nprint('said')\nleave(3)")
+    assert (result.returncode, result.stdout, result.stderr) == (3, "said\nlast words\n", "")
+
+
+def test_a_process_leaves_without_taking_the_interpreter_down():
+    """Or a thread of gloo that gives back its last tensor would abort it."""
+    result = ended("class Kept:\n    def __del__(self): print('torn down', flush=True)\nkept = Kept()\nleave(0)")
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_output_that_cannot_be_written_is_no_success():
+    with open("/dev/full", "w") as full:
+        result = ended("print('said')\nleave(0)", full.fileno())
+    assert (result.returncode, result.stderr) == (
+        2,
+        "mmscale: standard output is incomplete: No space left on device\n",
+    )
+
+
+def test_a_reader_that_has_enough_is_no_fault():
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = ended("print('said')\nleave(0)", writer)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, "")

@@ -25,6 +25,7 @@ from mmscale.models.loading import resolve_path
 from mmscale.models.merge import MergedModel
 from mmscale.parallel import regions
 from mmscale.parallel.layout import Layout
+from mmscale.parallel.world import leave
 from mmscale.planning.tracing import Work, trace
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.objective import CausalObjective
@@ -83,3 +84,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)

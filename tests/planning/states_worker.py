@@ -19,6 +19,7 @@ from mmscale.models.language_model import load_language_model
 from mmscale.models.loading import resolve_path
 from mmscale.models.merge import MergedModel
 from mmscale.parallel.layout import Layout
+from mmscale.parallel.world import leave
 from mmscale.parallel.zero import partitioned_loading
 from mmscale.planning.memory import Trained, state_bytes
 from mmscale.planning.rehearsal import Collectives
@@ -107,3 +108,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)
