@@ -27,6 +27,7 @@ from mmscale.models.assembly import ModelParts, assemble, provenance
 from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
+from mmscale.models.packed_linear import pack_linears
 from mmscale.parallel.layout import Layout
 
 DEFAULT_PROMPT = "alpaca"
@@ -43,13 +44,20 @@ def _fingerprint(parts: ModelParts, *more: object) -> str:
     ).hexdigest()[:16]
 
 
+def _answering(parts: ModelParts, layout: Layout) -> tuple[MergedModel, FamilyTokenizer | None]:
+    """A model that is loaded to answer, and for nothing else."""
+    model, encoder_tokenizer = assemble(parts, layout)
+    pack_linears(model.language_model.causal_lm)
+    return model, encoder_tokenizer
+
+
 def model_solver(title: str, parts: ModelParts, prompt: str | None, layout: Layout) -> LazySolver:
     """One model, asked by a template (by default the one it was trained with)."""
     name = prompt or parts.prompt or DEFAULT_PROMPT
     fingerprint = _fingerprint(parts, name)
 
     def load() -> Solver:
-        model, encoder_tokenizer = assemble(parts, layout)
+        model, encoder_tokenizer = _answering(parts, layout)
         return solver_in_memory(title, model, encoder_tokenizer, name, fingerprint)
 
     return LazySolver(title, fingerprint, load)
@@ -121,7 +129,7 @@ def proxy_solver(
 
     def load() -> Solver:
         small = layout if steering.shard_small else replace(layout, tensor_group=None, tensor_rank=0, tensor_size=1)
-        models = [assemble(part, layout if k == 0 else small) for k, part in enumerate(parts)]
+        models = [_answering(part, layout if k == 0 else small) for k, part in enumerate(parts)]
         lms = [model.language_model for model, _ in models]
         vocabularies = _vocabularies(lms, steering)
         templates = [template(name) for name in names]
