@@ -14,6 +14,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON object
     Example: `mmscale doctor --json`
     """
     from mmscale.cli.devices import default_device, kernels_on
+    from mmscale.decoding.replay import recorder
     from mmscale.methods.environment import describe_environment
     from mmscale.models.attention import choose
     from mmscale.models.loading import resolve_path
@@ -23,6 +24,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON object
     facts["device"] = str(device)
     facts["attention"] = choose("auto", device)
     facts["kernels"] = kernels_on(device)
+    facts["decoding_steps"] = "CUDA graphs" if recorder(device) else "unrecorded"
     facts["embedded_models"] = {name: resolve_path(f"tinyworld:{name}") for name in ("llm", "large_llm", "encoder")}
     if as_json:
         print(json.dumps(facts, indent=2))

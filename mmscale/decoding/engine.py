@@ -90,6 +90,7 @@ class Engine:
         self._choose = choose_by_rejection if rejection else choose_by_noise
         self.ensemble, self.slots, self.observer = ensemble, slots, observer
         self.pace = pace or Pace(ensemble.device, fixed=1)
+        self.pace.disturbances = lambda: ensemble.recorded
         if ensemble.drafter is None:
             self.pace.fixed = 1
         self.waiting: deque[Request] = deque()

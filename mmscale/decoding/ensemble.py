@@ -56,6 +56,11 @@ class Ensemble:
         """Base, expert, anti-expert, drafter: those that there are, in the order of a request's prompts."""
         return [self.base, *(self.steering or ()), *([self.own_drafter] if self.own_drafter else [])]
 
+    @property
+    def recorded(self) -> int:
+        """Steps of any model that were recorded, and took longer for it."""
+        return sum(model.recorded for model in self.models)
+
     def reserve(self, slots: int, capacity: int) -> None:
         for model in self.models:
             model.reserve(slots, capacity)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -63,6 +63,8 @@ class Pace:
     """Tokens made, of all sequences."""
     accepted: int = 0
     looked_at: int = 0
+    disturbances: Callable[[], int] = lambda: 0
+    """Counts what makes a step take longer than the next one like it; such steps are not measured."""
 
     def choose(self) -> int:
         """Tokens to try in the next round."""
@@ -96,15 +98,23 @@ class Pace:
 
     @contextmanager
     def timed_drafts(self, steps: int) -> Iterator[None]:
-        begin = self._now()
-        yield
-        self.drafting.add((self._now() - begin) / steps)
+        with self._timed(self.drafting, steps):
+            yield
 
     @contextmanager
     def timed_verification(self, tokens: int) -> Iterator[None]:
-        begin = self._now()
+        found = self.verifying.get(tokens, Mean())
+        with self._timed(found, 1):
+            yield
+        if found.seen:
+            self.verifying[tokens] = found
+
+    @contextmanager
+    def _timed(self, mean: Mean, steps: int) -> Iterator[None]:
+        begin, before = self._now(), self.disturbances()
         yield
-        self.verifying.setdefault(tokens, Mean()).add(self._now() - begin)
+        if self.disturbances() == before:
+            mean.add((self._now() - begin) / steps)
 
     def _now(self) -> float:
         if self.device.type == "cuda" and self.fixed is None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmscale.data.packing import pack
 from mmscale.data.segments import TokenizedExample
+from mmscale.decoding.replay import Recorder, Replay
 from mmscale.models.key_value_cache import KeyValueCache, NewTokens
 from mmscale.models.merge import MergedModel
 from mmscale.models.packed_layout import PackedLayout
@@ -24,11 +25,19 @@ class ModelStepper:
     """
 
     def __init__(
-        self, model: MergedModel, prefill_tokens: int = PREFILL_TOKENS, vocabulary: Tensor | None = None
+        self,
+        model: MergedModel,
+        prefill_tokens: int = PREFILL_TOKENS,
+        vocabulary: Tensor | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
-        """`vocabulary` int64 [V]: this model's id of each token of the others, where it has ids of its own."""
+        """`vocabulary` int64 [V]: this model's id of each token of the others, where it has ids of its own. `recorder`
+        records steps of few tokens and replays them.
+        """
         self.model, self.prefill_tokens, self.vocabulary = model, prefill_tokens, vocabulary
         self.cache: KeyValueCache | None = None
+        self._recorder = recorder
+        self._replay: Replay | None = None
 
     def reserve(self, slots: int, capacity: int) -> None:
         """Room for so many sequences of so many tokens; nothing runs afterwards."""
@@ -37,6 +46,7 @@ class ModelStepper:
             held.lengths.clear()
         else:
             self.cache = self.model.language_model.new_cache(slots, capacity)
+            self._replay = Replay(self._forward, self.cache, self._recorder) if self._recorder else None
 
     def admit(self, prompts: Sequence[TokenizedExample]) -> Tensor:
         """Prefill prompts into the next slots, packed; logits [n, v] after the last token of each."""
@@ -66,10 +76,18 @@ class ModelStepper:
 
     def extend(self, tokens_BQ: Tensor) -> Tensor:
         """Append Q tokens to every running sequence; logits [B * Q, v] after each of them."""
-        lm, cache = self.model.language_model, self._held
-        new = cache.grow(tokens_BQ.shape[1])
-        tokens = tokens_BQ.flatten() if self.vocabulary is None else self.vocabulary[tokens_BQ.flatten()]
-        return self._logits(lm.hidden(lm.embed(tokens), new.places, None, cache, new))
+        new, step = self._held.grow(tokens_BQ.shape[1]), self._replay or self._forward
+        return step(tokens_BQ.flatten(), new)
+
+    def _forward(self, tokens_N: Tensor, new: NewTokens) -> Tensor:
+        lm = self.model.language_model
+        tokens = tokens_N if self.vocabulary is None else self.vocabulary[tokens_N]
+        return self._logits(lm.hidden(lm.embed(tokens), new.places, None, self._held, new))
+
+    @property
+    def recorded(self) -> int:
+        """Steps that were recorded, and took longer for it."""
+        return self._replay.recorded if self._replay else 0
 
     def _logits(self, hidden_ND: Tensor) -> Tensor:
         logits = self.model.language_model.logit_part(hidden_ND)

@@ -19,6 +19,7 @@ from mmscale.data.records import Record
 from mmscale.data.segments import ExampleTokenizer
 from mmscale.decoding.ending import ending
 from mmscale.decoding.ensemble import Ensemble
+from mmscale.decoding.replay import recorder
 from mmscale.decoding.stepper import ModelStepper
 from mmscale.decoding.vocabulary import read_vocabulary_map, require_same_vocabulary
 from mmscale.errors import UserError
@@ -69,7 +70,13 @@ def solver_in_memory(
     """A model that is already loaded (and perhaps still being trained)."""
     lm = model.language_model
     tokenize = ExampleTokenizer(lm.tokenizer, lm.specials, template(prompt), _limits(model), encoder_tokenizer)
-    return Solver(title, fingerprint, [tokenize], Ensemble(ModelStepper(model)), ending(lm), lm.context_length)
+    return Solver(title, fingerprint, [tokenize], Ensemble(_stepper(model)), ending(lm), lm.context_length)
+
+
+def _stepper(model: MergedModel, vocabulary: Tensor | None = None) -> ModelStepper:
+    """Recording its steps where the device can; a model that is cut over ranks runs unrecorded."""
+    lm = model.language_model
+    return ModelStepper(model, vocabulary=vocabulary, recorder=None if lm.is_cut else recorder(lm.device))
 
 
 def task_accuracy(solver: Solver, model: MergedModel, task: TaskConfig, languages: Sequence[str]) -> float:
@@ -139,7 +146,7 @@ def proxy_solver(
             ExampleTokenizer(lm.tokenizer, lm.specials, one, _limits(model), encoder_tokenizer)
             for lm, one, (model, encoder_tokenizer) in zip(lms, templates, models, strict=True)
         ]
-        steppers = [ModelStepper(model, vocabulary=own) for (model, _), own in zip(models, vocabularies, strict=True)]
+        steppers = [_stepper(model, vocabulary=own) for (model, _), own in zip(models, vocabularies, strict=True)]
         drafter = steppers[3] if steering.drafter else None
         ensemble = Ensemble(steppers[0], (steppers[1], steppers[2]), steering.alpha, drafter)
         context = min(lm.context_length for lm in lms)

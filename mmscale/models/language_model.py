@@ -33,6 +33,11 @@ class LanguageModel(nn.Module):
         """How to use a model whose layers are cut over ranks."""
 
     @property
+    def is_cut(self) -> bool:
+        """Whether its layers are cut over ranks."""
+        return self._cut is not None
+
+    @property
     def config(self) -> Any:
         return self.causal_lm.config
 

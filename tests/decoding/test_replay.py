@@ -1,0 +1,106 @@
+"""Replayed steps are the steps: same tokens, whatever enters, leaves, is drafted or grows beyond a recording's length."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmscale.config.evaluation import GenerationConfig
+from mmscale.decoding import replay
+from mmscale.decoding.ensemble import Ensemble
+from mmscale.decoding.generate import stream
+from mmscale.decoding.pace import Pace
+from mmscale.decoding.stepper import ModelStepper
+from mmscale.errors import UserError
+from tests.conftest import random_merged
+from tests.decoding.tape import Tape
+from tests.decoding.test_generate import END, SAMPLED, perturbed, prompts
+
+GREEDY = GenerationConfig(max_new_tokens=24, batch_size=3)
+
+
+@pytest.fixture(autouse=True)
+def short_recordings(monkeypatch):
+    """So that a sequence outgrows several, and few steps do."""
+    monkeypatch.setattr(replay, "HELD_STEP", 8)
+    monkeypatch.setattr(replay, "RECORD_AT", 2)
+
+
+def answers(ensemble, versions, config, pace=None):
+    found = stream(ensemble, versions, config, END, 256, pace)
+    return [one.token_ids for one in sorted(found, key=lambda one: one.prompt)]
+
+
+def both(models, tapes, **more):
+    """The same models unrecorded and recorded."""
+    for recorders in ([None] * len(models), tapes):
+        base, *small = (ModelStepper(m, recorder=r) for m, r in zip(models, recorders, strict=True))
+        yield Ensemble(base, tuple(small) or None, **more)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
+@pytest.mark.parametrize("encoder", [None, "t5"])
+@pytest.mark.parametrize("config", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_replayed_steps_are_the_steps(family, encoder, config, batch_size):
+    """Three and five sequences run as four and as five: a free slot and none."""
+    asked, tape = prompts(encoder is not None, 9), Tape()
+    config = config.model_copy(update={"batch_size": batch_size})
+    plain, recorded = both([random_merged(family, encoder)], [tape])
+    expected = answers(plain, [asked], config)
+    assert answers(recorded, [asked], config) == expected
+    assert tape.recordings >= 2 and tape.replays > tape.recordings
+    assert answers(recorded, [asked], config) == expected, "a second time, with the cache of the first"
+
+
+@pytest.mark.parametrize("tokens", [1, 3, None])
+def test_replayed_speculation_is_speculation(tokens):
+    asked, tapes = prompts(False, 8), [Tape() for _ in range(3)]
+    plain, recorded = both([perturbed(s) for s in (1, 2, 3)], tapes)
+    cpu = torch.device("cpu")
+    found, expected = (answers(e, [asked] * 3, SAMPLED, Pace(cpu, tokens)) for e in (recorded, plain))
+    assert found == expected
+    assert tokens is None or all(tape.replays > tape.recordings > 0 for tape in tapes)
+
+
+def test_larger_caches_are_recorded_anew():
+    asked, tape = prompts(False, 6), Tape()
+    plain, recorded = both([random_merged("llama")], [tape])
+    answers(recorded, [asked], GREEDY)
+    longer = GREEDY.model_copy(update={"max_new_tokens": 60, "batch_size": 2})
+    assert answers(recorded, [asked], longer) == answers(plain, [asked], longer)
+
+
+def reads_back(*_) -> None:
+    float(torch.ones(()))
+
+
+def test_a_model_that_cannot_be_recorded_runs_all_the_same_and_says_so(capsys):
+    model, tape = random_merged("llama"), Tape()
+    plain, recorded = both([model], [tape])
+    expected = answers(plain, [prompts(False)], GREEDY)
+    trunk = model.language_model.causal_lm.get_decoder()
+    trunk.register_forward_pre_hook(reads_back)
+    assert answers(recorded, [prompts(False)], GREEDY) == expected
+    said = capsys.readouterr().err
+    assert said.count("decoding steps run unrecorded: a number was read back") == 1 and tape.recordings == 1
+
+
+def test_steps_that_are_recorded_are_not_measured():
+    disturbed = iter([0, 0, 0, 1])
+    pace = Pace(torch.device("cpu"), disturbances=lambda: next(disturbed))
+    for _ in range(2):
+        with pace.timed_verification(4):
+            pass
+    assert pace.verifying[4].seen == 1
+
+
+def test_nothing_is_recorded_on_a_cpu_nor_where_it_is_switched_off(monkeypatch):
+    gpu = torch.device("cuda")
+    assert replay.recorder(torch.device("cpu")) is None
+    assert isinstance(replay.recorder(gpu), replay.CudaGraphs)
+    monkeypatch.setenv("MMSCALE_CUDA_GRAPHS", "off")
+    assert replay.recorder(gpu) is None
+    monkeypatch.setenv("MMSCALE_CUDA_GRAPHS", "on")
+    with pytest.raises(UserError, match="MMSCALE_CUDA_GRAPHS=on is unknown: set auto or off"):
+        replay.recorder(gpu)
