@@ -28,9 +28,10 @@ from mmscale_kernels.adapter import adapter_merge_reference
 from recording import record
 from rich.console import Console
 from rich.table import Table
+from shapes import ANSWER, ENCODED, LLAMA, PROMPT, TEMPLATE, Lengths, dtype_on, random_llama
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, T5Config, T5EncoderModel
+from transformers import AutoModelForCausalLM, T5Config, T5EncoderModel
 
 from mmscale.config.parallel import InterruptionConfig
 from mmscale.config.run import load_run
@@ -40,7 +41,6 @@ from mmscale.methods.recipe import places_up_to
 from mmscale.methods.tokenizing import tokens
 from mmscale.models import mapping
 from mmscale.models.assembly import ModelParts, assemble, make_trainable
-from mmscale.models.attention import choose
 from mmscale.models.encoders import Encoder
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
@@ -155,59 +155,23 @@ def tinyworld(device: torch.device, batch: int, batches: int, folder: Path) -> S
     return Setup(model, data.specials, [list(store[cut]) for cut in cuts], [list(known[cut]) for cut in cuts])
 
 
-_7B = {"vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008}
 _MT5_XL = {"vocab_size": 250_112, "d_model": 2048, "d_kv": 64, "d_ff": 5120, "feed_forward_proj": "gated-gelu"}
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "7b": (
-        {**_7B, "num_hidden_layers": 32, "num_attention_heads": 32},
-        {**_MT5_XL, "num_layers": 24, "num_heads": 32},
-    ),
+    "7b": (LLAMA["7b"], {**_MT5_XL, "num_layers": 24, "num_heads": 32}),
     "small": (
-        {
-            **_7B,
-            "vocab_size": 2000,
-            "hidden_size": 128,
-            "intermediate_size": 352,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-        },
+        LLAMA["tiny"],
         {**_MT5_XL, "vocab_size": 2000, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},
     ),
 }
 """LLaMA-2-7B behind mT5-xl, from their config.json, and the same in small for a machine without a GPU."""
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """Tokens of a text, log-normal, cut at both ends."""
-
-    median: int
-    sigma: float
-    least: int
-    most: int
-
-    def draw(self, generator: torch.Generator) -> int:
-        value = self.median * float(torch.exp(self.sigma * torch.randn((), generator=generator)))
-        return min(max(round(value), self.least), self.most)
-
-
-_PROMPT = Lengths(111, 0.85, 36, 512)
-"""MGSM's questions in eleven languages in LLaMA-2's vocabulary: quartiles 75, 111, 193, 95 % below 606; the paper cuts at 512."""
-_TEMPLATE = 43
-"""Tokens of the prompt around a question."""
-_ANSWER = Lengths(115, 0.45, 40, 300)
-"""GSM8K's solutions: quartiles 86, 115, 157, 95 % below 236."""
-_ENCODED = Lengths(60, 0.45, 20, 300)
-"""The same questions in a multilingual vocabulary; an assumption."""
-
-
 def random_weights(shape: str, device: torch.device, batch: int, batches: int) -> Setup:
     torch.manual_seed(0)
     llm, encoder = SHAPES[shape]
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = dtype_on(device)
+    causal = random_llama(llm, device)
     with torch.device(device):
-        config = LlamaConfig(**llm, max_position_embeddings=4096)
-        causal = LlamaForCausalLM._from_config(config, attn_implementation=choose("auto", device), dtype=dtype).eval()
         states = T5EncoderModel._from_config(T5Config(**encoder), dtype=dtype).eval()
         between = mapping.Mapping(encoder["d_model"], llm["hidden_size"])
     specials = SpecialTokens(1, 2)
@@ -219,8 +183,8 @@ def random_weights(shape: str, device: torch.device, batch: int, batches: int) -
         return tuple(torch.randint(3, vocabulary, (length,), generator=generator).tolist())
 
     def example(number: int) -> TokenizedExample:
-        prompt, answer = ids(_PROMPT, llm["vocab_size"], _TEMPLATE), ids(_ANSWER, llm["vocab_size"])
-        return TokenizedExample(prompt, answer, ids(_ENCODED, encoder["vocab_size"]), "sw", f"random {number}")
+        prompt, answer = ids(PROMPT, llm["vocab_size"], TEMPLATE), ids(ANSWER, llm["vocab_size"])
+        return TokenizedExample(prompt, answer, ids(ENCODED, encoder["vocab_size"]), "sw", f"random {number}")
 
     plain = [[example(i) for i in range(batch)] for _ in range(batches)]
     return Setup(model, specials, plain, [_encoded(model, examples, device) for examples in plain])

@@ -75,3 +75,13 @@ def test_proxy_decoding_is_compared_with_the_published_way(tmp_path, capfd):
         speeds = [one["times_base_alone"] for one in row["by_acceptance"]]
         assert speeds == sorted(speeds)
     assert json.loads((tmp_path / "proxy_decode.json").read_text())["batches"] == said["batches"]
+
+
+def test_proxy_decoding_of_random_weights_is_predicted_from_costs(tmp_path, capfd):
+    arguments = ["--shape", "small", "--batches", "2", "--new-tokens", "20", "--runs", "1", "--json"]
+    assert main(["bench", "proxy-decode", "--output", str(tmp_path), *arguments]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["batches"]
+    assert set(row["tokens_per_s"]) == {"published", "base alone", "ours, plain"} and "acceptance" not in row
+    speeds = [one["times_base_alone"] for one in row["by_acceptance"]]
+    assert speeds == sorted(speeds) and speeds[0] > 0
+    assert (tmp_path / "proxy_decode_small.json").is_file()

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from mmscale.config.model import LanguageModelConfig
 from mmscale.methods.solvers import model_solver
+from mmscale.models import packed_linear
 from mmscale.models.assembly import ModelParts
 from mmscale.models.head import know_the_loss
 from mmscale.models.packed_linear import PackedLinear, can_pack, pack_linears
@@ -18,6 +19,11 @@ from mmscale.parallel.layout import Layout
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 SIZES = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96}
+
+
+@pytest.fixture(autouse=True)
+def small_ones_too(monkeypatch):
+    monkeypatch.setattr(packed_linear, "LEAST", 0)
 
 
 def model(kind, config, **more):
@@ -81,6 +87,13 @@ def test_what_onednn_has_no_products_for_stays(dtype):
     layer = nn.Linear(8, 8).to(dtype)
     pack_linears(layer)
     assert type(layer) is nn.Linear and layer.weight.dtype == dtype
+
+
+def test_small_weights_stay(monkeypatch):
+    monkeypatch.setattr(packed_linear, "LEAST", 100)
+    layers = nn.Sequential(nn.Linear(9, 11), nn.Linear(10, 10))
+    pack_linears(layers)
+    assert [type(layer) for layer in layers] == [nn.Linear, PackedLinear]
 
 
 def test_a_model_that_is_loaded_to_answer_is_packed():

@@ -1,0 +1,214 @@
+"""Ways of proxy-tuned decoding that take turns on the same prompts, and what each of them makes a second."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmscale.config.evaluation import GenerationConfig
+from mmscale.data.segments import TokenizedExample
+from mmscale.decoding.ending import Ending
+from mmscale.decoding.ensemble import Ensemble
+from mmscale.decoding.generate import stream
+from mmscale.decoding.pace import CANDIDATES, Pace, tokens_a_round
+
+Answers = list[list[int]]
+Way = Callable[[Sequence[list[TokenizedExample]], int], Answers]
+"""(each model's prompts, batch size) -> new tokens of every prompt, in order."""
+WAYS = ("published", "base alone", "ours, plain", "ours, speculative")
+
+
+class Published:
+    """As the authors' code decodes: every model in turn, its cache grown by concatenation."""
+
+    def __init__(self, models: Sequence[Any], alpha: float, end: Ending, bos: int, new_tokens: int) -> None:
+        """transformers' models: base, expert, anti-expert."""
+        self.models, self.device = models, models[0].device
+        self.alpha, self.end, self.bos, self.new_tokens = alpha, end, bos, new_tokens
+
+    @torch.inference_mode()
+    def __call__(self, prompts: Sequence[list[TokenizedExample]], batch: int) -> Answers:
+        found: Answers = []
+        for begin in range(0, len(prompts[0]), batch):
+            found += self._batch([own[begin : begin + batch] for own in prompts])
+        return found
+
+    def _batch(self, prompts: Sequence[list[TokenizedExample]]) -> Answers:
+        rows = [[(self.bos, *example.prompt_ids) for example in own] for own in prompts]
+        ids, masks = zip(*(self._padded(own) for own in rows), strict=True)
+        feeds, masks, caches = list(ids), list(masks), [None] * len(self.models)
+        answers: Answers = [[] for _ in rows[0]]
+        unfinished = [True] * len(answers)
+        for _ in range(self.new_tokens):
+            logits = []
+            for m, model in enumerate(self.models):
+                places = (masks[m].cumsum(1) - 1).clamp(min=0)[:, -feeds[m].shape[1] :]
+                out = model(
+                    feeds[m], attention_mask=masks[m], position_ids=places, past_key_values=caches[m], use_cache=True
+                )
+                caches[m] = out.past_key_values
+                logits.append(out.logits[:, -1])
+            base, expert, antiexpert = logits
+            tokens = (base + self.alpha * (expert - antiexpert)).argmax(-1)
+            for row, token in enumerate(tokens.tolist()):
+                if unfinished[row]:
+                    answers[row].append(token)
+                    unfinished[row] = not self.end.reached(answers[row])
+            if not any(unfinished):
+                break
+            feeds = [tokens[:, None]] * len(self.models)
+            masks = [torch.cat([mask, mask.new_ones(len(answers), 1)], 1) for mask in masks]
+        return answers
+
+    def _padded(self, rows: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+        longest = max(map(len, rows))
+        ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=self.device)
+        kept = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+        return ids, torch.tensor(kept, device=self.device)
+
+
+@dataclass
+class Setup:
+    """Models and prompts that every way gets."""
+
+    ensemble: Ensemble
+    published: Sequence[Any]
+    prompts: list[list[TokenizedExample]]
+    """As each model reads them."""
+    end: Ending
+    context_length: int
+    new_tokens: int
+    trained: bool
+    """Whether the drafts of these models mean anything; random weights only tell what they cost."""
+
+    def some(self, batch: int) -> list[list[TokenizedExample]]:
+        """Prompts for a batch size; a few do at a batch of one."""
+        count = max(batch, 4)
+        return [own[:: max(1, len(own) // count)] for own in self.prompts]
+
+    def way(self, ensemble: Ensemble, pace: Callable[[], Pace]) -> Way:
+        """Our engine over some of the models."""
+
+        def run(prompts: Sequence[list[TokenizedExample]], batch: int) -> Answers:
+            config = GenerationConfig(max_new_tokens=self.new_tokens, batch_size=batch)
+            used = prompts[: len(ensemble.models)]
+            found = stream(ensemble, used, config, self.end, self.context_length, pace())
+            return [one.token_ids for one in sorted(found, key=lambda one: one.prompt)]
+
+        return run
+
+
+@dataclass
+class Tried(Pace):
+    """Rounds of `tried` tokens, each of them measured."""
+
+    tried: int = 1
+
+    def choose(self) -> int:
+        return self.tried
+
+
+def rates(
+    ways: dict[str, Way], prompts: Sequence[list[TokenizedExample]], batch: int, runs: int, alike: Sequence[str]
+) -> dict[str, Any]:
+    """Tokens a second of every way; SystemExit when those that have to do not answer like the published one."""
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    answers: dict[str, Answers] = {}
+    for number in range(runs + 1):
+        for name, way in ways.items():
+            begin = time.perf_counter()
+            answers[name] = way(prompts, batch)
+            if number:  # the first one warms up
+                made = sum(len(ids) for ids in answers[name])
+                took[name].append(made / (time.perf_counter() - begin))
+    first = answers[WAYS[0]]
+    for name in [name for name in ways if name in alike]:
+        same = sum(a == b for a, b in zip(answers[name], first, strict=True)) / len(first)
+        if same < 0.97:  # float32: a near-tie may fall to either side
+            sys.exit(f"batch {batch}: {name} gives another answer than the published way in {100 * (1 - same):.0f} %")
+    return {name: statistics.median(values) for name, values in took.items()}
+
+
+def predicted(pace: Pace, base: float, acceptances: Sequence[float]) -> list[dict[str, float]]:
+    """Best tokens a round and speed against the base alone (`base` seconds a token), by the costs that a run measured: see
+    docs/proxy-tuning.md. Verifying is interpolated between the numbers of tokens that were tried.
+    """
+    tried = sorted(pace.verifying)
+    verifying = [pace.verifying[k].value for k in tried]
+
+    def speed(acceptance: float, tokens: int) -> float:
+        seconds = tokens * pace.drafting.value + float(np.interp(tokens, tried, verifying))
+        return tokens_a_round(acceptance, tokens) / seconds
+
+    found = []
+    for acceptance in acceptances:
+        best = max(range(1, CANDIDATES[-1] + 1), key=lambda k: speed(acceptance, k))
+        found.append({"acceptance": acceptance, "tokens": best, "times_base_alone": base * speed(acceptance, best)})
+    return found
+
+
+def measure(setup: Setup, batches: Sequence[int], runs: int) -> dict[str, Any]:
+    """Every way at every batch size."""
+    ensemble, device = setup.ensemble, setup.ensemble.device
+    lm = ensemble.base.model.language_model
+    newest = [Pace(device)]
+
+    def measuring() -> Pace:
+        newest[0] = Pace(device)
+        return newest[0]
+
+    def plain() -> Pace:
+        return Pace(device, 1)
+
+    ways: dict[str, Way] = {
+        WAYS[0]: Published(setup.published, ensemble.alpha, setup.end, lm.specials.bos, setup.new_tokens),
+        WAYS[1]: setup.way(Ensemble(ensemble.base), plain),
+        WAYS[2]: setup.way(ensemble, plain),
+    }
+    if setup.trained:
+        ways[WAYS[3]] = setup.way(ensemble, measuring)
+    # of a low precision and random weights near-ties are everywhere
+    alike = WAYS[2:] if setup.trained or device.type == "cpu" else ()
+    found = []
+    for batch in batches:
+        prompts = setup.some(batch)
+        speeds = rates(ways, prompts, batch, runs, alike)
+        pace = newest[0] if setup.trained else costs(setup, prompts, batch)
+        found.append(
+            {
+                "batch": batch,
+                "tokens_per_s": speeds,
+                "times_published": {name: speed / speeds[WAYS[0]] for name, speed in speeds.items()},
+                "times_base_alone": {name: speed / speeds[WAYS[1]] for name, speed in speeds.items()},
+                **(pace.report() if setup.trained else {}),
+                "by_acceptance": predicted(pace, batch / speeds[WAYS[1]], (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+            }
+        )
+    sizes = [sum(p.numel() for p in m.model.parameters()) for m in ensemble.models]
+    return {
+        "device": device.type,
+        "gpu": torch.cuda.get_device_name() if device.type == "cuda" else "not measured",
+        "parameters": sizes,
+        "ratio": sizes[0] / sizes[1],
+        "batches": found,
+    }
+
+
+def costs(setup: Setup, prompts: Sequence[list[TokenizedExample]], batch: int) -> Pace:
+    """What drafting a token and verifying several take, whatever becomes of the drafts."""
+    device = setup.ensemble.device
+    whole = Pace(device)
+    for tokens in (2, 4, 8, 16):
+        pace = Tried(device, tried=tokens)
+        setup.way(setup.ensemble, lambda pace=pace: pace)(prompts, batch)
+        whole.verifying[tokens] = pace.verifying[tokens]
+        whole.drafting = pace.drafting
+    return whole

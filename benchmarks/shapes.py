@@ -1,0 +1,91 @@
+"""Published shapes of models, and lengths of the texts that they read, for random weights and random ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mmscale.models.attention import choose
+
+_LLAMA_2 = {"vocab_size": 32_000, "max_position_embeddings": 4096}
+LLAMA: dict[str, dict[str, Any]] = {
+    "tiny": {
+        **_LLAMA_2,
+        "vocab_size": 2000,
+        "hidden_size": 128,
+        "intermediate_size": 352,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    },
+    "little": {
+        **_LLAMA_2,
+        "vocab_size": 2000,
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+    },
+    "7b": {
+        **_LLAMA_2,
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+    "13b": {
+        **_LLAMA_2,
+        "hidden_size": 5120,
+        "intermediate_size": 13_824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+    },
+    "34b": {
+        **_LLAMA_2,
+        "hidden_size": 8192,
+        "intermediate_size": 22_016,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+    },
+}
+"""LLaMA-2's 7B and 13B and Code Llama's 34B from their config.json (the last with LLaMA-2's vocabulary), and two for a machine
+without a GPU."""
+
+
+def dtype_on(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def random_llama(shape: dict[str, Any], device: torch.device) -> Any:
+    """A LLaMA of random weights that attends by our functions."""
+    with torch.device(device):
+        return LlamaForCausalLM._from_config(
+            LlamaConfig(**shape), attn_implementation=choose("auto", device), dtype=dtype_on(device)
+        ).eval()
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a text, log-normal, cut at both ends."""
+
+    median: int
+    sigma: float
+    least: int
+    most: int
+
+    def draw(self, generator: torch.Generator) -> int:
+        value = self.median * float(torch.exp(self.sigma * torch.randn((), generator=generator)))
+        return min(max(round(value), self.least), self.most)
+
+
+PROMPT = Lengths(111, 0.85, 36, 512)
+"""MGSM's questions in eleven languages in LLaMA-2's vocabulary: quartiles 75, 111, 193, 95 % below 606; the paper cuts at 512."""
+TEMPLATE = 43
+"""Tokens of the prompt around a question."""
+ANSWER = Lengths(115, 0.45, 40, 300)
+"""GSM8K's solutions: quartiles 86, 115, 157, 95 % below 236."""
+ENCODED = Lengths(60, 0.45, 20, 300)
+"""The same questions in a multilingual vocabulary; an assumption."""
