@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
 
 from mmscale.errors import UserError
 from mmscale.models import varlen
@@ -86,8 +85,8 @@ for _name, _function in {
     PACKED_FLASH_3: varlen.flash_3,
     PACKED_TORCH: varlen.torch_varlen,
 }.items():
+    # no mask function beside it: transformers then makes no mask, and looks for no packed rows, which reads a number back
     AttentionInterface.register(_name, _attend(_function))
-    AttentionMaskInterface.register(_name, lambda *args, **kwargs: None)
 
 
 def _installed(module: str) -> bool:

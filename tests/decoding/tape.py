@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+_aten = torch.ops.aten
+_READING_BACK = {_aten._local_scalar_dense.default, _aten.item.default, _aten.is_nonzero.default, _aten.equal.default}
+
 
 class _Listening(TorchDispatchMode):
     def __init__(self) -> None:
@@ -17,7 +20,7 @@ class _Listening(TorchDispatchMode):
         self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], list[Tensor]]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.default):
+        if func in _READING_BACK:
             raise RuntimeError("a number was read back\nwhich no graph can do")
         out = func(*args, **(kwargs or {}))
         self.calls.append((func, args, kwargs or {}, [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]))
