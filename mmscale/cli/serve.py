@@ -80,6 +80,7 @@ def serve(
     say(f"keys and values of {slots} x {context:,} tokens take {held / 1e9:.2f} GB")
     server = Server(solver, name or model, language, slots, context, max_waiting)
     app = application(server, stop_seconds)
+    socket.listen()  # whoever reads the next line may connect at once
     print(f"mmscale serves '{server.name}' at http://{host}:{socket.getsockname()[1]}/v1", flush=True)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=stop_seconds)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises what stopped it once more, when all is done
