@@ -29,7 +29,7 @@ from mmscale.config.parallel import ParallelConfig, ZeroConfig
 from mmscale.config.training import StageConfig
 from mmscale.models.language_model import load_language_model
 from mmscale.models.loading import resolve_path
-from mmscale.parallel.world import free_port
+from mmscale.parallel.world import free_port, leave
 from mmscale.parallel.zero import partitioned_loading
 
 MODES = {
@@ -143,7 +143,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.load:
         load(*arguments.load)
-        return
+        leave(0)
     found = measure(arguments.gigabytes)
     record("loading_memory", found)
     if arguments.json:
