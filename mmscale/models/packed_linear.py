@@ -1,7 +1,7 @@
 """Linear layers of a model that answers on a CPU, their weights laid out once as oneDNN multiplies fastest.
 
 Decoding multiplies few rows by large matrices: what it takes is reading the weights, and a general matrix product reads
-them badly (of two to sixteen rows twice to five times as long as of one). oneDNN's own layout is read once for any
+them badly (of two to sixteen rows in float32 about twice as long as of one). oneDNN's own layout is read once for any
 number of rows up to about sixteen, which is what verifying drafts and small batches need.
 """
 
