@@ -15,7 +15,6 @@ means nothing then, (d) is left out, and that prediction from costs is what ther
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import tempfile
@@ -24,12 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from proxy_ways import Setup, measure
 from recording import record
 from rich.console import Console
 from rich.table import Table
-from shapes import LLAMA, PROMPT, TEMPLATE, random_llama
+from shapes import LLAMA, PROMPT, TEMPLATE, as_transformers_runs_it, random_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from widening import widened
 
@@ -99,7 +97,7 @@ def random_weights(names: tuple[str, str], chosen: argparse.Namespace) -> Setup:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shapes = [LLAMA[names[0]], LLAMA[names[1]], LLAMA[names[1]]]
     ours = [random_llama(shape, device) for shape in shapes]
-    published = [as_transformers_runs_it(model) for model in ours]
+    published = [as_transformers_runs_it(model, "sdpa") for model in ours]
     specials = SpecialTokens(1, 2)
     for model in ours:
         pack_linears(model)
@@ -113,14 +111,6 @@ def random_weights(names: tuple[str, str], chosen: argparse.Namespace) -> Setup:
     end = Ending(frozenset(), (), lambda ids: "")  # every answer takes all its tokens
     context = int(shapes[0]["max_position_embeddings"])
     return Setup(Ensemble(base, (expert, antiexpert)), published, [prompts] * 3, end, context, chosen.new_tokens, False)
-
-
-def as_transformers_runs_it(model: Any) -> Any:
-    """The same weights in memory, in a model of transformers with its own attention."""
-    with init_empty_weights(include_buffers=False):
-        made = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), attn_implementation="sdpa")
-    made.load_state_dict(model.state_dict(), assign=True)
-    return made.to(model.device).eval().requires_grad_(False)
 
 
 def largest_base() -> str:

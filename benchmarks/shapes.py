@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from accelerate import init_empty_weights
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from mmscale.models.attention import choose
 
@@ -65,6 +67,15 @@ def random_llama(shape: dict[str, Any], device: torch.device) -> Any:
         return LlamaForCausalLM._from_config(
             LlamaConfig(**shape), attn_implementation=choose("auto", device), dtype=dtype_on(device)
         ).eval()
+
+
+def as_transformers_runs_it(model: Any, attention: str) -> Any:
+    """The same weights in memory, in a model of transformers with an attention of its own."""
+    with init_empty_weights(include_buffers=False):
+        made = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), attn_implementation=attention)
+    made.load_state_dict(model.state_dict(), assign=True)
+    made.tie_weights()
+    return made.to(model.device).eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)

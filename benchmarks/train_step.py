@@ -9,7 +9,6 @@ is timed; times are medians of steps that take turns. On a CPU only the ratios m
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import statistics
 import tempfile
@@ -22,16 +21,15 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from accelerate import init_empty_weights
 from memory import peak_bytes
 from mmscale_kernels.adapter import adapter_merge_reference
 from recording import record
 from rich.console import Console
 from rich.table import Table
-from shapes import ANSWER, ENCODED, LLAMA, PROMPT, TEMPLATE, Lengths, dtype_on, random_llama
+from shapes import ANSWER, ENCODED, LLAMA, PROMPT, TEMPLATE, Lengths, as_transformers_runs_it, dtype_on, random_llama
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, T5Config, T5EncoderModel
+from transformers import T5Config, T5EncoderModel
 
 from mmscale.config.parallel import InterruptionConfig
 from mmscale.config.run import load_run
@@ -59,12 +57,7 @@ class Published:
 
     def __init__(self, model: MergedModel, specials: SpecialTokens, device: torch.device) -> None:
         self.model, self.specials, self.device = model, specials, device
-        ours = model.language_model.causal_lm
-        with init_empty_weights(include_buffers=False):
-            self.llm = AutoModelForCausalLM.from_config(copy.deepcopy(ours.config), attn_implementation="eager")
-        self.llm.load_state_dict(ours.state_dict(), assign=True)  # the same weights in memory
-        self.llm.tie_weights()
-        self.llm.to(device).eval().requires_grad_(False)
+        self.llm = as_transformers_runs_it(model.language_model.causal_lm, "eager")
 
     def __call__(self, examples: Sequence[TokenizedExample]) -> Tensor:
         assert self.model.encoder is not None and self.model.mapping is not None

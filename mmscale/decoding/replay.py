@@ -1,5 +1,5 @@
 """Decoding steps that are recorded once and then replayed, as CUDA graphs: a step of few tokens is many short kernels, and
-starting each of them from Python takes longer than running it.
+starting each of them from Python costs time that a replay does not take. No GPU has run it yet.
 
 A recording is of fixed memory and fixed shapes. A step of `count` sequences therefore runs as one of the next power of two
 (the sequences that are missing write to free slots of the cache), and against a multiple of HELD_STEP held tokens (what lies
@@ -22,9 +22,9 @@ from mmscale.models.key_value_cache import KeyValueCache, NewTokens
 from mmscale.progress import say
 
 HELD_STEP = 256
-"""Tokens: few recordings a sequence, and at most so many keys read in vain."""
+"""Tokens: few recordings a sequence, and at most so many keys read in vain. A guess, not measured."""
 RECORD_AT = 3
-"""Number of a shape's step that is recorded: recording takes about as long as ten steps."""
+"""Number of a shape's step that is recorded: one that comes up once or twice is not worth it. A guess, not measured."""
 
 Forward = Callable[[Tensor, NewTokens], Tensor]
 """Token ids int64 [N] and their places -> logits [N, v]; writes into the cache."""

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
 
 from mmscale.models.assembly import make_trainable
 from mmscale.models.language_model import LanguageModel
@@ -90,7 +89,6 @@ TRACED_ATTENTION = {"flash": "mmscale_traced_varlen", "grids": "mmscale_traced_s
 """Names for transformers: what flash-attention, and what torch's SDPA on padded grids allocate."""
 for _kind, _name in TRACED_ATTENTION.items():
     AttentionInterface.register(_name, _attend(_kind == "grids"))
-    AttentionMaskInterface.register(_name, lambda *args, **kwargs: None)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def both(models, tapes, **more):
 @pytest.mark.parametrize("encoder", [None, "t5"])
 @pytest.mark.parametrize("config", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_replayed_steps_are_the_steps(family, encoder, config, batch_size):
-    """Three and five sequences run as four and as five: a free slot and none."""
+    """Three of five sequences run as four, with a free slot; three of three and five of five without."""
     asked, tape = prompts(encoder is not None, 9), Tape()
     config = config.model_copy(update={"batch_size": batch_size})
     plain, recorded = both([random_merged(family, encoder)], [tape])
