@@ -196,8 +196,8 @@ def _backward(ctx: Any, d_merged: Tensor, _: Tensor) -> tuple[Tensor | None, ...
     return (
         d_states if wanted[0] else None,
         *(gradient if needed else None for gradient, needed in zip(d_weights, wanted[1:5], strict=True)),
-        d_merged[boundary_rows].sum(0) if wanted[5] else None,
-        d_merged[token_rows] if wanted[6] else None,
+        d_merged.index_select(0, boundary_rows).sum(0) if wanted[5] else None,
+        d_merged.index_select(0, token_rows) if wanted[6] else None,
         None,
         None,
         None,

@@ -11,7 +11,7 @@ truncation keeps are kept too: the set does not depend on an order. Sizes: N row
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,6 +48,13 @@ class Draws:
     """Whether any row has a temperature."""
     truncated: bool
     """Whether any sampled row has top-k, top-p or min-p."""
+
+    def stretch(self, begin: int, end: int) -> Draws:
+        """Of rows begin..end-1."""
+        cut: dict[str, Any] = {
+            name: value[begin:end] for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **cut)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from mmscale.config.data import PackingConfig
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import UserError
+from mmscale.transfer import to_device
 
 IGNORED = -100
 """Label of a position that has no loss (torch.nn.functional.cross_entropy's default)."""
@@ -150,9 +151,9 @@ class EncoderRow:
     states: torch.Tensor | None = None
     """[E, d_enc] where they are known already."""
 
-    def to(self, device: torch.device | str) -> EncoderRow:
-        states = None if self.states is None else self.states.to(device)
-        return EncoderRow(self.token_ids.to(device), self.lengths, self.languages, states)
+    def to(self, device: torch.device) -> EncoderRow:
+        states = None if self.states is None else to_device(self.states, device)
+        return EncoderRow(to_device(self.token_ids, device), self.lengths, self.languages, states)
 
 
 def encoder_row(examples: Sequence[TokenizedExample]) -> EncoderRow:
@@ -186,23 +187,28 @@ class PackedRow:
     boundary_rows: torch.Tensor | None = None
     """int64 [B]: where the end boundary of each example stands."""
     origins: tuple[str, ...] = ()
+    target_rows: torch.Tensor = field(default=None)  # type: ignore[assignment]
+    """int64 [M]: positions that have a label; found where the row is made, so that no device is asked for their number."""
+
+    def __post_init__(self) -> None:
+        if self.target_rows is None:
+            self.target_rows = (self.labels != IGNORED).nonzero()[:, 0]
 
     @property
     def target_tokens(self) -> int:
-        return int((self.labels != IGNORED).sum())
+        return self.target_rows.numel()
 
-    def to(self, device: torch.device | str) -> PackedRow:
+    def to(self, device: torch.device) -> PackedRow:
         moved: dict[str, Any] = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, (torch.Tensor, EncoderRow))
+            name: to_device(value, device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
         }
-        return PackedRow(**{**vars(self), **moved})
+        encoder = None if self.encoder is None else self.encoder.to(device)
+        return PackedRow(**{**vars(self), **moved, "encoder": encoder})
 
 
 def silent(row: PackedRow) -> PackedRow:
     """The same row without targets: its loss and gradients are zero."""
-    return replace(row, labels=torch.full_like(row.labels, IGNORED))
+    return replace(row, labels=torch.full_like(row.labels, IGNORED), target_rows=row.labels.new_empty(0))
 
 
 def pack(examples: Sequence[TokenizedExample], specials: SpecialTokens) -> PackedRow:

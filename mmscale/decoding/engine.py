@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from mmscale_kernels import Chosen
 from torch import Tensor
 
 from mmscale.config.evaluation import GenerationConfig
@@ -22,8 +23,9 @@ from mmscale.data.segments import TokenizedExample
 from mmscale.decoding.ending import Ending
 from mmscale.decoding.ensemble import Ensemble, Logits
 from mmscale.decoding.pace import Pace
-from mmscale.decoding.sampling import Place
+from mmscale.decoding.sampling import Place, draws
 from mmscale.decoding.speculation import Drafts, choose_by_noise, choose_by_rejection
+from mmscale.transfer import tensor_on
 
 Observer = Callable[["Running", int, Logits], None]
 """Called with a sequence, the number of its newest token and the logits [1, v] that this was chosen from."""
@@ -131,8 +133,8 @@ class Engine:
         prompts = list(zip(*(one.request.prompts for one in new), strict=True))
         logits = self.ensemble.admit(prompts)
         chosen = self.ensemble.choose(logits, [one.place(0) for one in new], [one.held() for one in new])
-        found = zip(new, chosen.token.tolist(), chosen.log_probability.tolist(), strict=True)
-        for row, (one, token, log_probability) in enumerate(found):
+        tokens, log_probabilities, _ = _read(chosen, None, 1)
+        for row, (one, [token], [log_probability]) in enumerate(zip(new, tokens, log_probabilities, strict=True)):
             self._take(one, token, log_probability, logits, row)
         self.running += new
         self._leave_finished()
@@ -141,7 +143,7 @@ class Engine:
     def _take(self, one: Running, token: int, log_probability: float, logits: Logits, row: int) -> None:
         one.take(token, log_probability)
         if self.observer is not None:
-            self.observer(one, len(one.token_ids) - 1, logits.rows(torch.tensor([row], device=logits.base.device)))
+            self.observer(one, len(one.token_ids) - 1, logits.rows(tensor_on(logits.base.device, [row])))
 
     def _leave(self, slot: int) -> None:
         self.ensemble.leave(slot)
@@ -159,7 +161,7 @@ class Engine:
         wanted = self.pace.choose()
         # what was measured differs from rank to rank
         tries = min(wanted if self.pace.fixed is not None else self.ensemble.agree(wanted), room)
-        last = torch.tensor([[one.token_ids[-1]] for one in self.running], device=self.ensemble.device)
+        last = tensor_on(self.ensemble.device, [[one.token_ids[-1]] for one in self.running])
         if self.pace.fixed == 1 or self.ensemble.drafter is None:
             drafts, inputs = None, last
         else:
@@ -169,19 +171,20 @@ class Engine:
         with self.pace.timed_verification(tries):
             logits = self.ensemble.verify(inputs, drafts.logits if drafts and not self.ensemble.own_drafter else None)
             chosen = self._choose(self.ensemble, logits, drafts, places, self._held(inputs))
-            targets = chosen.token.view(-1, tries).tolist()
-        log_probabilities = chosen.log_probability.view(-1, tries).tolist()
-        self._accept(drafts.tokens.tolist() if drafts else None, targets, log_probabilities, logits)
+        targets, log_probabilities, drafted = _read(chosen, drafts, tries)
+        self._accept(drafted, targets, log_probabilities, logits)
 
     def _drafts(self, last_B1: Tensor, tries: int) -> Drafts:
         drafter = self.ensemble.drafter
         assert drafter is not None
-        columns, logits = [last_B1], []
+        columns, logits, count = [last_B1], [], len(self.running)
+        how = draws([one.place(ahead) for ahead in range(tries) for one in self.running], self.ensemble.device)
         with self.pace.timed_drafts(tries):
             for ahead in range(tries):
                 logits.append(drafter.extend(columns[-1]))
-                places = [one.place(ahead) for one in self.running]
-                columns.append(self.ensemble.draft(logits[-1], places)[:, None])
+                columns.append(
+                    self.ensemble.draft(logits[-1], how.stretch(ahead * count, (ahead + 1) * count))[:, None]
+                )
         return Drafts(torch.cat(columns[1:], dim=1), torch.stack(logits, dim=1).flatten(0, 1))
 
     def _held(self, inputs_Bk: Tensor) -> list[list[int]] | None:
@@ -217,3 +220,19 @@ class Engine:
             dropped.append(tries - kept)
         self.ensemble.roll_back(dropped)
         self.pace.note(accepted, looked_at, len(self.running), made)
+
+
+def _read(
+    chosen: Chosen, drafts: Drafts | None, tries: int
+) -> tuple[list[list[int]], list[list[float]], list[list[int]] | None]:
+    """(tokens, their log-probabilities, drafts), [B][k] each: all that a round reads from its device, in one go."""
+    parts = [chosen.token, chosen.log_probability, *([drafts.tokens.flatten()] if drafts else [])]
+    # every token id fits into float64
+    tokens, log_probabilities, *drafted = (
+        torch.stack([part.double() for part in parts]).view(len(parts), -1, tries).tolist()
+    )
+    return _whole_numbers(tokens), log_probabilities, _whole_numbers(drafted[0]) if drafted else None
+
+
+def _whole_numbers(values: list[list[float]]) -> list[list[int]]:
+    return [[int(value) for value in row] for row in values]

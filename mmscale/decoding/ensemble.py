@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from mmscale_kernels import Chosen, Parts, proxy_choose
+from mmscale_kernels import Chosen, Draws, Parts, proxy_choose
 from torch import Tensor
 
 from mmscale.data.segments import TokenizedExample
 from mmscale.decoding.sampling import Place, draws, penalised
 from mmscale.decoding.stepper import ModelStepper
+from mmscale.transfer import tensor_on
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,9 @@ class Ensemble:
             combined = penalised(combined, held, [place.config for place in places])
         return proxy_choose(Parts(combined), how)
 
-    def draft(self, logits_Nv: Tensor, places: Sequence[Place]) -> Tensor:
+    def draft(self, logits_Nv: Tensor, how: Draws) -> Tensor:
         """The drafter's own choice with the noise of the final one: where both agree the draft is accepted."""
-        return proxy_choose(Parts(self.drafted(logits_Nv)), draws(places, self.device)).token
+        return proxy_choose(Parts(self.drafted(logits_Nv)), how).token
 
     def drafted(self, logits_Nv: Tensor) -> Tensor:
         """The drafter's logits [N, V], cut to the base's vocabulary."""
@@ -126,7 +127,7 @@ class Ensemble:
         """The first rank's number on all ranks that share the base; they have to go the same way."""
         if self.group is None:
             return number
-        value = torch.tensor([number], device=self.device)
+        value = tensor_on(self.device, [number])
         torch.distributed.broadcast(value, group=self.group, group_src=0)
         return int(value)
 

@@ -8,12 +8,14 @@ drafts and one token more: with an acceptance a of each draft, (1 - a^k) / (1 - 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+
+from mmscale.decoding.stopwatch import marks
 
 CANDIDATES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 _FORGET = 0.9
@@ -66,6 +68,10 @@ class Pace:
     disturbances: Callable[[], int] = lambda: 0
     """Counts what makes a step take longer than the next one like it; such steps are not measured."""
 
+    def __post_init__(self) -> None:
+        self._mark = marks(self.device)
+        self._measured: list[tuple[Any, Any, Callable[[float], None]]] = []
+
     def choose(self) -> int:
         """Tokens to try in the next round."""
         if self.fixed is not None:
@@ -87,7 +93,10 @@ class Pace:
         return tokens_a_round(self.accepting.value, tokens) / max(seconds, 1e-9)
 
     def note(self, accepted: int, looked_at: int, sequences: int, made: int) -> None:
-        """A round: drafts accepted of those looked at, and tokens made, of all its sequences."""
+        """The end of a round: drafts accepted of those looked at, and tokens made, of all its sequences."""
+        for begin, end, add in self._measured:
+            add(begin.seconds_to(end))
+        self._measured.clear()
         self.rounds += 1
         self.sequence_rounds += sequences
         self.tokens += made
@@ -98,28 +107,21 @@ class Pace:
 
     @contextmanager
     def timed_drafts(self, steps: int) -> Iterator[None]:
-        with self._timed(self.drafting, steps):
+        with self._timed(lambda seconds: self.drafting.add(seconds / steps)):
             yield
 
     @contextmanager
     def timed_verification(self, tokens: int) -> Iterator[None]:
-        found = self.verifying.get(tokens, Mean())
-        with self._timed(found, 1):
+        with self._timed(lambda seconds: self.verifying.setdefault(tokens, Mean()).add(seconds)):
             yield
-        if found.seen:
-            self.verifying[tokens] = found
 
     @contextmanager
-    def _timed(self, mean: Mean, steps: int) -> Iterator[None]:
-        begin, before = self._now(), self.disturbances()
+    def _timed(self, add: Callable[[float], None]) -> Iterator[None]:
+        """What is inside is measured, and added at the end of the round."""
+        begin, before = self._mark(), self.disturbances()
         yield
         if self.disturbances() == before:
-            mean.add((self._now() - begin) / steps)
-
-    def _now(self) -> float:
-        if self.device.type == "cuda" and self.fixed is None:
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+            self._measured.append((begin, self._mark(), add))
 
     def report(self) -> dict[str, float]:
         """Acceptance, and tokens a round of a sequence."""

@@ -10,6 +10,7 @@ from mmscale_kernels import Draws
 from torch import Tensor
 
 from mmscale.config.evaluation import GenerationConfig
+from mmscale.transfer import tensor_on
 
 
 @dataclass(frozen=True)
@@ -26,32 +27,28 @@ def draws(places: Sequence[Place], device: torch.device) -> Draws:
     """Tensors of N places."""
     configs = [place.config for place in places]
     sampled = any(config.temperature > 0 for config in configs)
-
-    def tensor(values: list[float], dtype: torch.dtype) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=device)
-
-    return Draws(
-        tensor([c.temperature for c in configs], torch.float32),
-        tensor([c.top_k for c in configs], torch.int64),
-        tensor([c.top_p for c in configs], torch.float32),
-        tensor([c.min_p for c in configs], torch.float32),
-        tensor([c.seed for c in configs], torch.int64),
-        tensor([place.sequence for place in places], torch.int64),
-        tensor([place.position for place in places], torch.int64),
-        sampled,
-        sampled and any(c.temperature > 0 and (c.top_k > 0 or c.top_p < 1 or c.min_p > 0) for c in configs),
-    )
+    shares = [[c.temperature for c in configs], [c.top_p for c in configs], [c.min_p for c in configs]]
+    numbers = [[c.top_k for c in configs], [c.seed for c in configs]]
+    numbers += [[place.sequence for place in places], [place.position for place in places]]
+    temperature, top_p, min_p = tensor_on(device, shares, torch.float32)
+    top_k, seed, row, position = tensor_on(device, numbers, torch.int64)
+    truncated = any(c.temperature > 0 and (c.top_k > 0 or c.top_p < 1 or c.min_p > 0) for c in configs)
+    return Draws(temperature, top_k, top_p, min_p, seed, row, position, sampled, truncated)
 
 
 def penalised(combined_NV: Tensor, held: Sequence[Sequence[int]], configs: Sequence[GenerationConfig]) -> Tensor:
     """Logits with each row's repetition penalty on the tokens it holds: divided where positive, else multiplied."""
-    found = combined_NV.clone()
-    for row, tokens, config in zip(found, held, configs, strict=True):
-        if config.repetition_penalty != 1 and tokens:
-            places = torch.tensor(sorted(set(tokens)), device=row.device)
-            places = places[places < row.numel()]
-            values = row[places]
-            row[places] = torch.where(
-                values > 0, values / config.repetition_penalty, values * config.repetition_penalty
-            )
-    return found
+    width = combined_NV.shape[1]
+    punished = [
+        sorted({t for t in tokens if t < width}) if c.repetition_penalty != 1 else []
+        for tokens, c in zip(held, configs, strict=True)
+    ]
+    counts = [len(tokens) for tokens in punished]
+    rows, tokens = tensor_on(
+        combined_NV.device,
+        [[n for n, count in enumerate(counts) for _ in range(count)], [t for tokens in punished for t in tokens]],
+        torch.int64,
+    )
+    penalty = tensor_on(combined_NV.device, [c.repetition_penalty for c in configs], combined_NV.dtype)[rows]
+    values = combined_NV[rows, tokens]
+    return combined_NV.index_put((rows, tokens), torch.where(values > 0, values / penalty, values * penalty))

@@ -13,6 +13,7 @@ from mmscale.decoding.replay import Recorder, Replay
 from mmscale.models.key_value_cache import KeyValueCache, NewTokens
 from mmscale.models.merge import MergedModel
 from mmscale.models.packed_layout import PackedLayout
+from mmscale.transfer import tensor_on
 
 PREFILL_TOKENS = 8192
 """Of prompts in one pass, at most; what is longer goes in pieces."""
@@ -71,7 +72,7 @@ class ModelStepper:
         for begin in range(limit, inputs.shape[0], limit):
             end = begin + limit
             hidden = lm.hidden(inputs[begin:end], places[begin:end], None, cache, _part(new, begin, end))
-        last = torch.tensor(row.lengths, device=lm.device).cumsum(0) - 1
+        last = tensor_on(lm.device, row.lengths).cumsum(0) - 1
         return self._logits(hidden[last] if len(prompts) > 1 else hidden[-1:])
 
     def extend(self, tokens_BQ: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmscale.transfer import tensor_on
+
 
 @dataclass(frozen=True)
 class NewTokens:
@@ -45,7 +47,7 @@ class KeyValueCache:
         first = len(self.lengths)
         self.lengths += lengths
         assert len(self.lengths) <= self.slots and max(self.lengths) <= self.capacity, "the cache is too small"
-        counts = torch.tensor(lengths, device=self.device)
+        counts = tensor_on(self.device, lengths)
         total = sum(lengths)
         numbers = torch.arange(len(lengths), device=self.device).repeat_interleave(counts, output_size=total)
         starts = counts.cumsum(0) - counts
@@ -55,7 +57,7 @@ class KeyValueCache:
     def grow(self, each: int) -> NewTokens:
         """Places of `each` more tokens of every running sequence."""
         count = len(self.lengths)
-        begins = torch.tensor(self.lengths, device=self.device)
+        begins = tensor_on(self.device, self.lengths)
         self.lengths = [length + each for length in self.lengths]
         assert max(self.lengths) <= self.capacity, "the cache is too small"
         places = (begins[:, None] + torch.arange(each, device=self.device)).flatten()

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmscale.transfer import tensor_on
+
 
 @dataclass(frozen=True)
 class PackedLayout:
@@ -28,7 +30,7 @@ class PackedLayout:
     @cached_property
     def cu_seqlens(self) -> Tensor:
         """int32 [B+1], flash-attention's cumulated lengths."""
-        lengths = torch.tensor([0, *self.lengths], device=self.device)
+        lengths = tensor_on(self.device, [0, *self.lengths])
         return lengths.cumsum(0).to(torch.int32)
 
     @cached_property
@@ -44,7 +46,7 @@ class PackedLayout:
 
     @cached_property
     def _each(self) -> Tensor:
-        return torch.tensor(self.lengths, device=self.device)
+        return tensor_on(self.device, self.lengths)
 
     @cached_property
     def _groups(self) -> list[list[int]]:
@@ -64,7 +66,7 @@ class PackedLayout:
             for b in group:
                 starts[b] = begin
                 begin += self.lengths[group[0]]
-        return torch.tensor(starts, device=self.device)[self.owners] + self.places
+        return tensor_on(self.device, starts)[self.owners] + self.places
 
     @cached_property
     def gather(self) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from mmscale.data.packing import IGNORED, PackedRow
+from mmscale.data.packing import PackedRow
 from mmscale.models.merge import MergedModel
 
 
@@ -42,5 +42,5 @@ class CausalObjective:
         self.model = model
 
     def loss_sum(self, row: PackedRow) -> Tensor:
-        wanted = row.labels != IGNORED
-        return self.model.language_model.cross_entropy_sum(self.model.hidden(row)[wanted], row.labels[wanted])
+        hidden, targets = (of.index_select(0, row.target_rows) for of in (self.model.hidden(row), row.labels))
+        return self.model.language_model.cross_entropy_sum(hidden, targets)

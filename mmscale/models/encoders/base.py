@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
@@ -15,6 +16,8 @@ from mmscale.config.model import EncoderConfig
 from mmscale.data.packing import EncoderRow
 from mmscale.errors import UserError, unknown_name
 from mmscale.models.loading import DTYPES, freeze, load_pretrained
+from mmscale.models.packed_layout import PackedLayout
+from mmscale.transfer import to_device
 
 FAMILIES = ("t5", "m2m100", "xlm_roberta", "decoder")
 _MODEL_TYPES = {
@@ -117,22 +120,22 @@ class Encoder(nn.Module):
 
         Examples are encoded right-padded, about equal lengths together; padding is masked and dropped.
         """
-        starts = [0]
-        for length in row.lengths:
-            starts.append(starts[-1] + length)
+        lengths, device = np.array(row.lengths), row.token_ids.device
+        begins = lengths.cumsum() - lengths
         packed: Tensor | None = None
         for group in _groups_of_equal_length(row.lengths):
-            longest = max(row.lengths[b] for b in group)
-            ids = row.token_ids.new_zeros(len(group), longest)
-            mask = torch.zeros(len(group), longest, dtype=torch.int64, device=ids.device)
-            for k, b in enumerate(group):
-                ids[k, : row.lengths[b]] = row.token_ids[starts[b] : starts[b + 1]]
-                mask[k, : row.lengths[b]] = 1
-            padded = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-            places = torch.cat([torch.arange(starts[b], starts[b + 1], device=ids.device) for b in group])
+            inside = PackedLayout(tuple(lengths[group].tolist()), device)
+            tokens = to_device(torch.from_numpy(begins[group]), device)[inside.owners] + inside.places
+            cells = inside.owners * inside.longest + inside.places
+            grid = row.token_ids.new_zeros(2, len(group) * inside.longest)
+            grid[0].index_copy_(0, cells, row.token_ids.index_select(0, tokens))
+            grid[1].index_fill_(0, cells, 1)
+            ids, mask = grid.unflatten(1, (len(group), -1))
+            full = len(tokens) == ids.numel()
+            padded = self.model(input_ids=ids, attention_mask=None if full else mask).last_hidden_state
             if packed is None:
-                packed = padded.new_empty(starts[-1], padded.shape[-1])
-            packed[places] = padded[mask.bool()]
+                packed = padded.new_empty(len(row.token_ids), padded.shape[-1])
+            packed.index_copy_(0, tokens, padded.flatten(0, 1).index_select(0, cells))
         assert packed is not None
         return packed
 

@@ -44,7 +44,7 @@ class LocalEngine:
 
     def train_step(self, rows: Sequence[PackedRow], learning_rate: float) -> StepResult:
         target_tokens = int(self.layout.sum([sum(row.target_tokens for row in rows)])[0])
-        total = torch.zeros((), dtype=torch.float64, device=self.layout.device)  # read once, after the last row
+        total = torch.zeros((), dtype=torch.float64, device=self.layout.device)
         self.optimizer.zero_grad(set_to_none=True)
         for row in rows:
             with self._precision():
@@ -52,8 +52,9 @@ class LocalEngine:
             loss.backward()
             total += loss.detach()
         self._sum_gradients()
-        mean = self.layout.sum([float(total)])[0]
-        norm = self._clip_gradients(self.config.optimizer.max_gradient_norm)
+        norms = self._clip_gradients(self.config.optimizer.max_gradient_norm)
+        own, norm = torch.stack([total, norms.double()]).tolist()  # the step's only wait for the device
+        mean = self.layout.sum([own])[0]
         if not torch.isfinite(torch.tensor([mean, norm])).all():
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteLoss(f"loss {mean}, gradient norm {norm}")
@@ -72,8 +73,8 @@ class LocalEngine:
         for work in waiting:
             work.wait()
 
-    def _clip_gradients(self, limit: float) -> float:
-        """The norm of the whole gradient, before it was scaled down to `limit`."""
+    def _clip_gradients(self, limit: float) -> Tensor:
+        """The norm (scalar) of the whole gradient, before it was scaled down to `limit`."""
         gradients = [(p.grad, is_sharded(p)) for p in self._named.values() if p.grad is not None]
         norm = get_total_norm([gradient for gradient, _ in gradients])
         if self.layout.tensor_size > 1:
@@ -84,16 +85,15 @@ class LocalEngine:
             dist.all_reduce(squares[0], group=self.layout.tensor_group)
             norm = (squares[0] + squares[1]).sqrt().float()
         clip_grads_with_norm_(self._named.values(), limit, norm)
-        return float(norm)
+        return norm
 
     @torch.no_grad()
     def loss(self, rows: Sequence[PackedRow]) -> tuple[float, int]:
-        total, tokens = 0.0, 0
+        total = torch.zeros((), dtype=torch.float64, device=self.layout.device)
         for row in rows:
             with self._precision():
-                total += float(self.objective.loss_sum(row.to(self.layout.device)))
-            tokens += row.target_tokens
-        summed = self.layout.sum([total, tokens])
+                total += self.objective.loss_sum(row.to(self.layout.device))
+        summed = self.layout.sum([float(total), sum(row.target_tokens for row in rows)])
         return summed[0], int(summed[1])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -81,11 +81,10 @@ class ZeroEngine:
 
     @torch.no_grad()
     def loss(self, rows: Sequence[PackedRow]) -> tuple[float, int]:
-        total, tokens = 0.0, 0
+        total = torch.zeros((), dtype=torch.float64, device=self.layout.device)
         for row in rows:
-            total += float(self.engine(row.to(self.layout.device)))
-            tokens += row.target_tokens
-        summed = self.layout.sum([total, tokens])
+            total += self.engine(row.to(self.layout.device))
+        summed = self.layout.sum([float(total), sum(row.target_tokens for row in rows)])
         return summed[0], int(summed[1])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,67 @@
+"""The same answers, losses and scores on a device that is not the CPU, which is waited for once a step and once a round.
+
+No GPU is at hand where these tests run; what differs on one are its kernels, which tests/kernels has.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mmscale.cli.main import main
+from mmscale.training.metrics import read_metrics
+from tests.distributed import ranks
+from tests.methods.test_run import STAGES, command
+
+STEPS = 2 * 4
+FEWER = (
+    "methods=[question_alignment,mindmerger]",
+    "evaluation.tasks.tinyworld.data.limit_per_language=3",
+    "evaluation.tasks.tinyworld.generation.max_new_tokens=40",
+)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    ranks.run(1, ["-m", "tests.elsewhere.worker", str(folder), *command(folder / "run", *FEWER)])
+    return folder, json.loads((folder / "found.json").read_text())
+
+
+def test_speculative_and_plain_decoding_wait_once_a_round(found):
+    cases = found[1]["decoding"]
+    assert len(cases) == 9
+    for name, case in cases.items():
+        (tokens, rounds), (expected, _) = case["there"], case["here"]
+        assert tokens == expected, name
+        waits = {place: count for place, count in case["waits"].items() if place != "outside"}
+        # the drafts that a repetition penalty has to look at are read before
+        extra = {"engine.py _held": waits.get("engine.py _held", 0)} if name.startswith("repetition") else {}
+        assert waits == {"engine.py _read": rounds, **extra}, name
+
+
+def test_every_family_answers_the_same(found):
+    assert len(found[1]["answers"]) == 7
+    for name, case in found[1]["answers"].items():
+        assert case["there"] == case["here"], name
+        assert set(case["waits"]) <= {"outside", "engine.py _read", "base.py states"}, name
+
+
+def test_every_family_learns_the_same_and_waits_for_nothing(found):
+    for name, case in found[1]["learning"].items():
+        assert case["there"] == pytest.approx(case["here"], rel=1e-9), name
+        # transformers looks whether an encoder's mask masks anything
+        assert set(case["waits"]) <= {"outside", "base.py states"}, name
+
+
+def test_a_whole_run_gives_the_same_there(found):
+    folder, waits = found[0], found[1]["run"]
+    assert main(command(folder / "here", *FEWER)) == 0
+    for stage in STAGES[:4]:
+        there, here = (read_metrics(folder / run / "stages" / stage / "metrics.jsonl") for run in ("run", "here"))
+        losses = [[row["loss"] for row in rows if "loss" in row] for rows in (there, here)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    scores = [json.loads((folder / run / "scores.json").read_text()) for run in ("run", "here")]
+    assert scores[0].keys() == scores[1].keys() and scores[0]["base"] == scores[1]["base"]
+    assert waits["local.py train_step"] == STEPS, "one wait a training step"

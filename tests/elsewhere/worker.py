@@ -1,0 +1,102 @@
+"""Runs on a device that is not the CPU, in a process of its own: torch knows at most one such device, and for good.
+
+worker.py FOLDER: everything there; leaves FOLDER/found.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmscale.cli import devices
+from mmscale.cli.main import main
+from mmscale.config.evaluation import GenerationConfig
+from mmscale.data.packing import pack
+from mmscale.decoding.generate import generate
+from mmscale.decoding.pace import Pace
+from mmscale.training.objective import CausalObjective
+from tests.conftest import random_merged
+from tests.decoding.test_generate import END, SAMPLED, alone, perturbed, prompts, proxy
+from tests.elsewhere.device import ELSEWHERE, elsewhere
+from tests.models.test_packed_rows import SPECIALS, examples
+
+HERE = torch.device("cpu")
+DECODING = {
+    "greedy": GenerationConfig(max_new_tokens=12, batch_size=4),
+    "top-p": SAMPLED.model_copy(update={"max_new_tokens": 12}),
+    "repetition penalty": GenerationConfig(max_new_tokens=12, batch_size=4, temperature=0.9, repetition_penalty=1.3),
+}
+MODELS = [
+    *((family, None) for family in ("llama", "mistral", "qwen2")),
+    *(("llama", encoder) for encoder in ("t5", "m2m100", "xlm_roberta", "decoder")),
+]
+
+
+def both(work: Callable[[torch.device], Any]) -> dict[str, Any]:
+    """The same work here and there, and how often there was waited for there."""
+    with elsewhere() as waits:
+        there = work(ELSEWHERE)
+        return {"here": work(HERE), "there": there, "waits": dict(waits)}
+
+
+def decoded(config: GenerationConfig, tokens: int | None) -> Callable[[torch.device], Any]:
+    """Three models by speculation or without: answers, and rounds with admissions."""
+
+    def work(device: torch.device) -> Any:
+        ensemble, pace = proxy([perturbed(seed).to(device) for seed in (1, 2, 3)], 1.0), Pace(device, tokens)
+        batches = list(generate(ensemble, [prompts(False)] * 3, config, END, 256, pace=pace))
+        if tokens is None:
+            assert pace.drafting.seen and pace.drafting.value > 0
+        return [one.token_ids for batch in batches for one in batch], pace.rounds + len(batches)
+
+    return work
+
+
+def answered(family: str, encoder: str | None) -> Callable[[torch.device], Any]:
+    def work(device: torch.device) -> Any:
+        model, asked = random_merged(family, encoder).to(device), prompts(encoder is not None)
+        return [
+            one.token_ids for batch in generate(alone(model), [asked], DECODING["top-p"], END, 256) for one in batch
+        ]
+
+    return work
+
+
+def learnt(family: str, encoder: str | None) -> Callable[[torch.device], Any]:
+    """Loss and sums of all gradients."""
+
+    def work(device: torch.device) -> Any:
+        model = random_merged(family, encoder).to(device)
+        model.requires_grad_(False)
+        (model.mapping or model.language_model).requires_grad_(True)
+        loss = CausalObjective(model).loss_sum(pack(examples(encoder is not None), SPECIALS).to(device))
+        loss.backward()
+        gradients = [p.grad for p in model.parameters() if p.requires_grad]
+        return [float(loss.detach()), *(float(gradient.cpu().abs().sum()) for gradient in gradients)]
+
+    return work
+
+
+def whole_run(folder: Path, command: list[str]) -> dict[str, int]:
+    devices.default_device = lambda *_: ELSEWHERE
+    with elsewhere() as waits:
+        assert main(command) == 0
+        return dict(waits)
+
+
+if __name__ == "__main__":
+    folder, *command = sys.argv[1:]
+    found = {
+        "decoding": {
+            f"{name} {k}": both(decoded(config, k)) for name, config in DECODING.items() for k in (None, 1, 4)
+        },
+        "answers": {f"{family} {encoder}": both(answered(family, encoder)) for family, encoder in MODELS},
+        "learning": {f"{family} {encoder}": both(learnt(family, encoder)) for family, encoder in MODELS},
+        "run": whole_run(Path(folder), command),
+    }
+    Path(folder, "found.json").write_text(json.dumps(found))
