@@ -114,11 +114,15 @@ class Replay:
         """None, and said, when this model cannot be recorded."""
         count, each, held = key
         owners = torch.arange(count, device=tokens.device).repeat_interleave(each)
-        new = NewTokens(owners, places, 0, count, held)
         assert self._recorder is not None
+
+        def step() -> Tensor:
+            # new each time: what the layers share is made by the step itself, in every replay
+            return self._forward(tokens, NewTokens(owners, places, 0, count, held))
+
         self.recorded += 1
         try:
-            replay = self._recorder.record(lambda: self._forward(tokens, new))
+            replay = self._recorder.record(step)
         except RuntimeError as error:
             say(f"decoding steps run unrecorded: {str(error).splitlines()[0]}")
             self._recorder = None

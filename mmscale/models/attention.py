@@ -31,18 +31,16 @@ PACKED_TORCH = "mmscale_packed_torch_varlen"
 def _cached(
     query_NHD: Tensor, keys: Tensor, values: Tensor, new: NewTokens, scaling: float, window: int | None
 ) -> Tensor:
-    """New tokens against all that came before them in their sequences: [N, H, D]."""
-    queries = query_NHD.unflatten(0, (new.count, -1)).transpose(1, 2)
-    places = new.places.unflatten(0, (new.count, -1))[:, :, None]
-    held = torch.arange(new.held, device=keys.device)
-    mask = held <= places
-    if window is not None:
-        mask &= held > places - window
-    grouped = queries.shape[1] != keys.shape[1]
-    out = F.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask[:, None], scale=scaling, enable_gqa=grouped
-    )
-    return out.transpose(1, 2).flatten(0, 1)
+    """New tokens against all that came before them in their sequences: [N, H, D].
+
+    The query heads that share a key head are laid one after another, as more queries of it: asked to group them itself
+    under a mask, torch repeats keys and values for each (its only kernel that groups under a mask is the plain one).
+    """
+    queries = query_NHD.unflatten(0, (new.count, -1)).transpose(1, 2)  # [B, H, Q, D]
+    shared = queries.reshape(new.count, keys.shape[1], -1, queries.shape[3])  # [B, K, H / K * Q, D]
+    mask = new.visible(window, queries.shape[1] // keys.shape[1])
+    out = F.scaled_dot_product_attention(shared, keys, values, attn_mask=mask, scale=scaling)
+    return out.reshape(queries.shape).transpose(1, 2).flatten(0, 1)
 
 
 def _attend(varlen_function: Any) -> Any:

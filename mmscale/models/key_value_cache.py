@@ -9,7 +9,7 @@ Legend: S slots, K key/value heads, C capacity in tokens, D head width, N new to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,21 @@ class NewTokens:
     """Slots first..first+count-1 get tokens, each as many where they attend to what is held already."""
     held: int
     """Tokens of the longest of them, these included."""
+    _visible: dict[tuple[int | None, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def visible(self, window: int | None, heads: int) -> Tensor:
+        """bool [count, 1, heads * Q, held]: what each of a sequence's Q tokens attends to, once for each of the query heads
+        that share keys; at most the last `window` tokens. Made once for all layers.
+        """
+        key = (window, heads)
+        if key not in self._visible:
+            places = self.places.unflatten(0, (self.count, -1))[:, :, None]
+            held = torch.arange(self.held, device=places.device)
+            mask = held <= places
+            if window is not None:
+                mask &= held > places - window
+            self._visible[key] = mask.repeat(1, heads, 1)[:, None]
+        return self._visible[key]
 
 
 class KeyValueCache:

@@ -45,6 +45,7 @@ class Tape:
 
     def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         self.recordings += 1
+        step()  # as on a GPU, to warm up
         with _Listening() as listening:
             out = step()
         calls = [call for call in listening.calls if not _is_view(*call)]
