@@ -125,20 +125,19 @@ def _moved(out: Any, there: list[_There]) -> Any:
 
 
 def _has_to_wait(func: Any, args: Any, kwargs: dict[str, Any], there: list[_There], result_there: bool) -> bool:
-    source, destination = (
-        (_is_there(args[place]) for place in _COPIES.get(func, ())) if func in _COPIES else (True, True)
-    )
-    if func is _aten._to_copy.default:
-        source, destination = _is_there(args[0]), result_there
-    if destination and not source:  # to the device
-        given = args[_COPIES[func][0]] if func in _COPIES else args[0]
-        return given.dim() > 0 and not (kwargs.get("non_blocking") and getattr(given, "is_locked", False))
+    if func in _COPIES or func is _aten._to_copy.default:
+        places = _COPIES.get(func, (0, None))
+        source = args[places[0]]
+        destination_there = result_there if places[1] is None else _is_there(args[places[1]])
+        if destination_there and not _is_there(source):
+            return source.dim() > 0 and not (kwargs.get("non_blocking") and getattr(source, "is_locked", False))
+        return _is_there(source) and not destination_there
     if not there:
         return False
     if func in _INDEXING:
         return any(x.dtype in (torch.bool, torch.uint8) for x in _tensors(args[1]))
     shaped = func in _SHAPED_BY_NUMBERS and kwargs.get("output_size") is None
-    return shaped or func is _aten._local_scalar_dense.default or (source and not destination) or not result_there
+    return shaped or func is _aten._local_scalar_dense.default or not result_there
 
 
 def _place() -> str:

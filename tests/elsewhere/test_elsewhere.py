@@ -1,6 +1,6 @@
 """The same answers, losses and scores on a device that is not the CPU, which is waited for once a step and once a round.
 
-No GPU is at hand where these tests run; what differs on one are its kernels, which tests/kernels has.
+No GPU is at hand where these tests run. Not in them: kernels (tests/kernels), autocast, CUDA graphs (tests/decoding), NCCL, DeepSpeed.
 """
 
 from __future__ import annotations
@@ -29,16 +29,22 @@ def found(tmp_path_factory):
     return folder, json.loads((folder / "found.json").read_text())
 
 
+def test_the_device_counts_what_waits_and_refuses_mixed_operands(found):
+    *counts, (_, said) = found[1]["device"].items()
+    assert dict(counts) == {"boolean index": 1, "read": 1, "numbers": 1, "page-locked numbers": 0, "index": 0}
+    assert "expected all tensors to be on the same device, found elsewhere:0 and cpu" in said
+
+
 def test_speculative_and_plain_decoding_wait_once_a_round(found):
     cases = found[1]["decoding"]
     assert len(cases) == 9
     for name, case in cases.items():
-        (tokens, rounds), (expected, _) = case["there"], case["here"]
+        (tokens, rounds, admissions), (expected, *_) = case["there"], case["here"]
         assert tokens == expected, name
         waits = {place: count for place, count in case["waits"].items() if place != "outside"}
         # the drafts that a repetition penalty has to look at are read before
-        extra = {"engine.py _held": waits.get("engine.py _held", 0)} if name.startswith("repetition") else {}
-        assert waits == {"engine.py _read": rounds, **extra}, name
+        extra = {"engine.py _held": rounds} if name.startswith("repetition") else {}
+        assert waits == {"engine.py _read": rounds + admissions, **extra}, name
 
 
 def test_every_family_answers_the_same(found):

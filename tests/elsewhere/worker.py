@@ -20,6 +20,7 @@ from mmscale.data.packing import pack
 from mmscale.decoding.generate import generate
 from mmscale.decoding.pace import Pace
 from mmscale.training.objective import CausalObjective
+from mmscale.transfer import tensor_on
 from tests.conftest import random_merged
 from tests.decoding.test_generate import END, SAMPLED, alone, perturbed, prompts, proxy
 from tests.elsewhere.device import ELSEWHERE, elsewhere
@@ -44,15 +45,39 @@ def both(work: Callable[[torch.device], Any]) -> dict[str, Any]:
         return {"here": work(HERE), "there": there, "waits": dict(waits)}
 
 
+def counted() -> dict[str, Any]:
+    """How often each of these waits, and what is said of operands on two devices."""
+    values, chosen = torch.arange(4.0), torch.tensor([True, False, True, False])
+    with elsewhere() as waits:
+        there, mask = values.to(ELSEWHERE), chosen.to(ELSEWHERE)
+        work: dict[str, Callable[[], Any]] = {
+            "boolean index": lambda: there[mask],
+            "read": lambda: float(there.sum()),
+            "numbers": lambda: torch.tensor([1, 2], device=ELSEWHERE),
+            "page-locked numbers": lambda: tensor_on(ELSEWHERE, [1, 2]),
+            "index": lambda: there.index_select(0, mask.long()),
+        }
+        found: dict[str, Any] = {}
+        for name, one in work.items():
+            waits.clear()
+            one()
+            found[name] = waits.total()
+        try:
+            there + values
+        except RuntimeError as error:
+            found["mixed"] = str(error)
+        return found
+
+
 def decoded(config: GenerationConfig, tokens: int | None) -> Callable[[torch.device], Any]:
-    """Three models by speculation or without: answers, and rounds with admissions."""
+    """Three models by speculation or without: answers, rounds, admissions."""
 
     def work(device: torch.device) -> Any:
         ensemble, pace = proxy([perturbed(seed).to(device) for seed in (1, 2, 3)], 1.0), Pace(device, tokens)
         batches = list(generate(ensemble, [prompts(False)] * 3, config, END, 256, pace=pace))
         if tokens is None:
             assert pace.drafting.seen and pace.drafting.value > 0
-        return [one.token_ids for batch in batches for one in batch], pace.rounds + len(batches)
+        return [one.token_ids for batch in batches for one in batch], pace.rounds, len(batches)
 
     return work
 
@@ -92,6 +117,7 @@ def whole_run(folder: Path, command: list[str]) -> dict[str, int]:
 if __name__ == "__main__":
     folder, *command = sys.argv[1:]
     found = {
+        "device": counted(),
         "decoding": {
             f"{name} {k}": both(decoded(config, k)) for name, config in DECODING.items() for k in (None, 1, 4)
         },
