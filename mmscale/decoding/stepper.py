@@ -68,12 +68,13 @@ class ModelStepper:
         new = cache.admit(row.lengths)
         limit = self.prefill_tokens if len(prompts) == 1 else inputs.shape[0]
         first = PackedLayout(tuple(row.lengths) if len(prompts) > 1 else (min(limit, inputs.shape[0]),), inputs.device)
-        hidden = lm.hidden(inputs[:limit], places[:limit], first, cache, _part(new, 0, limit))
+        last = tensor_on(lm.device, row.lengths).cumsum(0) - 1
+        read = last if limit >= inputs.shape[0] else None
+        hidden = lm.hidden(inputs[:limit], places[:limit], first, cache, _part(new, 0, limit), read)
         for begin in range(limit, inputs.shape[0], limit):
             end = begin + limit
             hidden = lm.hidden(inputs[begin:end], places[begin:end], None, cache, _part(new, begin, end))
-        last = tensor_on(lm.device, row.lengths).cumsum(0) - 1
-        return self._logits(hidden[last] if len(prompts) > 1 else hidden[-1:])
+        return self._logits(hidden if read is not None else hidden[-1:])
 
     def extend(self, tokens_BQ: Tensor) -> Tensor:
         """Append Q tokens to every running sequence; logits [B * Q, v] after each of them."""

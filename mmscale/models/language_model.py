@@ -15,7 +15,8 @@ from mmscale.models import attention, quantization
 from mmscale.models.head import know_the_loss
 from mmscale.models.key_value_cache import KeyValueCache, NewTokens
 from mmscale.models.loading import DTYPES, load_pretrained
-from mmscale.models.packed_layout import PackedLayout
+from mmscale.models.packed_layout import PackedLayout, Take
+from mmscale.models.read_rows import spare_unread_rows
 from mmscale.models.weights import SafetensorsWeights
 from mmscale.parallel.layout import Layout
 from mmscale.parallel.tensor import Cut, require_divisible, shard
@@ -29,6 +30,7 @@ class LanguageModel(nn.Module):
         self.causal_lm, self.tokenizer, self.specials = causal_lm, tokenizer, specials
         if cut is None:
             know_the_loss(causal_lm)
+        spare_unread_rows(causal_lm.get_decoder())
         self._cut = cut
         """How to use a model whose layers are cut over ranks."""
 
@@ -64,9 +66,10 @@ class LanguageModel(nn.Module):
         layout: PackedLayout | None,
         cache: KeyValueCache | None = None,
         new: NewTokens | None = None,
+        read: Tensor | None = None,
     ) -> Tensor:
         """Last hidden states [T, D] of a packed row: with `layout` its tokens attend to each other, without to what
-        `cache` holds; `new` says where in it they go.
+        `cache` holds; `new` says where in it they go. Those of the rows `read` (int64 [N], none twice) alone: [N, D].
         """
         trunk, inputs = self.causal_lm.get_decoder(), inputs_TD[None]
         found: Tensor = trunk(
@@ -77,8 +80,15 @@ class LanguageModel(nn.Module):
             layout=layout,
             cache=cache,
             new=new,
+            read_rows=self._known_to_layers(read),
         ).last_hidden_state
-        return found[0] if self._cut is None else self._cut.regions.end(found)[0]
+        states: Tensor = found[0] if self._cut is None else self._cut.regions.end(found)[0]
+        return states if read is None else Take.apply(states, read)
+
+    def _known_to_layers(self, read: Tensor | None) -> Tensor | None:
+        """Rows by whose numbers the last layer can go: not where it holds a stretch of them, or where it would see none."""
+        stretches = self._cut is not None and self._cut.regions.split
+        return None if read is None or stretches or not read.numel() else read
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits [N, V] of chosen rows; without gradient where the head is cut over ranks."""

@@ -48,8 +48,8 @@ class MergedModel(nn.Module):
         merged: Tensor = self.mapping(states, tokens, row.token_rows, row.encoder_rows, row.boundary_rows)
         return merged
 
-    def hidden(self, row: PackedRow) -> Tensor:
-        """Last hidden states [T, D]."""
+    def hidden(self, row: PackedRow, read: Tensor | None = None) -> Tensor:
+        """Last hidden states [T, D]; of the rows `read` (int64 [N], none twice) alone: [N, D]."""
         inputs = self.merged_inputs(row)
         layout = PackedLayout(tuple(row.lengths), inputs.device)
-        return self.language_model.hidden(inputs, row.position_ids, layout)
+        return self.language_model.hidden(inputs, row.position_ids, layout, read=read)

@@ -108,15 +108,31 @@ class Spread(torch.autograd.Function):
         return gradient.index_select(0, ctx.layout.slots), None
 
 
-class Collect(torch.autograd.Function):
-    """Places [P, ...] of grids back to rows [T, ...]; what padding gave is dropped."""
+class Take(torch.autograd.Function):
+    """Rows [N, ...] of [T, ...] by their numbers (int64 [N], none twice)."""
 
     @staticmethod
-    def forward(ctx: Any, places: Tensor, layout: PackedLayout) -> Tensor:
-        ctx.layout, ctx.places = layout, places.shape[0]
-        return places.index_select(0, layout.slots)
+    def forward(ctx: Any, all_rows: Tensor, numbers: Tensor) -> Tensor:
+        ctx.numbers, ctx.total = numbers, all_rows.shape[0]
+        return all_rows.index_select(0, numbers)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        spread = gradient.new_zeros(ctx.places, *gradient.shape[1:])
-        return spread.index_copy_(0, ctx.layout.slots, gradient), None
+        return _among_zeros(gradient, ctx.numbers, ctx.total), None
+
+
+class Put(torch.autograd.Function):
+    """Rows [N, ...] to their numbers (int64 [N], none twice) among T, where the others are zero: [T, ...]."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, numbers: Tensor, total: int) -> Tensor:
+        ctx.numbers = numbers
+        return _among_zeros(rows, numbers, total)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient.index_select(0, ctx.numbers), None, None
+
+
+def _among_zeros(rows: Tensor, numbers: Tensor, total: int) -> Tensor:
+    return rows.new_zeros(total, *rows.shape[1:]).index_copy_(0, numbers, rows)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmscale.errors import UserError
-from mmscale.models.packed_layout import Collect, PackedLayout, Spread
+from mmscale.models.packed_layout import PackedLayout, Spread, Take
 
 
 def padded_sdpa(
@@ -24,7 +24,7 @@ def padded_sdpa(
         _in_grid(q.unflatten(0, grid), k.unflatten(0, grid), v.unflatten(0, grid), scaling, dropout, window)
         for grid, q, k, v in zip(layout.grids, *split, strict=True)
     ]
-    out: Tensor = Collect.apply(torch.cat(parts) if len(parts) > 1 else parts[0], layout)
+    out: Tensor = Take.apply(torch.cat(parts) if len(parts) > 1 else parts[0], layout.slots)
     return out
 
 

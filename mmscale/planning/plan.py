@@ -60,6 +60,8 @@ class Planned:
     rows_per_step: int
     """Packed rows of a rank."""
     row_tokens: int
+    row_targets: int
+    """Of its tokens, those that enter the head."""
     sent_bytes: dict[str, int]
     """A rank's, in a step."""
     step_seconds: float
@@ -138,7 +140,8 @@ class Planner:
         """One stage under a spread; its length is known where steps or the number of examples are."""
         trained = replace(self.trained(place, spread), encoder_cached=self._caches_states(place, mean))
         rows, row_tokens = _rows(place.config, mean, spread.data)
-        work = self.work(place, spread, row_tokens, math.ceil(row_tokens * mean.targets / mean.tokens))
+        row_targets = math.ceil(row_tokens * mean.targets / mean.tokens)
+        work = self.work(place, spread, row_tokens, row_targets)
         bytes_by_component = self._memory(place, trained, spread, work)
         sent = self._traffic(place.config, trained, spread, rows, work)
         compute, model_flops = self._compute(place.config, trained, spread, mean, rows * row_tokens)
@@ -158,6 +161,7 @@ class Planner:
             bytes_by_component["peak"] <= per_gpu.memory_gib * 2**30,
             rows,
             row_tokens,
+            row_targets,
             {"tensor": sent.tensor, "data": sent.data},
             took,
             tokens,
@@ -218,8 +222,8 @@ class Planner:
 
     def _traffic(self, config: StageConfig, trained: Trained, spread: Spread, rows: int, work: Work) -> traffic.Traffic:
         activations = work.tokens * int(self.config.hidden_size) * work.dtype.itemsize
-        layers = int(self.config.num_hidden_layers)
-        return traffic.traffic(trained, spread, rows, activations, layers, config.gradient_checkpointing)
+        layers, read = int(self.config.num_hidden_layers), work.targets / work.tokens
+        return traffic.traffic(trained, spread, rows, activations, layers, config.gradient_checkpointing, read)
 
     def _compute(
         self, config: StageConfig, trained: Trained, spread: Spread, mean: Examples, tokens: int

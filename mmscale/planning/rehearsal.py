@@ -120,7 +120,7 @@ def uncovered(ranks: list[RankPieces]) -> list[str]:
 
 def _traced(planner: Planner, place: StagePlace, planned: Planned) -> Sent:
     """The tensor group's collectives of one packed row on rank 0, forward and backward."""
-    spread, work = planned.spread, planner.work(place, planned.spread, planned.row_tokens, 1)
+    spread, work = planned.spread, planner.work(place, planned.spread, planned.row_tokens, planned.row_targets)
     if spread.tensor == 1:
         return Sent()
     with fake_rank(0, spread) as layout, FakeTensorMode(), Collectives() as seen:

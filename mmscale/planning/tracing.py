@@ -145,13 +145,13 @@ def run_row(model: LanguageModel, work: Work, between: Callable[[], int] = lambd
     model.requires_grad_(False)
     make_trainable(model, work.checkpointing, frozen=not work.trained)
     ids, positions = (torch.zeros(work.tokens, dtype=torch.int64) for _ in range(2))
-    targets = torch.zeros(work.targets, dtype=torch.int64)
+    targets = torch.arange(work.targets)
     inputs = model.embed(ids)
     if not work.trained:
         inputs = inputs.detach().requires_grad_()
-    hidden = model.hidden(inputs, positions, PackedLayout((work.tokens,), DEVICE))
+    hidden = model.hidden(inputs, positions, PackedLayout((work.tokens,), DEVICE), read=targets)
     found = between()
-    loss = model.cross_entropy_sum(hidden.index_select(0, targets), targets)
+    loss = model.cross_entropy_sum(hidden, targets)
     del hidden
     loss.backward()
     return found

@@ -42,17 +42,21 @@ def traffic(
     row_activations: int,
     layers: int,
     checkpointing: bool,
+    targets: float = 1.0,
     reused: int = REUSED_ELEMENTS,
 ) -> Traffic:
-    """Of `rows` packed rows a rank; `row_activations` are the bytes of one layer's input, T x width; `reused` elements
-    are gathered under ZeRO-3 and not released between forward and backward pass."""
+    """Of `rows` packed rows a rank; `row_activations` are the bytes of one layer's input, T x width; a share `targets` of
+    them enters the head; `reused` elements are gathered under ZeRO-3 and not released between forward and backward pass.
+    """
     if spread.sequence_parallel:
         # an all-gather and a reduce-scatter are half an all-reduce each; recomputed, a layer needs all but its last one
-        reductions = (5.5 if checkpointing else 4) * layers + 2
+        reductions = (5.5 if checkpointing else 4) * layers + 2 + targets
     else:
         # forward: after attention and after the MLP; backward: before each; again where activations are recomputed,
-        # which torch ends before the layer's last all-reduce; and the embedding's
-        reductions = (5 if checkpointing else 4) * layers + 1
+        # which torch ends before the layer's last all-reduce; and the embedding's and the head's
+        # the last layer reduces all rows before attention alone, else those that are read
+        each = 5 if checkpointing else 4
+        reductions = each * layers + 1 + targets - (each - 1) * (1 - targets)
     tensor = rows * int(reductions * all_reduce(row_activations, spread.tensor))
     return Traffic(tensor, _data(trained, spread, rows, reused))
 

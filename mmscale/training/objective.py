@@ -42,5 +42,5 @@ class CausalObjective:
         self.model = model
 
     def loss_sum(self, row: PackedRow) -> Tensor:
-        hidden, targets = (of.index_select(0, row.target_rows) for of in (self.model.hidden(row), row.labels))
+        hidden, targets = self.model.hidden(row, row.target_rows), row.labels.index_select(0, row.target_rows)
         return self.model.language_model.cross_entropy_sum(hidden, targets)

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmscale.data.packing import IGNORED, EncoderRow, pack
+from mmscale.data.packing import IGNORED, EncoderRow, pack, silent
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import UserError
 from mmscale.models import attention
+from mmscale.models.assembly import make_trainable
 from mmscale.models.attention import choose
+from mmscale.models.language_model import LanguageModel
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.models.varlen import flash_3, padded_sdpa, torch_varlen
 from mmscale.training.objective import CausalObjective
@@ -118,6 +120,60 @@ def test_packed_gradients_equal_one_at_a_time(family, encoder):
         assert packed[name].abs().max() > 0, name
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
+def test_rows_that_are_read_are_the_same_whatever_becomes_of_the_others(family, checkpointing):
+    """States and all gradients, with the last layer's MLP and output projection on the read rows alone."""
+    model = random_merged(family, "t5")
+    make_trainable(model.language_model, checkpointing, frozen=False)
+    model.mapping.requires_grad_(True)
+    row = pack(examples(True), SPECIALS)
+    weights = torch.randn(row.target_tokens, model.language_model.width, dtype=torch.float64)
+    seen: dict[str, list[int]] = {}
+    for name, module in model.language_model.causal_lm.named_modules():
+        if name.endswith(("o_proj", "down_proj")):
+            module.register_forward_pre_hook(
+                lambda _, args, name=name: seen.setdefault(name, []).append(args[0].shape[1])
+            )
+    results = []
+    for states in (lambda: model.hidden(row)[row.target_rows], lambda: model.hidden(row, row.target_rows)):
+        model.zero_grad()
+        seen.clear()
+        found = states()
+        (found * weights).sum().backward()
+        results.append((found, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+    assert torch.allclose(results[0][0], results[1][0], rtol=0, atol=TOLERANCE)
+    assert results[0][1].keys() == results[1][1].keys() >= {"mapping.mlp.linear1.weight"}
+    for name, gradient in results[0][1].items():
+        assert torch.allclose(gradient, results[1][1][name], rtol=0, atol=TOLERANCE), name
+    total, read, last = (
+        sum(row.lengths),
+        row.target_tokens,
+        len(model.language_model.causal_lm.get_decoder().layers) - 1,
+    )
+    assert read < total
+    for name, counts in seen.items():
+        assert set(counts) == {read if f"layers.{last}." in name else total}, name
+
+
+def test_a_row_of_which_nothing_is_read_still_passes_through_all_layers():
+    model = random_merged("llama", "t5")
+    model.mapping.requires_grad_(True)
+    row = silent(pack(examples(True), SPECIALS))
+    loss = CausalObjective(model).loss_sum(row)
+    loss.backward()
+    assert float(loss.detach()) == 0 and all(not p.grad.any() for p in model.mapping.parameters())
+
+
+def test_a_model_that_is_wrapped_twice_spares_unread_rows_once():
+    model = random_merged("llama").language_model
+    again = LanguageModel(model.causal_lm, None, SPECIALS)
+    inputs, places = again.embed(torch.arange(4, 9)), torch.arange(5)
+    layout, read = PackedLayout((5,), inputs.device), torch.tensor([1, 4])
+    assert torch.equal(again.hidden(inputs, places, layout, read=read), model.hidden(inputs, places, layout, read=read))
+    assert torch.allclose(again.hidden(inputs, places, layout)[read], again.hidden(inputs, places, layout, read=read))
+
+
 @pytest.mark.parametrize("family", LANGUAGE_MODELS)
 def test_a_changed_neighbour_changes_nothing(family):
     model = random_merged(family, "t5")
@@ -158,8 +214,6 @@ def test_labels_stand_before_the_token_they_predict():
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_gradient_checkpointing_changes_no_gradient(frozen):
-    from mmscale.models.assembly import make_trainable
-
     gradients = []
     for checkpointing in (False, True):
         model = random_merged("llama", "t5")

@@ -81,7 +81,7 @@ def compare(folder: Path, zero: ZeroConfig, precision: str, layout: Layout) -> d
     trained = Trained(sizes, 0, (), True, "float32", "float32", precision == "bfloat16")
     found = held(engine, model, zero.stage)
     planned = state_bytes(trained, spread, zero)
-    sent = traffic(trained, spread, 2, 0, 2, False, 0 if zero.extra else REUSED_ELEMENTS).data
+    sent = traffic(trained, spread, 2, 0, 2, False, reused=0 if zero.extra else REUSED_ELEMENTS).data
     return {"held": [found, {key: planned[key] for key in found}], "sent": [seen.by_size[layout.size].bytes, sent]}
 
 

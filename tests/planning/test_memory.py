@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from mmscale_kernels import softmax_rows
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from benchmarks.memory import peak_bytes
@@ -39,7 +40,9 @@ SHAPE = {
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("config", [LlamaConfig(**SHAPE), Qwen2Config(**SHAPE, tie_word_embeddings=True)])
-def test_a_real_step_peaks_where_it_was_planned(config, trained, checkpointing):
+def test_a_real_step_peaks_where_it_was_planned(monkeypatch, config, trained, checkpointing):
+    # what the CPU's own softmax takes, 2 MiB at most, is not in the plan of a GPU, which has a kernel instead
+    monkeypatch.setitem(softmax_rows._BLOCK_ELEMENTS, "cpu", 1 << 12)
     torch.manual_seed(0)
     causal_lm = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED_SDPA)
     model = LanguageModel(causal_lm, None, SpecialTokens(1, 2))
@@ -83,8 +86,8 @@ def test_checkpointing_keeps_one_input_a_layer():
     config = LlamaConfig(**SHAPE)
     kept = trace(config, Work(TOKENS, 1, torch.bfloat16, True, True, flash=True)).forward
     layer = TOKENS * 256 * 2
-    # five layers' inputs; the final norm's input, its float32 copy (twice the size) and its output; cosines and sines
-    assert 9 * layer <= kept < 9.5 * layer
+    # five layers' inputs; the final norm's input and its float32 copy (twice the size); cosines and sines. One row is read
+    assert 8 * layer <= kept < 8.5 * layer
 
 
 def hand(**changes: object) -> Trained:

@@ -127,12 +127,16 @@ def test_traffic_by_hand():
     assert traffic.traffic(trained, Spread(4, 1, 3), 1, 0, 2, False, reused=0).data == 3 * part
     assert traffic.traffic(trained, Spread(4, 1, 3), 2, 0, 2, False, reused=0).data == 2 * 3 * part
     assert traffic.traffic(trained, Spread(4, 1, 3), 2, 0, 2, False).data == 2 * 2 * part
-    # two layers of four all-reduces, one more each where recomputed, and the embedding's: 1000 B, a ring of two sends 1000
-    assert traffic.traffic(trained, Spread(2, 2, 0), 1, 1000, 2, False).tensor == 9 * 1000
-    assert traffic.traffic(trained, Spread(2, 2, 0), 1, 1000, 2, True).tensor == 11 * 1000
+    # two layers of four all-reduces, one more each where recomputed, the embedding's and the head's: 1000 B, of which each
+    # rank of a ring of two sends 1000
+    assert traffic.traffic(trained, Spread(2, 2, 0), 1, 1000, 2, False).tensor == 10 * 1000
+    assert traffic.traffic(trained, Spread(2, 2, 0), 1, 1000, 2, True).tensor == 12 * 1000
+    # a quarter of the rows is read: three of the last layer's four, four of its five, and the head's are of these alone
+    assert traffic.traffic(trained, Spread(2, 2, 0), 1, 1000, 2, False, targets=0.25).tensor == 7000
+    assert traffic.traffic(trained, Spread(2, 2, 0), 1, 1000, 2, True, targets=0.25).tensor == 8250
     sequence = Spread(2, 2, 0, sequence_parallel=True)
-    assert traffic.traffic(trained, sequence, 1, 1000, 2, False).tensor == 10 * 1000
-    assert traffic.traffic(trained, sequence, 1, 1000, 2, True).tensor == 13 * 1000
+    assert traffic.traffic(trained, sequence, 1, 1000, 2, False).tensor == 11 * 1000
+    assert traffic.traffic(trained, sequence, 1, 1000, 2, True).tensor == 14 * 1000
     sent = traffic.Traffic(450_000_000_000, 50_000_000_000)
     assert traffic.seconds(sent, Spread(32, 8, 0), GpuConfig(), 8) == (1.0, 1.0), "links inside, network between nodes"
 

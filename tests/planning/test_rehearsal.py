@@ -48,7 +48,7 @@ def test_a_70b_step_on_32_ranks_sends_what_was_planned(public_data, tmp_path, ca
     assert found["ranks"][-1]["rank"] == 31 and len(found["ranks"]) == degree + 1
     stage = next(iter(found["stages"].values()))
     assert stage["tensor_collectives"] == calls
-    assert stage["tensor_bytes"]["traced"] == pytest.approx(stage["tensor_bytes"]["plan"], rel=1e-3)
+    assert stage["tensor_bytes"]["traced"] == pytest.approx(stage["tensor_bytes"]["plan"], rel=1e-4)
     assert not dist.is_initialized()
 
 
