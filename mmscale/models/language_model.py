@@ -15,6 +15,7 @@ from mmscale.models import attention, quantization
 from mmscale.models.head import know_the_loss
 from mmscale.models.key_value_cache import KeyValueCache, NewTokens
 from mmscale.models.loading import DTYPES, load_pretrained
+from mmscale.models.memory_efficient import make_memory_efficient
 from mmscale.models.packed_layout import PackedLayout, Take
 from mmscale.models.read_rows import spare_unread_rows
 from mmscale.models.weights import SafetensorsWeights
@@ -30,6 +31,7 @@ class LanguageModel(nn.Module):
         self.causal_lm, self.tokenizer, self.specials = causal_lm, tokenizer, specials
         if cut is None:
             know_the_loss(causal_lm)
+        make_memory_efficient(causal_lm)
         spare_unread_rows(causal_lm.get_decoder())
         self._cut = cut
         """How to use a model whose layers are cut over ranks."""
