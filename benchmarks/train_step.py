@@ -37,7 +37,7 @@ from mmscale.data.packing import IGNORED, PackedRow, encoder_row, pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.methods.recipe import places_up_to
 from mmscale.methods.tokenizing import tokens
-from mmscale.models import mapping
+from mmscale.models import language_model, mapping
 from mmscale.models.assembly import ModelParts, assemble, make_trainable
 from mmscale.models.encoders import Encoder
 from mmscale.models.language_model import LanguageModel
@@ -89,6 +89,14 @@ class Published:
         ids = pad_sequence(values, batch_first=True)
         mask = pad_sequence([torch.ones_like(row) for row in values], batch_first=True)
         return ids.to(self.device), mask.to(self.device)
+
+
+def with_layers_of_transformers(model: MergedModel) -> MergedModel:
+    """The same weights, in norms and MLPs as transformers writes them."""
+    ours = model.language_model
+    with mock.patch.object(language_model, "make_memory_efficient"):
+        theirs = as_transformers_runs_it(ours.causal_lm, ours.config._attn_implementation)
+        return MergedModel(LanguageModel(theirs, None, ours.specials), model.encoder, model.mapping)
 
 
 def packed_by_parts(model: MergedModel, specials: SpecialTokens, device: torch.device) -> Step:
@@ -201,9 +209,10 @@ def ways_of(setup: Setup, device: torch.device) -> tuple[dict[str, Step], dict[s
     ours = packed(model, setup.specials, device)
     ways: dict[str, Step] = {
         "published: padded, eager, all logits": Published(model, setup.specials, device),
-        "+ packed rows": packed_by_parts(model, setup.specials, device),
+        "+ packed rows": packed_by_parts(with_layers_of_transformers(model), setup.specials, device),
+        "+ norms and SwiGLUs that keep less": packed_by_parts(model, setup.specials, device),
         "+ mapping and merge in one op": packed_with_all_logits(model, setup.specials, device),
-        "+ loss on label rows, fused": ours,
+        "+ loss and last layer on label rows": ours,
         "+ cached encoder states": ours,
     }
     return ways, {name: setup.states if "cached" in name else setup.plain for name in ways}

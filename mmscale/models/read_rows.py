@@ -17,8 +17,14 @@ _ALONE = ("self_attn.o_proj", "mlp")
 
 
 def spare_unread_rows(trunk: Any) -> None:
-    """Let the last layer of a trunk take the argument `read_rows` (int64 [N], none twice), once however often called."""
-    layer = trunk.layers[-1]
+    """Let the last layer of a trunk take the argument `read_rows` (int64 [N], none twice), once however often called.
+
+    A trunk whose layers go by another name computes all rows.
+    """
+    layers = getattr(trunk, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        return
+    layer = layers[-1]
     if not any(isinstance(getattr(hook, "__self__", None), _ReadRows) for hook in layer._forward_pre_hooks.values()):
         _ReadRows(layer)
 

@@ -47,7 +47,9 @@ def test_a_step_is_compared_with_the_published_way(tmp_path, capfd, shape):
     said = json.loads(capfd.readouterr().out)
     assert said["gpu"] == "not measured" or said["device"] == "cuda"
     losses = [way["loss"] for way in said["ways"]]
-    assert len(losses) == 5 and losses == pytest.approx([losses[0]] * 5, abs=1e-3)
+    assert len(losses) == 6 and losses == pytest.approx([losses[0]] * 6, abs=1e-3)
+    shares = {way["way"]: way["share_of_peak"] for way in said["ways"]}
+    assert shares["+ norms and SwiGLUs that keep less"] < shares["+ packed rows"] < 1
     assert said["share_of_peak"] < 1 and said["speedup"] > 0
     file = "train_step.json" if shape == "tinyworld" else f"train_step_{shape}.json"
     assert json.loads((tmp_path / file).read_text())["speedup"] == said["speedup"]

@@ -7,13 +7,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    MixtralConfig,
+    Phi3Config,
+    Qwen3MoeConfig,
+)
 
 from mmscale.data.packing import IGNORED, EncoderRow, pack, silent
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import UserError
 from mmscale.models import attention
 from mmscale.models.assembly import make_trainable
-from mmscale.models.attention import choose
+from mmscale.models.attention import PACKED_SDPA, choose
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.models.varlen import flash_3, padded_sdpa, torch_varlen
@@ -22,6 +31,14 @@ from tests.conftest import VOCABULARY, random_causal_lm, random_encoder, random_
 
 SPECIALS = SpecialTokens(1, 2)
 TOLERANCE = 1e-10
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 60,
+}
 LANGUAGE_MODELS = ("llama", "mistral", "qwen2")
 ENCODERS = ("t5", "m2m100", "xlm_roberta", "decoder")
 
@@ -154,6 +171,31 @@ def test_rows_that_are_read_are_the_same_whatever_becomes_of_the_others(family, 
     assert read < total
     for name, counts in seen.items():
         assert set(counts) == {read if f"layers.{last}." in name else total}, name
+
+
+@pytest.mark.parametrize(
+    ("config", "spared"),
+    [
+        (MixtralConfig(**SMALL, num_local_experts=4), True),
+        (Qwen3MoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16), True),
+        (Gemma3TextConfig(**SMALL), True),  # norms after its MLP
+        (Phi3Config(**SMALL, pad_token_id=0), True),  # gate and up in one
+        (GPTNeoXConfig(**SMALL), True),  # attention and MLP side by side
+        (GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=60), False),  # other names
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_layers_of_other_kinds_spare_unread_rows_or_compute_them(config, spared):
+    torch.manual_seed(0)
+    causal_lm = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED_SDPA).eval()
+    model, seen = LanguageModel(causal_lm, None, SPECIALS), []
+    last = next(reversed([module for name, module in causal_lm.named_modules() if name.endswith(".mlp")]))
+    last.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    inputs, places = model.embed(torch.arange(3, 14)), torch.cat([torch.arange(6), torch.arange(5)])
+    layout, read = PackedLayout((6, 5), inputs.device), torch.tensor([3, 5, 9])
+    whole = model.hidden(inputs, places, layout)
+    assert torch.allclose(model.hidden(inputs, places, layout, read=read), whole[read], atol=1e-5)
+    assert seen == [11, 3 if spared else 11]
 
 
 def test_a_row_of_which_nothing_is_read_still_passes_through_all_layers():
