@@ -20,7 +20,7 @@ from transformers import (
 from mmscale.data.packing import IGNORED, EncoderRow, pack, silent
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import UserError
-from mmscale.models import attention
+from mmscale.models import attention, packed_layout
 from mmscale.models.assembly import make_trainable
 from mmscale.models.attention import PACKED_SDPA, choose
 from mmscale.models.language_model import LanguageModel
@@ -60,14 +60,32 @@ def hidden_by_example(model, chosen, together: bool) -> list[torch.Tensor]:
     return [model.hidden(pack([example], SPECIALS)) for example in chosen]
 
 
-def test_sequences_share_a_grid_where_their_lengths_are_alike():
-    def grids(*lengths):
-        return PackedLayout(lengths, torch.device("cpu")).grids
+@pytest.fixture(autouse=True)
+def several_grids(monkeypatch):
+    """Of the short sequences of these tests, which would share one."""
+    monkeypatch.setitem(packed_layout._GRID, "cpu", 16)
+    assert len(PackedLayout(tuple(e.merged_length for e in examples(True)), torch.device("cpu")).grids) > 2
 
-    assert grids(*(len(e.prompt_ids) + len(e.target_ids) for e in examples(False))) == [(2, 13), (2, 10), (3, 2)]
-    assert grids(100, 3, 90, 2, 100) == [(3, 100), (1, 3), (1, 2)]
-    assert grids(100, 70, 100, 100) == [(4, 100)], "another grid would cost more than the padding"
-    assert grids(7) == [(1, 7)]
+
+def test_sequences_share_a_grid_where_that_takes_least(monkeypatch):
+    monkeypatch.setitem(packed_layout._GRID, "cpu", 1 << 13)
+
+    def grids(*lengths, device="cpu"):
+        return PackedLayout(lengths, torch.device(device)).grids
+
+    assert grids(50, 3, 45, 2, 50) == [(5, 50)], "where a grid costs as much as 2^13 entries"
+    assert grids(300, 9, 290, 6, 300) == [(3, 300), (2, 9)]
+    assert grids(300, 9, 290, 6, 300, device="meta") == [(5, 300)], "where it costs as much as 2^18"
+    assert grids(100, 70, 100, 100) == [(4, 100)] and grids(7) == [(1, 7)]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        lengths = torch.randint(1, 12, (6,), generator=generator).mul(25).tolist()
+        order = sorted(lengths, reverse=True)
+        cuts = [[c for c in range(1, 6) if code >> (c - 1) & 1] for code in range(32)]
+        every = [[order[a:b] for a, b in zip([0, *cut], [*cut, 6], strict=True)] for cut in cuts]
+        least = min(sum(2**13 + len(group) * group[0] ** 2 for group in groups) for groups in every)
+        found = grids(*lengths)
+        assert sum(2**13 + count * longest**2 for count, longest in found) == least and sum(b for b, _ in found) == 6
 
 
 @pytest.mark.parametrize("family", LANGUAGE_MODELS)
