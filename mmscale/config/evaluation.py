@@ -52,6 +52,8 @@ class ProxyConfig(Config):
     """Problems of a language that these answer; all by default."""
     ceiling: bool = False
     """Also tune the larger base itself by the expert's recipe: how much of that gain does proxy-tuning reach?"""
+    ceiling_learning_rate_scale: float = Field(default=1.0, gt=0)
+    """Of the recipe's learning rates, what the larger base is tuned with: wider models want smaller steps."""
     draft_tokens: int | None = Field(default=1, ge=1)
     """Tokens that a round of speculative decoding tries; 1 is plain decoding, null measures what is fastest."""
     shard_small: bool = False

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmscale.config.evaluation import ProxyConfig
 from mmscale.config.run import RunConfig
+from mmscale.config.training import StageConfig
 from mmscale.evaluation.predictions import Prediction
 from mmscale.evaluation.statistics import gap_closed
 
@@ -45,8 +46,22 @@ def compared_with(name: str) -> str | None:
 def ceiling_run(run: RunConfig) -> RunConfig:
     """The run in whose stages the larger base is tuned itself, inside the other's folder."""
     assert run.proxy is not None
-    folder = str(run.directory / "larger_base")
-    return run.model_copy(update={"language_model": run.proxy.base, "output_dir": folder, "proxy": None})
+    folder, chosen, scale = str(run.directory / "larger_base"), run.proxy.expert, run.proxy.ceiling_learning_rate_scale
+    stages = {name: _slower(stage, scale) for name, stage in run.recipes[chosen].items()}
+    recipes = {**run.recipes, chosen: stages}
+    changes = {"language_model": run.proxy.base, "output_dir": folder, "proxy": None, "recipes": recipes}
+    return run.model_copy(update=changes)
+
+
+def _slower(stage: StageConfig, scale: float) -> StageConfig:
+    """A stage whose learning rates are so many times its own."""
+    own = stage.optimizer
+    table = own.embedding_learning_rate
+    rates = {
+        "learning_rate": own.learning_rate * scale,
+        "embedding_learning_rate": None if table is None else table * scale,
+    }
+    return stage.model_copy(update={"optimizer": own.model_copy(update=rates)})
 
 
 LanguageRows = dict[str, list[Prediction]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,9 +151,15 @@ def test_the_proxy_answers_those_of_its_languages_that_the_run_has(tmp_path, cap
     assert not (tmp_path / "none/predictions/proxy_tuned").exists()
 
 
+def rate_of(stage: Path) -> float:
+    """The learning rate of its first step."""
+    return json.loads((stage / "metrics.jsonl").read_text().splitlines()[0])["learning_rate"]
+
+
 def test_the_seeds_combined_say_how_much_of_the_gap_is_closed(tmp_path):
     """Small expert, steered base, other strengths, and the base tuned itself; again, and nothing is repeated."""
     settings = ["proxy.ceiling=true", "proxy.sweep=[0.5, 1.0, 2.0]", "proxy.sweep_limit=3", "proxy.draft_tokens=3"]
+    settings += ["proxy.ceiling_learning_rate_scale=0.5"]
     run = command(tmp_path, "methods=[question_alignment]", *settings, "proxy.languages=[]")
     assert main(run) == 0
     scores = json.loads((tmp_path / "scores.json").read_text())
@@ -167,6 +174,10 @@ def test_the_seeds_combined_say_how_much_of_the_gap_is_closed(tmp_path):
     assert 'class="card sweep"' in report and 'class="closed"' in report and "proxy_alpha" not in report
     tuned = tmp_path / "larger_base/stages/question_alignment.response/model/fingerprint.json"
     before = tuned.stat().st_mtime_ns
+    rates = [
+        rate_of(folder / "stages/question_alignment.translation") for folder in (tmp_path, tmp_path / "larger_base")
+    ]
+    assert rates[1] == pytest.approx(rates[0] / 2) and rates[0] > 0
     assert main(run) == 0
     assert tuned.stat().st_mtime_ns == before and json.loads((tmp_path / "scores.json").read_text()) == scores
 
