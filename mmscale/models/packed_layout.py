@@ -96,8 +96,10 @@ def _alike(lengths: Sequence[int], a_grid: int) -> list[list[int]]:
         if length < _NEARLY * longest[starts[-1]]:
             starts.append(i)
     ends = [*starts[1:], len(order)]
-    least, begin = [0], []
-    """Of the sequences before each end: entries of the best groups, and where the last one of them begins."""
+    least, begin = (
+        [0],
+        [],
+    )  # of what lies before each end: entries of its best groups, and where the last of them begins
     for k, end in enumerate(ends):
         entries = [least[j] + a_grid + (end - starts[j]) * longest[starts[j]] ** 2 for j in range(k + 1)]
         best = min(range(k + 1), key=entries.__getitem__)

@@ -19,7 +19,7 @@ class TokenWork:
     model: float
     """What MFU counts (PaLM, arXiv 2204.02311, appendix B): forward and backward, whole attention, nothing twice."""
     hardware: float
-    """What is computed: recomputation included."""
+    """What is computed: recomputation included, and all rows of the last layer, which spares some."""
 
 
 def token_work(

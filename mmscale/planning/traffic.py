@@ -53,8 +53,8 @@ def traffic(
         reductions = (5.5 if checkpointing else 4) * layers + 2 + targets
     else:
         # forward: after attention and after the MLP; backward: before each; again where activations are recomputed,
-        # which torch ends before the layer's last all-reduce; and the embedding's and the head's
-        # the last layer reduces all rows before attention alone, else those that are read
+        # which torch ends before the layer's last all-reduce; and the embedding's and the head's. The last layer reduces
+        # all rows before its attention alone, else those that are read
         each = 5 if checkpointing else 4
         reductions = each * layers + 1 + targets - (each - 1) * (1 - targets)
     tensor = rows * int(reductions * all_reduce(row_activations, spread.tensor))

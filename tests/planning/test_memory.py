@@ -41,8 +41,6 @@ SHAPE = {
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("config", [LlamaConfig(**SHAPE), Qwen2Config(**SHAPE, tie_word_embeddings=True)])
 def test_a_real_step_peaks_where_it_was_planned(monkeypatch, config, trained, checkpointing):
-    # what the CPU's own softmax takes, 2 MiB at most, is not in the plan of a GPU, which has a kernel instead
-    monkeypatch.setitem(softmax_rows._BLOCK_ELEMENTS, "cpu", 1 << 12)
     torch.manual_seed(0)
     causal_lm = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED_SDPA)
     model = LanguageModel(causal_lm, None, SpecialTokens(1, 2))
@@ -70,7 +68,12 @@ def test_a_real_step_peaks_where_it_was_planned(monkeypatch, config, trained, ch
             objective.loss_sum(row).backward()
 
     planned = trace(config, Work(TOKENS, TOKENS // 2, torch.float32, trained, checkpointing, flash=False))
-    assert peak_bytes(step) == pytest.approx(planned.peak, rel=0.01)
+    softmax = (
+        2 * 4 * softmax_rows._BLOCK_ELEMENTS["cpu"]
+    )  # of the CPU's own; a GPU has a kernel instead, and so the plan
+    assert 0.99 * planned.peak <= peak_bytes(step) <= 1.01 * planned.peak + softmax
+    monkeypatch.setitem(softmax_rows._BLOCK_ELEMENTS, "cpu", 1 << 12)
+    assert peak_bytes(step) == pytest.approx(planned.peak, rel=0.01), "and without it"
 
 
 def test_a_real_rank_of_a_tensor_group_peaks_where_it_was_planned(tmp_path):
