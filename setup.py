@@ -28,6 +28,7 @@ setup(
         "torch>=2.6",
         "transformers>=5.0",
         "safetensors>=0.5",
+        "accelerate>=1.1",  # transformers loads a checkpoint's outline through it, and ZeRO-3 models
         "datasets>=3.0",
         "tokenizers>=0.22",
         "sentencepiece>=0.2",
@@ -43,8 +44,8 @@ setup(
     ],
     extras_require={
         "gpu": ["flash-attn>=2.6; platform_system == 'Linux'"],
-        "deepspeed": ["deepspeed>=0.17", "accelerate>=1.1"],  # transformers loads ZeRO-3 models through accelerate
-        "tensor-parallel": ["megatron-core>=0.16", "accelerate>=1.1"],
+        "deepspeed": ["deepspeed>=0.17"],
+        "tensor-parallel": ["megatron-core>=0.16"],
         "quantization": ["bitsandbytes>=0.46"],
         "mpi": ["mpi4py>=4.0"],
         "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
@@ -63,7 +64,6 @@ setup(
             "tiktoken>=0.9",
             "psutil>=5.9",
             "deepspeed>=0.17",
-            "accelerate>=1.1",
             "megatron-core>=0.16",
             "bitsandbytes>=0.46; platform_system == 'Linux'",
             "triton>=3.4; platform_system == 'Linux'",

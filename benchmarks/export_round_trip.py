@@ -24,11 +24,11 @@ from transformers import AutoModelForCausalLM
 
 from mmscale.cli.processes import run_processes
 from mmscale.config.model import LanguageModelConfig
-from mmscale.conversion.tensor_files import TensorFiles
 from mmscale.data.segments import SpecialTokens
 from mmscale.models.counting import empty_language_model
 from mmscale.models.export import TRUNK_PREFIX, export
 from mmscale.models.language_model import LanguageModel, load_tokenizer
+from mmscale.models.tensor_files import TensorFiles
 from mmscale.training.fragments import SavedState
 
 SHARD = 250 * 10**6

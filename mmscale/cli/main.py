@@ -85,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = 2
     except Interrupted:
         code = 0  # saved, and said; a scheduler must not take it for a failure
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # typer takes a file that ended early for Ctrl-D
+            raise error.__cause__ from None
         print("mmscale: stopped; the same command goes on from the last save", file=sys.stderr)
         code = 130
     return int(code or 0)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor, dtype
 
-from mmscale.conversion.tensor_files import TensorFiles, read_object
 from mmscale.errors import UserError
 from mmscale.files import write_json
 from mmscale.models.export import SHARD_BYTES, ShardWriter
+from mmscale.models.tensor_files import TensorFiles, read_object
 
 _BESIDES_WEIGHTS = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 """Configuration, tokenizer and chat template; never code."""

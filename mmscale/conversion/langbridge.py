@@ -13,12 +13,12 @@ from torch import Tensor
 
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.conversion.hugging_face import converted, copy_besides_weights, note_dtype
-from mmscale.conversion.tensor_files import TensorFiles, read_object
 from mmscale.errors import UserError
 from mmscale.models import mapping_files
 from mmscale.models.assembly import FOLDER, ModelParts, write_parts
 from mmscale.models.export import ShardWriter
 from mmscale.models.mapping import Mapping
+from mmscale.models.tensor_files import TensorFiles, read_object
 
 _ENCODER, _LLM, _ALIGNMENT = "lb.enc.", "lb.lm.", "lb.alignment."
 PROMPT = "langbridge"

@@ -21,8 +21,9 @@ def empty_language_model(config: LanguageModelConfig) -> Any:
 
 def empty_encoder(config: EncoderConfig) -> Any:
     """The encoder half that is loaded, without memory."""
+    chosen = family(family_of(config))
     with torch.device("meta"):
-        return family(family_of(config)).build(load_encoder_config(config))
+        return chosen.half(chosen.build(load_encoder_config(config)))
 
 
 def encoder_width(config: EncoderConfig) -> int:

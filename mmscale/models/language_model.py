@@ -6,19 +6,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmscale.config.model import LanguageModelConfig
 from mmscale.data.segments import SpecialTokens, special_tokens
 from mmscale.errors import UserError
 from mmscale.models import attention, quantization
+from mmscale.models.accounting import require_finite, require_whole
 from mmscale.models.head import know_the_loss
 from mmscale.models.key_value_cache import KeyValueCache, NewTokens
-from mmscale.models.loading import DTYPES, load_pretrained
+from mmscale.models.loading import DTYPES, load_model_configuration, load_pretrained
 from mmscale.models.memory_efficient import make_memory_efficient
 from mmscale.models.packed_layout import PackedLayout, Take
 from mmscale.models.read_rows import spare_unread_rows
-from mmscale.models.weights import SafetensorsWeights
+from mmscale.models.weights import SafetensorsWeights, checkpoint_files
 from mmscale.parallel.layout import Layout
 from mmscale.parallel.tensor import Cut, require_divisible, shard
 
@@ -134,17 +135,19 @@ def load_tokenizer(config: LanguageModelConfig) -> Any:
 
 
 def load_model_config(config: LanguageModelConfig) -> Any:
-    return load_pretrained(AutoConfig, config, "model configuration")
+    return load_model_configuration(config, "model configuration")
 
 
 def load_language_model(config: LanguageModelConfig, layout: Layout) -> LanguageModel:
     """The model of a configuration, in its dtype, on this rank's device: whole, or this rank's part of every layer."""
-    cut = None
+    model_config, cut = load_model_config(config), None
+    require_whole(lambda: _empty(config, model_config), checkpoint_files(config), config.path)
     if layout.tensor_size > 1:
-        model, cut = _load_sharded(config, layout)
+        model, cut = _load_sharded(config, model_config, layout)
     else:
         dtype = DTYPES[config.dtype]
         arguments = {
+            "config": model_config,
             "dtype": dtype,
             "attn_implementation": attention.choose(config.attention, layout.device),
             **quantization.arguments(config, dtype, layout.device),
@@ -153,13 +156,18 @@ def load_language_model(config: LanguageModelConfig, layout: Layout) -> Language
         if config.quantization == quantization.NONE:
             model = model.to(layout.device)  # where a quantised one was loaded
         quantization.require_right_values(model, config)
+    require_finite(model, config.path, layout)
     tokenizer = load_tokenizer(config)
     _require_fitting_tokenizer(config.path, tokenizer, int(model.config.vocab_size))
     specials = special_tokens(tokenizer, model.config, config.bos_token, config.eos_token)
     return LanguageModel(model, tokenizer, specials, cut)
 
 
-def _load_sharded(config: LanguageModelConfig, layout: Layout) -> tuple[Any, Cut]:
+def _empty(config: LanguageModelConfig, model_config: Any) -> Any:
+    return AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
+
+
+def _load_sharded(config: LanguageModelConfig, model_config: Any, layout: Layout) -> tuple[Any, Cut]:
     """Built without memory, cut, then read piece by piece: a rank holds its part and one tensor's piece at a time."""
     from accelerate import init_empty_weights  # extra `tensor-parallel`
 
@@ -167,7 +175,6 @@ def _load_sharded(config: LanguageModelConfig, layout: Layout) -> tuple[Any, Cut
         raise UserError(
             f"language_model.quantization={config.quantization} keeps the model whole: set parallel.tensor_parallel_size=1"
         )
-    model_config = load_model_config(config)
     require_divisible(model_config, layout.tensor_size, config.path)
     weights = SafetensorsWeights(config)
     dtype = DTYPES[config.dtype]

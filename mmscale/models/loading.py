@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
+from transformers import AutoConfig
+from transformers.utils import cached_file
 
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.errors import UserError
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
-Loaded = TypeVar("Loaded")
+_ADAPTER = "adapter_config.json"
 
 
 def resolve_path(path: str) -> str:
@@ -26,28 +27,90 @@ def resolve_path(path: str) -> str:
                 f"there is no embedded model '{path}': have {', '.join(have) or 'none; run mmscale tinyworld'}"
             )
         return str(folder)
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
-    expanded = str(Path(path).expanduser())
-    if looks_local and not Path(expanded).is_dir():
+    expanded = Path(path).expanduser()
+    if expanded.is_dir():
+        return str(expanded)
+    if expanded.is_file():
+        raise UserError(f"{path} is a file: name the folder of the model")
+    if _looks_local(path, expanded):
         raise UserError(f"model folder not found: {path}; check the path")
-    return expanded if Path(expanded).is_dir() else path
+    return path
+
+
+def _looks_local(path: str, expanded: Path) -> bool:
+    """Whether a path that is not there cannot be meant for a hub id (NAME or OWNER/NAME)."""
+    beside = "/" in path and expanded.parent.is_dir()
+    return path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith("/") or "\\" in path or beside
 
 
 def loading_arguments(config: LanguageModelConfig | EncoderConfig) -> dict[str, Any]:
     return {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
 
 
-def load_pretrained(factory: Any, config: LanguageModelConfig | EncoderConfig, what: str, **arguments: Any) -> Any:
-    """`factory.from_pretrained` with one sentence instead of a traceback.
+def load_pretrained(factory: Any, config: LanguageModelConfig | EncoderConfig, what: str, /, **arguments: Any) -> Any:
+    """`factory.from_pretrained` with one sentence instead of a traceback, whatever is wrong with the files.
 
     transformers loads other formats than safetensors with weights_only=True.
     """
     path = resolve_path(config.path)
     try:
         return factory.from_pretrained(path, **loading_arguments(config), **arguments)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"cannot load the {what} from {config.path}: {reason}") from error
+    except UserError:
+        raise
+    except Exception as error:  # what a damaged file makes of foreign code is of any kind
+        raise UserError(f"cannot load the {what} from {config.path}: {_reason(path, error)}") from error
+
+
+def _reason(path: str, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0] if lines else type(error).__name__
+    if isinstance(error, OSError) and not Path(path).is_dir():
+        return f"there is no such folder here, and the hub has no such model or cannot be reached ({said})"
+    return said if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {said}"
+
+
+def found_file(config: LanguageModelConfig | EncoderConfig, name: str) -> Path | None:
+    """A file of a model folder or hub repository, fetched where it is not here yet; None where there is none."""
+    path = resolve_path(config.path)
+    if Path(path).is_dir():
+        file = Path(path) / name
+        return file if file.is_file() else None
+    found = cached_file(
+        path,
+        name,
+        revision=config.revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found) if found is not None else None
+
+
+def load_model_configuration(config: LanguageModelConfig | EncoderConfig, what: str) -> Any:
+    """config.json of a model, without what a file must not decide: where weights lie, and which foreign code runs.
+
+    Raises UserError for what is no model that can be loaded as it is: an adapter, or weights quantised already.
+    """
+    if found_file(config, _ADAPTER) is not None:
+        raise UserError(
+            f"{config.path} holds an adapter ({_ADAPTER}), which is loaded by nothing here: merge it into its base model, "
+            f"or remove that file"
+        )
+    found = load_pretrained(AutoConfig, config, what)
+    method = getattr(found, "quantization_config", None)
+    if method is not None:
+        name = method.get("quant_method", "unknown") if isinstance(method, dict) else type(method).__name__
+        raise UserError(
+            f"{config.path} is quantised already ({name}), which is not supported: take the model it was made from, and "
+            f"language_model.quantization where it has to be small"
+        )
+    if getattr(found, "transformers_weights", None) is not None:
+        raise UserError(
+            f"{config.path}: config.json names its weights itself (transformers_weights): remove that key, and give them "
+            f"the usual name"
+        )
+    found._attn_implementation = found._experts_implementation = None  # either may name code on the hub
+    return found
 
 
 def freeze(module: torch.nn.Module) -> None:
@@ -62,8 +125,9 @@ def load_tensors(path: Path) -> Any:
         with open(path, "rb") as handle:
             zipped = handle.read(2) == b"PK"
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # a damaged pickle fails in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{path} is not a checkpoint of plain tensors ({reason}): convert it where you trust it"
+            f"{path} is not a checkpoint of plain tensors, or damaged ({reason}): convert it where you trust it, or copy it "
+            f"again"
         ) from error

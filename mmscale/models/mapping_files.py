@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mmscale.errors import UserError
 from mmscale.files import atomic_write, existing_file
 from mmscale.models.loading import load_tensors
 from mmscale.models.mapping import Mapping
+from mmscale.models.tensor_files import open_safetensors, require_content
 from mmscale.tensor_writing import save_tensors
 
 KEYS = ("mlp.linear1.weight", "mlp.linear1.bias", "mlp.linear2.weight", "mlp.linear2.bias", "end_boundary")
@@ -27,6 +27,8 @@ def _current_name(key: str) -> str:
 def _from_state(state: dict[str, Tensor], path: Path) -> Mapping:
     """A Mapping of exactly the five published tensors; anything partial is refused by name."""
     renamed = {_current_name(key): value for key, value in state.items()}
+    if len(renamed) < len(state):
+        raise UserError(f"{path} names a tensor twice ({', '.join(sorted(state))}): it is no mapping checkpoint")
     missing = [key for key in KEYS if key not in renamed]
     extra = sorted(set(renamed) - set(KEYS))
     if missing or extra:
@@ -42,6 +44,9 @@ def _from_state(state: dict[str, Tensor], path: Path) -> Mapping:
         raise UserError(
             f"{path}: tensors {KEYS[0]} {tuple(first.shape)} and {KEYS[2]} {tuple(second.shape)} make no two-layer mapping d -> 2d -> D"
         )
+    for key, value in renamed.items():
+        if not value.is_floating_point() or not value.isfinite().all():
+            raise UserError(f"{path}: tensor {key} ({value.dtype}) is not of finite numbers: the file is damaged")
     mapping = Mapping(first.shape[1], second.shape[0])
     try:
         mapping.load_state_dict({key: value.float() for key, value in renamed.items()})
@@ -57,7 +62,9 @@ def read(path: Path) -> Mapping:
         path = next((file for file in candidates if file.is_file()), candidates[0])
     existing_file(path, "mapping checkpoint")
     if path.suffix == ".safetensors":
-        return _from_state(load_file(path), path)
+        with open_safetensors(path) as file:
+            return _from_state({name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
+    require_content(path)
     loaded = load_tensors(path)
     state = loaded.get("model_state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from mmscale.config.model import LanguageModelConfig
+from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.errors import UserError
-from mmscale.models.loading import resolve_path
+from mmscale.models.loading import found_file
+from mmscale.models.tensor_files import FORMS, SAFETENSORS, TensorFiles
 from mmscale.parallel.pieces import Piece
+
+
+def checkpoint_files(config: LanguageModelConfig | EncoderConfig) -> TensorFiles:
+    """The checkpoint of a configuration, downloaded where it is on the hub, whatever its form."""
+    # of the two forms that a hub repository may have, one is enough
+    forms = (SAFETENSORS,) if any(found_file(config, name) for name in SAFETENSORS) else FORMS
+    return TensorFiles(config.path, lambda name: found_file(config, name), forms)
 
 
 class SafetensorsWeights:
@@ -21,49 +23,22 @@ class SafetensorsWeights:
 
     def __init__(self, config: LanguageModelConfig) -> None:
         """Raises UserError where there are no safetensors files."""
-        self.config, self._path = config, resolve_path(config.path)
-        self._open: dict[str, Any] = {}
-        index = self._file(SAFE_WEIGHTS_INDEX_NAME)
-        if index is not None:
-            self._shards: dict[str, str] = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-        elif self._file(SAFE_WEIGHTS_NAME) is not None:
-            self._shards = dict.fromkeys(self._shard(SAFE_WEIGHTS_NAME).keys(), SAFE_WEIGHTS_NAME)
-        else:
+        self.config = config
+        if not any(found_file(config, name) for name in SAFETENSORS):
             raise UserError(
-                f"{config.path} has no {SAFE_WEIGHTS_NAME} and no {SAFE_WEIGHTS_INDEX_NAME}: tensor parallelism reads "
+                f"{config.path} has no {SAFETENSORS[1]} and no {SAFETENSORS[0]}: tensor parallelism reads "
                 f"safetensors only: make them once with mmscale convert"
             )
-
-    def _file(self, name: str) -> str | None:
-        found = cached_file(
-            self._path,
-            name,
-            revision=self.config.revision,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        return str(found) if found is not None else None
-
-    def _shard(self, name: str) -> Any:
-        if name not in self._open:
-            path = self._file(name)
-            if path is None:
-                raise UserError(f"{self.config.path} lacks its shard {name}: download or copy it again")
-            try:
-                self._open[name] = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{path} is damaged ({error}): download or copy it again") from error
-        return self._open[name]
+        self._files = checkpoint_files(config)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._shards
+        return name in self._files
 
     def read(self, name: str, piece: Piece) -> Tensor:
         """A piece of a tensor, in the checkpoint's dtype; UserError when it is missing or of another shape."""
         if name not in self:
             raise UserError(f"{self.config.path} has no tensor {name}: it is not a checkpoint of this architecture")
-        view = self._shard(self._shards[name]).get_slice(name)
+        view = self._files.slice_of(name)
         if tuple(view.get_shape()) != piece.shape:
             raise UserError(
                 f"{self.config.path}: {name} has shape {view.get_shape()}, its configuration says {list(piece.shape)}"

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from mmscale.config.model import EncoderConfig
 from mmscale.data.packing import EncoderRow
 from mmscale.errors import UserError, unknown_name
-from mmscale.models.loading import DTYPES, freeze, load_pretrained
+from mmscale.models.accounting import require_finite, require_whole
+from mmscale.models.loading import DTYPES, freeze, load_model_configuration, load_pretrained
 from mmscale.models.packed_layout import PackedLayout
+from mmscale.models.weights import checkpoint_files
+from mmscale.parallel.layout import Layout
 from mmscale.transfer import to_device
 
 FAMILIES = ("t5", "m2m100", "xlm_roberta", "decoder")
@@ -42,18 +46,24 @@ _MODEL_TYPES = {
 class Family:
     """What differs between encoder families."""
 
-    load: Callable[..., Any]
-    """(from_pretrained arguments) -> the module that encodes."""
+    factory: Callable[[Any], Any]
+    """(model config) -> the class, or Auto class, whose from_pretrained loads the checkpoint."""
     build: Callable[[Any], Any]
-    """(model config) -> the same module without weights, to count parameters on the meta device."""
+    """(model config) -> the same model with random weights."""
+    half: Callable[[Any], Any]
+    """(that model) -> the module that encodes."""
     prepare: Callable[[Any, str], None]
     """(tokenizer, ISO language): make the tokenizer use the language's code; UserError when it has none."""
     width: Callable[[Any], int]
     """(model config) -> width of its states."""
+    beside: str
+    """Pattern of the checkpoint's tensors that the model has no use for: another half, a head."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Of from_pretrained, beside the usual."""
 
 
 def load_encoder_config(config: EncoderConfig) -> Any:
-    return load_pretrained(AutoConfig, config, "encoder configuration")
+    return load_model_configuration(config, "encoder configuration")
 
 
 def family_of(config: EncoderConfig) -> str:
@@ -161,10 +171,10 @@ def load_encoder_tokenizer(config: EncoderConfig) -> FamilyTokenizer:
 
 def load_encoder(config: EncoderConfig, device: torch.device) -> Encoder:
     """The frozen encoder of a configuration."""
-    chosen = family(family_of(config))
-
-    class Factory:
-        from_pretrained = staticmethod(chosen.load)
-
-    model = load_pretrained(Factory, config, "encoder", dtype=DTYPES[config.dtype])
-    return Encoder(model.to(device), chosen.width(model.config))
+    chosen, model_config = family(family_of(config)), load_encoder_config(config)
+    files = checkpoint_files(config)
+    require_whole(lambda: chosen.build(model_config), files, config.path, re.compile(chosen.beside), **chosen.arguments)
+    arguments = {"config": model_config, "dtype": DTYPES[config.dtype], **chosen.arguments}
+    model = load_pretrained(chosen.factory(model_config), config, "encoder", **arguments)
+    require_finite(model, config.path, Layout(device))
+    return Encoder(chosen.half(model).to(device), chosen.width(model_config))

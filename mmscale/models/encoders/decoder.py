@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import AutoModel
 
 from mmscale.models.encoders.base import Family
 
-
-def _load(path: str, **arguments: Any) -> Any:
-    return AutoModel.from_pretrained(path, **arguments)
-
-
 FAMILY = Family(
-    load=_load,
+    factory=lambda config: AutoModel,
     build=lambda config: AutoModel.from_config(config),
+    half=lambda model: model,
     prepare=lambda tokenizer, language: None,
     width=lambda config: int(config.hidden_size),
+    beside=r"^lm_head\.",
 )

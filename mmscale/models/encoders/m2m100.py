@@ -11,10 +11,6 @@ from mmscale.languages import language
 from mmscale.models.encoders.base import Family
 
 
-def _load(path: str, **arguments: Any) -> Any:
-    return AutoModelForSeq2SeqLM.from_pretrained(path, **arguments).get_encoder()
-
-
 def _prepare(tokenizer: Any, code: str) -> None:
     """NLLB knows FLORES codes (swh_Latn), M2M100 knows ISO codes (sw)."""
     flores = language(code).nllb
@@ -29,8 +25,10 @@ def _prepare(tokenizer: Any, code: str) -> None:
 
 
 FAMILY = Family(
-    load=_load,
-    build=lambda config: AutoModelForSeq2SeqLM.from_config(config).get_encoder(),
+    factory=lambda config: AutoModelForSeq2SeqLM,
+    build=lambda config: AutoModelForSeq2SeqLM.from_config(config),
+    half=lambda model: model.get_encoder(),
     prepare=_prepare,
     width=lambda config: int(config.d_model),
+    beside=r"^$",
 )

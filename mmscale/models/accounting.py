@@ -1,0 +1,123 @@
+"""Every tensor of a model is found in its checkpoint, and every tensor of the checkpoint is used, or nothing is loaded.
+
+transformers' own rules for names (prefixes, renamed and joined tensors) are asked by loading the checkpoint's outline,
+tensors on the meta device, into an empty model: the same answer for a plain load, a quantised, cut or partitioned one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmscale.errors import UserError
+from mmscale.models.tensor_files import AGAIN, TensorFiles
+from mmscale.parallel.layout import Layout
+
+_BUFFERS = re.compile(
+    r"(rotary_emb\.inv_freq|\.masked_bias|(attn|attention)\.bias|position_ids|embed_positions\.weights)$"
+)
+"""What old checkpoints hold beside their parameters: models compute it."""
+
+
+def require_whole(
+    build: Callable[[], Any], files: TensorFiles, origin: str, beside: re.Pattern[str] | None = None, **arguments: Any
+) -> None:
+    """UserError naming the first tensor that is missing, left over, or of another shape than the configuration says.
+
+    `build` makes the model without memory; `beside` are tensors of halves that are not loaded; `arguments` are those of
+    from_pretrained.
+    """
+    with _unpartitioned(), _silent():
+        with torch.device("meta"):
+            empty = build()
+        model, found = type(empty).from_pretrained(
+            None,
+            config=empty.config,
+            state_dict=files.without_values(),
+            device_map={"": "meta"},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **arguments,
+        )
+    _refuse(found, origin, beside)
+    _require_equal_ties(getattr(model, "all_tied_weights_keys", None) or {}, files, origin)
+
+
+def _refuse(found: dict[str, Any], origin: str, beside: re.Pattern[str] | None) -> None:
+    for name in sorted(found["missing_keys"]):
+        raise UserError(
+            f"{origin} lacks the tensor {name} ({len(found['missing_keys'])} are missing): it is no whole checkpoint of this "
+            f"architecture, or config.json is of another size: {AGAIN}"
+        )
+    for name, there, wanted in sorted(found["mismatched_keys"]):
+        raise UserError(
+            f"{origin}: tensor {name} has shape {list(there)}, config.json says {list(wanted)}: use the configuration that "
+            f"belongs to these weights"
+        )
+    left = [n for n in sorted(found["unexpected_keys"]) if not _BUFFERS.search(n) and not (beside and beside.search(n))]
+    for name in left:
+        raise UserError(
+            f"{origin} holds the tensor {name} that its architecture has no place for ({len(left)} are left over): "
+            f"config.json is of another model or size, or the names are a wrapper's: {AGAIN}, or convert it"
+        )
+
+
+def _require_equal_ties(tied: dict[str, str], files: TensorFiles, origin: str) -> None:
+    """UserError where config.json calls two tensors one, and the checkpoint holds two different ones."""
+    for one, other in tied.items():
+        if one in files and other in files and not torch.equal(files.read(one), files.read(other)):
+            raise UserError(
+                f"{origin}: {one} and {other} differ, though config.json ties them: set tie_word_embeddings to what the "
+                f"model was trained with"
+            )
+
+
+def require_finite(model: nn.Module, origin: str, layout: Layout) -> None:
+    """UserError, on all ranks of a layout, where any of them holds a parameter with NaN or infinity."""
+    names = [name for name, parameter in model.named_parameters() if not _is_finite(parameter)]
+    problem = (
+        f"{origin}: tensor {names[0]} holds NaN or infinity: it is damaged, or its training failed" if names else None
+    )
+    layout.agree(problem)
+
+
+@torch.no_grad()
+def _is_finite(parameter: Tensor) -> bool:
+    held: Tensor = getattr(parameter, "ds_tensor", parameter)  # what this rank has of it under ZeRO-3
+    if not held.is_floating_point() or held.element_size() < 2 or held.is_meta:
+        return True
+    return bool(held.sum().isfinite()) or bool(held.isfinite().all())  # the sum takes one pass, and may overflow
+
+
+@contextlib.contextmanager
+def _unpartitioned() -> Iterator[None]:
+    """Outside of DeepSpeed's stage 3, whatever transformers is told to do with what it builds."""
+    from transformers.integrations import deepspeed
+
+    held = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed._hf_deepspeed_config_weak_ref = None
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = held
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without transformers' table of what it missed: we say it."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
