@@ -14,6 +14,10 @@ class BadRow(Exception):
     """One row of a data file that can't be read; counted and kept out until too many share its fate."""
 
 
+class LeftOut(Exception):
+    """One row of a data file that was not asked for, of another language for example; counted by its reason."""
+
+
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UserError:
     """The error for a name that is not in a registry, naming the nearest valid one."""
     names = sorted(valid)

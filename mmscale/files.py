@@ -1,4 +1,4 @@
-"""Reading text safely and writing files whole or not at all (temporary file, fsync, rename)."""
+"""Writing files whole or not at all (temporary file, fsync, rename)."""
 
 from __future__ import annotations
 
@@ -138,28 +138,3 @@ def sha256(path: Path) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def existing_file(path: Path, what: str) -> Path:
-    """`path` itself, or a UserError that says which file is looked for."""
-    if not path.is_file():
-        raise UserError(f"{what} not found: {path} is not a file; check the path in the configuration")
-    return path
-
-
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    r"""(line number from 1, text without its newline) for each line of a UTF-8 file, a BOM removed.
-
-    Only `\n` and `\r\n` end a line: U+2028 and friends occur inside published questions.
-    Raises UserError naming file and line when a line is not UTF-8.
-    """
-    with open(existing_file(path, "data file"), "rb") as handle:
-        for number, raw in enumerate(handle, start=1):
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}:{number} is not UTF-8 (byte {error.start + 1} of the line): convert the file, "
-                    f"for example with iconv -f ISO-8859-1 -t UTF-8"
-                ) from error
-            yield number, text.rstrip("\n").removesuffix("\r")

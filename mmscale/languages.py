@@ -53,6 +53,22 @@ LANGUAGES: dict[str, Language] = {
     fields[0]: Language(*fields) for fields in (line.split() for line in _TABLE.strip().splitlines())
 }
 
+_OTHER_NAMES: dict[str, str] = {
+    # MindMerger's and X-CSR's own
+    "flemish": "nl",
+    "jap": "ja",
+    # ISO 639-2 and 639-3 codes that differ from FLORES-200's
+    "ara": "ar", "cmn": "zh", "chi": "zh", "ekk": "et", "dut": "nl", "fre": "fr", "ger": "de", "gre": "el",
+    "que": "qu", "swa": "sw",
+    # names with more to them
+    "haitian creole": "ht", "mandarin": "zh", "modern greek": "el",
+}  # fmt: skip
+_NAMES: dict[str, str] = _OTHER_NAMES | {
+    name: code
+    for code, known in LANGUAGES.items()
+    for name in (code, known.name.lower(), known.nllb.lower(), known.nllb.split("_")[0])
+}
+
 MGSM_LANGUAGES: tuple[str, ...] = ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")
 """Order of the columns in the MGSM tables (Shi et al. 2022)."""
 
@@ -62,3 +78,10 @@ def language(code: str) -> Language:
     if code not in LANGUAGES:
         raise unknown_name("language code", code, LANGUAGES)
     return LANGUAGES[code]
+
+
+def find_code(name: str) -> str | None:
+    """The ISO code of a language however a data file writes it, or None: sw, Swahili, swh, swh_Latn, sw-KE,
+    Swahili (macrolanguage)."""
+    plain = name.split("(")[0].strip().lower().replace("_", "-")
+    return _NAMES.get(plain.replace("-", "_")) or _NAMES.get(plain.split("-")[0])

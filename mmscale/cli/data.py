@@ -123,6 +123,12 @@ def stats(
     print(text_histogram(lengths))
     for name, rows in account.flagged.items():
         print(f"{name:26} {len(rows):6} rows, first {rows[0]}")
+    for code, found in account.counts.items():
+        print(
+            f"{code}: {found.rows} rows, {found.read} read, {found.bad} unreadable, {sum(found.left_out.values())} left out"
+        )
+    for reason, number in account.left_out.items():
+        print(f"left out: {reason}, {number} rows")
     for row in account.bad[:5]:
         print(f"unreadable: {row}")
 

@@ -22,7 +22,10 @@ def evaluate(
         list[str] | None, typer.Option(help="LANG=FILE, at least two: CC and IC of all pairs")
     ] = None,
     rule: Annotated[str, typer.Option(help="default, last_number, mcot, proxy_gsm or exact")] = "default",
-    language: Annotated[str, typer.Option(help="language of rows that do not name theirs")] = "en",
+    language: Annotated[
+        str | None,
+        typer.Option(help="language of rows that do not name theirs; by default the file's name says it, else en"),
+    ] = None,
     source: Annotated[str, typer.Option(help="with MODEL: data source of the task")] = "mgsm",
     path: Annotated[str, typer.Option(help="with MODEL: path of its files")] = "",
     languages: Annotated[str, typer.Option(help="with MODEL: comma-separated codes")] = "en",
@@ -62,7 +65,7 @@ def evaluate(
         raise UserError("nothing to evaluate: give --predictions FILE, --consistency LANG=FILE … or a MODEL")
 
 
-def _score_file(file: Path, against: Path | None, rule_name: str, language: str) -> dict[str, object]:
+def _score_file(file: Path, against: Path | None, rule_name: str, language: str | None) -> dict[str, object]:
     from mmscale.errors import UserError
     from mmscale.evaluation.answers import rule
     from mmscale.evaluation.predictions import read, score, verdict

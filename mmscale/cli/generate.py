@@ -97,7 +97,7 @@ def generate(
 
 def _questions(given: list[str] | None, file: Path | None) -> list[str]:
     from mmscale.errors import UserError
-    from mmscale.files import numbered_lines
+    from mmscale.reading import numbered_lines
 
     if given:
         return given

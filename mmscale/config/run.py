@@ -18,6 +18,7 @@ from mmscale.config.parallel import ParallelConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
 from mmscale.languages import MGSM_LANGUAGES
+from mmscale.reading import existing_file, is_file, parse_yaml, read_yaml
 
 
 class RunConfig(Config):
@@ -58,43 +59,34 @@ class RunConfig(Config):
 
 def find_config(name: str) -> Path:
     """A YAML file by path, or by its name inside the configurations that ship with mmscale."""
-    path = Path(name)
-    if path.is_file():
+    path = Path(name).expanduser()
+    if is_file(path):
         return path
     shipped = Path(str(resources.files("mmscale.configs")))
     relative = name.removeprefix("configs/")
-    if (shipped / relative).is_file():
+    if is_file(shipped / relative):
         return shipped / relative
     choices = sorted(str(p.relative_to(shipped)) for p in shipped.rglob("*.yaml"))
+    if path.exists():
+        raise UserError(f"{name} is not a file: name a YAML file")
     near = difflib.get_close_matches(relative, choices, n=1)
     hint = f"did you mean configs/{near[0]}?" if near else f"shipped: {', '.join('configs/' + c for c in choices)}"
     raise UserError(f"configuration not found: {name}: {hint}")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping; UserError with file and line when it is none."""
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}; mend that line") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: save it as UTF-8") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected key: value pairs at the top level")
-    return value
-
-
-def read_with_parent(path: Path) -> dict[str, Any]:
+def read_with_parent(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The YAML at `path` laid over the file its `extends` key names (relative to it), if any."""
     values = read_yaml(path)
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    above = path.parent / str(parent)
-    if not above.is_file():
-        raise UserError(f"{path}: extends: {parent} is not a file beside it; correct the name")
-    return laid_over(read_with_parent(above), values)
+    if not isinstance(parent, str):
+        raise UserError(f"{path}: extends: {parent!r:.60} is not the name of a file; correct it")
+    file = existing_file(path.parent / parent, f"{path}: extends:")
+    chain = (*above, path.resolve())
+    if file.resolve() in chain:
+        raise UserError(f"{path}: extends: {parent} leads back to {file.resolve().name} itself; take that line out")
+    return laid_over(read_with_parent(file, chain), values)
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -104,9 +96,9 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         if not separator or not key:
             raise UserError(f"'{override}' is not key=value; for example methods=[mindmerger]")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"override {key}: '{text}' is not a YAML value; quote it") from error
+            value = parse_yaml(text, "")
+        except UserError as error:
+            raise UserError(f"override {key}: '{text:.60}' is not a YAML value; quote it") from error
         values = _set(values, key.split("."), value, key)
     return values
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mmscale.config.data import DataConfig
 from mmscale.data import filters
-from mmscale.data.records import Record
+from mmscale.data.records import Record, record_language
 from mmscale.data.sources import Request, Source, source
-from mmscale.errors import BadRow, UserError, unknown_name
+from mmscale.errors import BadRow, LeftOut, UserError, unknown_name
+
+
+@dataclass
+class RowCount:
+    """What became of every row of one language's file: `rows` is the sum of the others."""
+
+    rows: int = 0
+    read: int = 0
+    bad: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Reason -> rows that were not asked for."""
+
+    def to_json(self) -> dict[str, object]:
+        return {"rows": self.rows, "read": self.read, "bad": self.bad, "left_out": self.left_out}
 
 
 @dataclass
@@ -19,13 +33,26 @@ class DataAccount:
 
     source: str
     path: str
-    read: dict[str, int] = field(default_factory=dict)
-    """Good records a language, before filters drop any."""
+    counts: dict[str, RowCount] = field(default_factory=dict)
+    """A language; of a file that holds several, each is told about every row."""
     bad: list[str] = field(default_factory=list)
-    """"file:line: reason" of every unreadable row."""
+    """"file:line: reason" of every unreadable row, once."""
     flagged: dict[str, list[str]] = field(default_factory=dict)
     """Filter name -> origins of the rows it flags."""
     dropped: int = 0
+
+    @property
+    def read(self) -> dict[str, int]:
+        """Good records a language, before filters drop any."""
+        return {code: count.read for code, count in self.counts.items()}
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Reason -> rows, over all languages."""
+        total: Counter[str] = Counter()
+        for count in self.counts.values():
+            total.update(count.left_out)
+        return dict(total)
 
     @property
     def kept(self) -> int:
@@ -40,6 +67,8 @@ class DataAccount:
             "kept": self.kept,
             "dropped": self.dropped,
             "bad": {"count": len(self.bad), "first": self.bad[:5]},
+            "left_out": self.left_out,
+            "languages": {code: count.to_json() for code, count in self.counts.items()},
             "flagged": {name: {"count": len(rows), "first": rows[:5]} for name, rows in self.flagged.items()},
         }
 
@@ -55,10 +84,12 @@ def wanted_languages(config: DataConfig, run_languages: Sequence[str]) -> tuple[
     return chosen
 
 
-def load_records(config: DataConfig, run_languages: Sequence[str]) -> tuple[list[Record], DataAccount]:
-    """All records of a data set in file order, language after language, and the account of it.
+def load_records(
+    config: DataConfig, run_languages: Sequence[str], only: str | None = None
+) -> tuple[list[Record], DataAccount]:
+    """All records of a data set in file order, language after language (or `only` one of them), and the account of it.
 
-    Raises UserError when more than `max_bad_share` of the rows are unreadable or nothing is left.
+    Raises UserError when more than `max_bad_share` of the rows are unreadable or a language has none.
     """
     chosen = source(config.source)
     for option in config.options:
@@ -66,30 +97,45 @@ def load_records(config: DataConfig, run_languages: Sequence[str]) -> tuple[list
             raise unknown_name(f"option of source {config.source}", option, chosen.options or {"(none)"})
     account = DataAccount(config.source, config.path)
     records: list[Record] = []
-    for code in wanted_languages(config, run_languages):
-        found = _read(chosen, config, code, account)
-        account.read[code] = len(found)
-        records += found
+    languages = wanted_languages(config, run_languages)
+    for code in languages if only is None else (only,):
+        records += _read(chosen, config, code, len(languages) == 1, account)
     _refuse_too_many_bad(config, account)
+    _refuse_empty(config, account)
     kept = records if chosen.generated and not config.drop else _filtered(records, config, account)
     if not kept:
         raise UserError(
-            f"data set {config.source} at '{config.path}' has no rows left: check path, split, languages and drop"
+            f"data set {config.source} at '{config.path}' has no rows left after drop: {', '.join(config.drop)}"
         )
     return kept, account
 
 
-def _read(chosen: Source, config: DataConfig, code: str, account: DataAccount) -> list[Record]:
-    request = Request(config.path, code, config.split, config.limit_per_language, dict(config.options))
-    found: list[Record] = []
-    rows = chosen.rows(request)
-    for origin, raw in itertools.islice(rows, config.limit_per_language):
+def _read(chosen: Source, config: DataConfig, code: str, alone: bool, account: DataAccount) -> list[Record]:
+    """The records of a language; every row that its source sees is counted as one of three kinds."""
+    request = Request(config.path, code, config.split, config.limit_per_language, dict(config.options), alone)
+    count = account.counts.setdefault(code, RowCount())
+    known_bad, found = set(account.bad), []
+    for origin, raw in chosen.rows(request):
+        if config.limit_per_language is not None and count.read + count.bad >= config.limit_per_language:
+            break
+        count.rows += 1
         try:
-            if isinstance(raw, BadRow):
+            if isinstance(raw, (BadRow, LeftOut)):
                 raise raw
-            found.append(chosen.parse(raw, request, origin))
+            record = chosen.parse(raw, request, origin)
+            if record_language(record) != code:
+                raise UserError(
+                    f"source {config.source} has no language '{code}': its rows are {record_language(record)}"
+                )
+            found.append(record)
+            count.read += 1
         except BadRow as problem:
-            account.bad.append(f"{origin}: {problem}")
+            count.bad += 1
+            told = f"{origin}: {problem}"
+            if told not in known_bad:
+                account.bad.append(told)
+        except LeftOut as reason:
+            count.left_out[str(reason)] = count.left_out.get(str(reason), 0) + 1
     return found
 
 
@@ -100,6 +146,18 @@ def _refuse_too_many_bad(config: DataConfig, account: DataAccount) -> None:
             f"{account.bad[0]}; {len(account.bad)} of {total} rows of {config.source} can't be read, more than "
             f"max_bad_share={config.max_bad_share}: mend the file or raise it"
         )
+
+
+def _refuse_empty(config: DataConfig, account: DataAccount) -> None:
+    for code, count in account.counts.items():
+        if not count.read:
+            others = ", ".join(f"{reason} ({number})" for reason, number in sorted(count.left_out.items())[:5])
+            why = f", {count.bad} unreadable" if count.bad else ""
+            why += f", left out: {others}" if others else ""
+            raise UserError(
+                f"data set {config.source} at '{config.path}' has no rows left for language '{code}' of {count.rows}"
+                f"{why}: check path, split, languages and options"
+            )
 
 
 def _filtered(records: list[Record], config: DataConfig, account: DataAccount) -> list[Record]:

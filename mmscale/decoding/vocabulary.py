@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmscale.errors import UserError
-from mmscale.files import existing_file
+from mmscale.reading import existing_file, read_json_object
 
 
 def _tokens(tokenizer: Any) -> dict[int, str]:
@@ -39,19 +38,13 @@ def read_vocabulary_map(path: Path, base: Any, other: Any, rows: int, what: str)
     out, ids that the base's tokenizer does not use go to token 0. Two tokens may not share one. UserError names the first
     token that leads nowhere.
     """
-    try:
-        named = json.loads(existing_file(path, "vocabulary map").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not JSON ({error}): write an object, token of the base -> token of the {what}"
-        ) from error
-    if not isinstance(named, dict):
-        raise UserError(f"{path} holds no object: write token of the base -> token of the {what}")
+    existing_file(path, "vocabulary map")
+    named = read_json_object(path, f"write an object, token of the base -> token of the {what}")
     ids, found = other.get_vocab(), torch.zeros(rows, dtype=torch.int64)
     seen: dict[str, str] = {}
     for index, token in sorted(_tokens(base).items()):
         wanted = named.get(token, token)
-        if wanted not in ids:
+        if not isinstance(wanted, str) or wanted not in ids:
             raise UserError(
                 f"{path}: {token!r} of the base leads to {wanted!r}, which the {what} does not have: map it"
             )

@@ -18,7 +18,8 @@ from mmscale.errors import UserError
 from mmscale.evaluation.solving import Solver
 from mmscale.files import append_lines, atomic_write
 from mmscale.parallel.layout import Layout
-from mmscale.progress import bar
+from mmscale.progress import bar, say
+from mmscale.reading import parse_json
 
 Row = dict[str, Any]
 """number, question, language, response, log_probability, tokens, finished, and with analysis what was seen of each token."""
@@ -100,21 +101,24 @@ class AnswerFile:
     def _read(self) -> dict[int, Row]:
         rows: dict[int, Row] = {}
         for file in [self.path, *self._parts()]:
-            lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
+            lines = file.read_bytes().split(b"\n") if file.is_file() else []
             for number, line in enumerate(lines[:-1], start=1):
-                rows.update(self._held_row(file, number, line))
+                if line.strip(b"\0"):
+                    rows.update(self._held_row(file, number, line))
+                else:
+                    say(f"{file}:{number} is empty, as a power failure leaves it: its question is open again")
         return rows
 
-    def _held_row(self, file: Path, line_number: int, line: str) -> dict[int, Row]:
+    def _held_row(self, file: Path, line_number: int, line: bytes) -> dict[int, Row]:
         try:
-            row = json.loads(line)
-            number, key, question = row["number"], row["made_by"], row["question"]
+            row = parse_json(line.decode())
+            number, key, question = int(row["number"]), row["made_by"], row["question"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{file}:{line_number}: not an answer of mmscale generate: choose another --output, or remove the file"
             ) from error
         asked = self.asking.questions
-        if key != self.asking.key or number >= len(asked) or asked[number] != question:
+        if key != self.asking.key or not 0 <= number < len(asked) or asked[number] != question:
             raise UserError(
                 f"{file}:{line_number}: the answer is of another model, setting or question than this command's: choose "
                 f"another --output, or remove the file"

@@ -7,17 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmscale.data.sources.base import json_rows
-from mmscale.errors import BadRow, UserError
+from mmscale.data.sources.rows import json_rows, row_language
+from mmscale.errors import BadRow, LeftOut, UserError
 from mmscale.evaluation.answers import Rule
+from mmscale.evaluation.prediction_forms import language_of_name, parts_of
 from mmscale.evaluation.statistics import wilson_interval
 from mmscale.files import append_lines, atomic_write
 from mmscale.parallel.layout import Layout
-
-RESPONSE_KEYS = ("response", "model_output", "output", "generation", "completion")
-"""ours and mCoT, proxy-tuning, then names seen elsewhere"""
-LANGUAGE_KEYS = ("language", "lang", "lang-id", "lang_id")
-GOLD_KEYS = ("answer", "gold", "ground_truth", "label", "target")
+from mmscale.progress import say
+from mmscale.reading import parse_json
 
 
 @dataclass(frozen=True)
@@ -54,31 +52,26 @@ def score(verdicts: list[bool], confidence: float = 0.95) -> Score:
     return Score(n, correct, correct / n if n else 0.0, wilson_interval(correct, n, confidence))
 
 
-def _text(row: dict[str, Any], keys: tuple[str, ...], origin: str, what: str) -> str:
-    for key in keys:
-        value = row.get(key)
-        if isinstance(value, list) and value:
-            value = value[0]
-        if value is not None and not isinstance(value, (dict, list)):
-            return str(value)
-    raise UserError(f"{origin}: the row has no {what} (looked for {', '.join(keys)}; it has {', '.join(row)})")
+def read(path: Path, language: str | None = None) -> list[Prediction]:
+    """Rows of a prediction file in any form of prediction_forms.
 
-
-def read(path: Path, language: str = "en") -> list[Prediction]:
-    """Rows of a JSONL file or JSON array in mCoT's, proxy-tuning's or our form."""
+    `language` is that of rows that do not name theirs; without it the file's name decides, and then English.
+    UserError names the first row that cannot be read.
+    """
+    given = language or language_of_name(path) or "en"
     rows = []
     for origin, row in json_rows(path):
-        if isinstance(row, BadRow):
-            raise UserError(f"{origin}: {row}; mend or remove the row")
-        rows.append(
-            Prediction(
-                str(row.get("question", row.get("query", ""))),
-                _text(row, RESPONSE_KEYS, origin, "response"),
-                _text(row, GOLD_KEYS, origin, "gold answer"),
-                str(next((row[key] for key in LANGUAGE_KEYS if row.get(key)), language)),
-                str(row.get("origin", origin)),
+        if isinstance(row, LeftOut):
+            continue
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            question, response, answer = parts_of(row)
+            rows.append(
+                Prediction(question, response, answer, row_language(row) or given, str(row.get("origin", origin)))
             )
-        )
+        except BadRow as problem:
+            raise UserError(f"{origin}: {problem}; mend or remove the row") from problem
     if not rows:
         raise UserError(f"{path} has no rows: nothing to score")
     return rows
@@ -109,7 +102,7 @@ class PredictionLog:
 
     def _take_up(self, fingerprint: str) -> None:
         """Bring everything that was answered before into the one file."""
-        same = self._mark.is_file() and self._mark.read_text(encoding="utf-8") == fingerprint
+        same = self._mark.is_file() and self._mark.read_bytes() == fingerprint.encode()
         held = [file for file in (self.path, *self._parts()) if same and file.is_file()]
         self._write({row.origin: row for file in held for row in read_log(file)})
         with atomic_write(self._mark) as handle:
@@ -144,6 +137,23 @@ def _line(row: Prediction) -> str:
 
 
 def read_log(path: Path) -> list[Prediction]:
-    """Rows of one of our own prediction logs, a half-written last line left out."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [Prediction(**json.loads(line)) for line in lines[:-1]]
+    """Rows of one of our own prediction logs; a half-written last line is left out, and so is a damaged one, which is
+    said: its question counts as not answered."""
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        row = _row(line)
+        if row is None:
+            say(f"{path}:{number} is damaged, as a power failure leaves it: left out, its question is open again")
+        else:
+            rows.append(row)
+    return rows
+
+
+def _row(line: bytes) -> Prediction | None:
+    try:
+        row = Prediction(**parse_json(line.decode()))
+    except (ValueError, TypeError):  # neither UTF-8 nor JSON, or of other keys
+        return None
+    return (
+        row if all(isinstance(value, bool if key == "correct" else str) for key, value in asdict(row).items()) else None
+    )

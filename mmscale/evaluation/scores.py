@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from mmscale.evaluation.answers import rule
 from mmscale.evaluation.consistency import matrices
 from mmscale.evaluation.predictions import Prediction, score
 from mmscale.evaluation.statistics import paired_bootstrap
+from mmscale.reading import read_json_object
 
 LanguageRows = Mapping[str, Sequence[Prediction]]
 """language -> judged rows"""
@@ -49,5 +49,4 @@ def read_scores(folder: Path) -> dict[str, Any]:
     file = folder / "scores.json"
     if not file.is_file():
         raise UserError(f"{folder} has no scores.json: it is not a run directory, or nothing was evaluated yet")
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    return read_json_object(file, "it is made again by mmscale run of this run's run.yaml")

@@ -144,8 +144,7 @@ def evaluate_task(
     folder = folder / name
     with layout.alone_in(folder), bar(f"{solver.title} on {name}", len(languages)) as progress:
         for code in languages:
-            data = task.data.model_copy(update={"languages": (code,)})
-            records, account = load_records(data, run_languages)
+            records, account = load_records(task.data, run_languages, only=code)
             if not all(gold(record) for record in records):
                 raise UserError(
                     f"task {name} ({code}): some rows of {task.data.source} have no gold answer; choose a scorable split"

@@ -29,7 +29,8 @@ from mmscale.models.encoders import load_encoder_tokenizer
 from mmscale.models.language_model import load_model_config, load_tokenizer
 from mmscale.parallel.layout import Layout
 from mmscale.parallel.world import World
-from mmscale.progress import bar
+from mmscale.progress import bar, say
+from mmscale.reading import read_json_object
 from mmscale.training.stage_data import read_stage_records, require_context
 from mmscale.training.trainer import TrainingData
 
@@ -48,11 +49,17 @@ def stage_tokenizer(place: StagePlace) -> tuple[ExampleTokenizer, int]:
 
 
 def _file_states(config: DataConfig) -> list[list[Any]]:
-    """Name, size and time of change of every local file that a data set may read."""
-    pattern = re.sub(r"\{[Ll]anguage\}", "*", config.path)
+    """Name, size and time of change of every local file that a data set may read; beside `train.sw` also `train.en`."""
+    pattern = re.sub(r"\{([Ll]anguage|split)\}", "*", str(Path(config.path).expanduser()))
     roots = [Path(found) for found in sorted(glob.glob(pattern))] if config.path else []
-    files = [file for root in roots for file in (sorted(root.rglob("*")) if root.is_dir() else [root])]
-    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+    files = {
+        file
+        for root in roots
+        for file in (
+            root.rglob("*") if root.is_dir() else root.parent.glob(f"{glob.escape(root.name.split('.')[0])}.*")
+        )
+    }
+    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in sorted({*files, *roots}) if f.is_file()]
 
 
 def _vocabulary(tokenizer: Any) -> str:
@@ -87,9 +94,26 @@ def tokenize_stage_data(place: StagePlace, world: World | None = None) -> Path:
     """
     tokenize, context = stage_tokenizer(place)
     folder = folder_of(place, tokenize)
-    if not (folder / INDEX).is_file():
+    if _counts(folder) is None:
         _make(place, tokenize, context, folder, world or World())
     return folder
+
+
+def _counts(folder: Path) -> dict[str, int] | None:
+    """What the index of a folder of tokens says, or None where it is not written yet; a damaged one is removed."""
+    index = folder / INDEX
+    if not index.is_file():
+        return None
+    try:
+        found = read_json_object(index, "it is made again")
+        if set(found) == {"train", "dev"} and all(type(n) is int and n >= 0 for n in found.values()):
+            return found
+        problem = f"{index} is no index of tokens: it is made again"
+    except UserError as error:
+        problem = str(error)
+    say(problem)
+    index.unlink(missing_ok=True)
+    return None
 
 
 def _make(place: StagePlace, tokenize: ExampleTokenizer, context: int, folder: Path, world: World) -> None:
@@ -151,10 +175,11 @@ def tokens(place: StagePlace, layout: Layout) -> TrainingData:
     have to find it made, since nobody may wait for a tokenizer inside a process group."""
     tokenize, context = stage_tokenizer(place)
     folder = folder_of(place, tokenize)
-    if not (folder / INDEX).is_file():
+    counts = _counts(folder)
+    if counts is None:
         if layout.size > 1:
             raise UserError(f"{place.title} has no tokens at {folder}: make them with mmscale data tokenize")
         _make(place, tokenize, context, folder, World())
-    counts = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        counts = read_json_object(folder / INDEX, "remove its folder, it is made again")
     stores = {name: TokenStore(folder, name, count) for name, count in counts.items()}
     return TrainingData(stores["train"], stores["dev"], tokenize.specials)

@@ -5,7 +5,6 @@ An index may lie and a file may be half a download; both are told before anythin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGH
 
 from mmscale.errors import UserError
 from mmscale.models.loading import load_tensors
+from mmscale.reading import read_json_object
 
 SAFETENSORS = (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME)
 FORMS = (SAFETENSORS, (WEIGHTS_INDEX_NAME, WEIGHTS_NAME))
@@ -41,13 +41,7 @@ _DTYPES = {
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; UserError when the file holds none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}): {AGAIN}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object: {AGAIN}")
-    return value
+    return read_json_object(path, AGAIN)
 
 
 def open_safetensors(path: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,6 +14,7 @@ from mmscale.evaluation.answers import rule
 from mmscale.evaluation.predictions import Prediction, read_log, verdict
 from mmscale.files import atomic_write
 from mmscale.languages import LANGUAGES
+from mmscale.reading import read_json, read_text
 from mmscale.reporting.curves import loss_curve
 from mmscale.reporting.sweep import sweep_picture
 from mmscale.training.metrics import read_metrics
@@ -23,7 +23,7 @@ _COLOURS = ("#8a8f98", "#3b7dd8", "#2a9d6f", "#d8703b", "#8e5bd0", "#c0407a")
 
 
 def _json(path: Path, default: Any) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+    return read_json(path, "run the same command again, it is made anew") if path.is_file() else default
 
 
 def _stages(folder: Path) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "tasks": _tasks(folder, scores or {}),
         "stages": _stages(folder),
         "environment": _json(folder / "environment.json", {}),
-        "config": config.read_text(encoding="utf-8") if config.is_file() else "",
+        "config": read_text(config) if config.is_file() else "",
     }
 
 

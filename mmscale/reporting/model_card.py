@@ -6,11 +6,11 @@ from importlib import resources
 from pathlib import Path
 
 import jinja2
-import yaml
 
 from mmscale.errors import UserError
 from mmscale.evaluation.scores import read_scores
 from mmscale.files import atomic_write
+from mmscale.reading import read_yaml
 
 
 def write_model_card(run: Path, output: Path) -> Path:
@@ -19,7 +19,7 @@ def write_model_card(run: Path, output: Path) -> Path:
     config_file = run / "run.yaml"
     if not config_file.is_file():
         raise UserError(f"{run} has no run.yaml: it is not a run directory")
-    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    config = read_yaml(config_file)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(resources.files("mmscale.reporting") / "templates")),
         undefined=jinja2.StrictUndefined,

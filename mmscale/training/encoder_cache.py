@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from mmscale.models.encoders import Encoder
 from mmscale.parallel.interruption import Interruption
 from mmscale.parallel.layout import Layout
 from mmscale.progress import bar, say
+from mmscale.reading import read_json_object
 
 PART_EXAMPLES = 512
 """At 100 tokens of mT5-xl (2,048 wide, bfloat16): 200 MB."""
@@ -133,7 +133,13 @@ def _belongs_to(encoder: Encoder, stores: dict[str, TokenStore]) -> dict[str, st
 def _found(place: CachePlace, wanted: dict[str, str]) -> bool:
     """Whether the cache is complete and belongs to this encoder and these tokens; UserError where it may not be renewed."""
     index = place.folder / _INDEX
-    held = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    try:
+        held = read_json_object(index, "the encoder states are computed again") if index.is_file() else {}
+    except UserError as error:
+        if not place.renewable:
+            raise UserError(f"{index} is damaged: remove {place.folder}, or choose another encoder_cache") from error
+        say(str(error))
+        held = {}
     if {key: held.get(key) for key in wanted} == wanted:
         return bool(held.get("complete"))
     if held and not place.renewable:

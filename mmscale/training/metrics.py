@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.files import atomic_write, cannot_write
+from mmscale.progress import say
+from mmscale.reading import parse_json
 
 
 class Metrics:
@@ -51,12 +53,23 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Rows of a metrics file; a half-written last line (after kill -9) is left out."""
+    """Rows of a metrics file; half a last line (after kill -9) is left
+    out, and so is a damaged one (after a power failure), which is said."""
     rows: list[dict[str, float]] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif line.strip() and number < len(lines):
+            say(f"{path}:{number} is damaged, as a power failure leaves it: left out")
     return rows
+
+
+def _row(line: bytes) -> dict[str, float] | None:
+    try:
+        row = parse_json(line.decode())
+    except ValueError:  # neither UTF-8 nor JSON
+        return None
+    numbers = isinstance(row, dict) and all(type(value) in (int, float) for value in row.values())
+    return row if numbers and type(row.get("step")) is int else None

@@ -152,7 +152,7 @@ def test_universal_checkpoints_of_deepspeed(base, tmp_path):
             [],
             "is not a checkpoint of plain",
         ),
-        (lambda f: (f / "pytorch_model.bin.index.json").write_text("{cut"), [], "index.json is not JSON"),
+        (lambda f: (f / "pytorch_model.bin.index.json").write_text("{cut"), [], "index.json:1 is not valid JSON"),
         (lambda f: (f / "pytorch_model.bin.index.json").unlink(), [], "holds none of model.safetensors.index.json"),
     ],
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from mmscale.data.sources.base import Request, Rows, Source, line_pairs
+from mmscale.data.sources.base import Request, Rows, Source
 from mmscale.data.sources.gsmtrans import SOURCE as GSMTRANS
+from mmscale.data.sources.rows import line_pairs
 
 _LAYOUTS = (
     "en-{language}/train_100k.{language}",
+    "bilingual_pairs/en-{language}/train_100k.{language}",
     "{language}-en/train_100k.{language}",
     "{Language}-English/train_100k.{language}",
     "en-{language}/train.{language}",

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.data.records import ParallelSentence, Record
-from mmscale.data.sources.base import Request, Rows, Source, checked, line_pairs
+from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.rows import line_pairs, text_rows
 from mmscale.errors import BadRow, UserError
-from mmscale.files import numbered_lines
+from mmscale.reading import existing_file, is_file
+
+_SOURCE = ("source_file", "{language}-en/train.{language}")
 
 
 def _side(request: Request, option: str, default: str) -> Path:
@@ -25,17 +28,21 @@ def _side(request: Request, option: str, default: str) -> Path:
     name = pattern.replace("{code}", str(codes.get(request.language, request.language))).replace(
         "{language}", request.language
     )
-    return checked(Path(request.path).expanduser() / name)
+    return existing_file(Path(request.path).expanduser() / name, "data file")
 
 
 def _rows(request: Request) -> Rows:
-    if Path(request.path).is_file() or "{language}" in request.path:
-        for number, text in numbered_lines(file := request.file()):
-            if text.strip():
-                yield f"{file}:{number}", tuple(text.split("\t"))
+    if is_file(Path(request.path).expanduser()) or "{" in request.path:
+        for origin, row in text_rows(request.file()):
+            yield origin, tuple(row.split("\t")) if isinstance(row, str) else row
         return
+    source_file = str(request.options.get(*_SOURCE))
+    if not request.alone and "{code}" not in source_file and "{language}" not in source_file:
+        raise UserError(
+            "bitext: options.source_file is one file for every language: write {code} or {language} into it"
+        )
     yield from line_pairs(
-        _side(request, "source_file", "{language}-en/train.{language}"),
+        _side(request, *_SOURCE),
         _side(request, "target_file", "{language}-en/train.en"),
     )
 

@@ -1,4 +1,4 @@
-"""GSM8K (Cobbe et al. 2021): {split}.jsonl with question and a solution that ends in "#### n"."""
+"""GSM8K (Cobbe et al. 2021): {split}.jsonl with question and a solution that ends in "#### n"; the hub's parquet too."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from mmscale.data.records import Record
-from mmscale.data.sources.base import Request, Rows, Source, json_rows, text_field
+from mmscale.data.sources.base import Request, Rows, Source
 from mmscale.data.sources.problems import numeric_gold, solved
+from mmscale.data.sources.rows import file_rows, text_field
 from mmscale.errors import BadRow
 
 
 def _rows(request: Request) -> Rows:
-    return json_rows(request.file("{split}.jsonl", "gsm8k_{split}.jsonl"))
+    hub = "{split}-00000-of-00001.parquet"
+    return file_rows(request.file("{split}.jsonl", "gsm8k_{split}.jsonl", hub, f"main/{hub}"))
 
 
 def _parse(raw: Any, request: Request, origin: str) -> Record:

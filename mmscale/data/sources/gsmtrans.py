@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from mmscale.data.records import ParallelSentence, Record
-from mmscale.data.sources.base import Request, Rows, Source, line_pairs
+from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.rows import line_pairs
 from mmscale.errors import BadRow
 
 LANGUAGES = ("bn", "de", "es", "fr", "ja", "ru", "sw", "th", "zh")

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from mmscale.data.records import Problem, Record
-from mmscale.data.sources.base import Request, Rows, Source, json_rows, text_field
+from mmscale.data.sources.base import Request, Rows, Source
 from mmscale.data.sources.problems import marked_answer, stated_answer
-from mmscale.errors import UserError
+from mmscale.data.sources.rows import file_rows, text_field
+from mmscale.errors import LeftOut, UserError
 
 
 def is_program(output: str) -> bool:
@@ -22,14 +23,14 @@ def _rows(request: Request) -> Rows:
     programs = request.options.get("programs", "keep")
     if programs not in ("keep", "only", "none"):
         raise UserError("mathinstruct: options.programs must be keep, only or none")
-    for origin, row in json_rows(request.file("MathInstruct.json", "train.json", "MathInstruct.jsonl")):
-        program = isinstance(row, dict) and is_program(str(row.get("output", "")))
-        if programs == "keep" or (programs == "only") == program:
-            yield origin, row
+    return file_rows(request.file("MathInstruct.json", "train.json", "MathInstruct.jsonl"))
 
 
 def _parse(raw: Any, request: Request, origin: str) -> Record:
     output = text_field(raw, "output")
+    programs, program = request.options.get("programs", "keep"), is_program(output)
+    if programs != "keep" and (programs == "only") != program:
+        raise LeftOut("a program" if program else "no program")
     return Problem(
         text_field(raw, "instruction"), "en", marked_answer(output) or stated_answer(output), output, "en", "", origin
     )

@@ -5,30 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from mmscale.data.records import Problem, Record
-from mmscale.data.sources.base import Request, Rows, Source, json_rows, text_field
+from mmscale.data.sources.base import Request, Rows, Source
 from mmscale.data.sources.problems import marked_answer, stated_answer
-from mmscale.errors import BadRow
+from mmscale.data.sources.rows import file_rows, of_language, text_field
 from mmscale.languages import MGSM_LANGUAGES
 
-_LANGUAGE_KEYS = ("lang-id", "lang_id", "lang", "language")
-
-
-def _row_language(row: dict[str, Any]) -> str | None:
-    return next((str(row[key]) for key in _LANGUAGE_KEYS if key in row), None)
+_LAYOUTS = (
+    "{language}.jsonl",
+    "train_{language}.json",
+    "mcot_math_{language}.jsonl",
+    "mCoT-MATH.jsonl",
+    "train.jsonl",
+    "train.json",
+)
 
 
 def _rows(request: Request) -> Rows:
-    file = request.file(
-        "{language}.jsonl",
-        "train_{language}.json",
-        "mcot_math_{language}.jsonl",
-        "mCoT-MATH.jsonl",
-        "train.jsonl",
-        "train.json",
-    )
-    for origin, row in json_rows(file):
-        if isinstance(row, BadRow) or _row_language(row) in (None, request.language):
-            yield origin, row
+    file = request.file(*_LAYOUTS, of_many=True)
+    return of_language(lambda: file_rows(file), request, request.shares(*_LAYOUTS))
 
 
 def _parse(raw: Any, request: Request, origin: str) -> Record:

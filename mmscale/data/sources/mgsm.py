@@ -1,6 +1,8 @@
 """MGSM (Shi et al. 2022): 250 GSM8K test problems in eleven languages.
 
-Forms: mgsm_{l}.tsv (question, answer; Google, QAlign), test_{l}.json (mCoT) and JSONL {query, response} (QAlign).
+Forms: mgsm_{l}.tsv (question, answer; Google, QAlign, MindMerger), mgsm_{Language}.json, JSONL {query, response}
+(MathOctopus, QAlign), test_{l}.json (mCoT), and the hub's {question, answer, answer_number, equation_solution}, in which
+the test split has no `answer` and the train split has the eight exemplars.
 """
 
 from __future__ import annotations
@@ -8,30 +10,31 @@ from __future__ import annotations
 from typing import Any
 
 from mmscale.data.records import Problem, Record
-from mmscale.data.sources.base import Request, Rows, Source, json_rows, text_field
+from mmscale.data.sources.base import Request, Rows, Source
 from mmscale.data.sources.problems import numeric_gold
+from mmscale.data.sources.rows import file_rows, of_language, optional_text, text_field, text_rows
 from mmscale.errors import BadRow
-from mmscale.files import numbered_lines
 from mmscale.languages import MGSM_LANGUAGES
 
 _LAYOUTS = (
     "mgsm_{language}.tsv",
     "tsv/mgsm_{language}.tsv",
+    "mgsm/mgsm_{language}.tsv",
     "test_{language}.json",
     "test_{Language}.json",
     "mgsm_{language}.json",
+    "mgsm_{Language}.json",
     "mgsm_{language}.jsonl",
+    "{language}/{split}-00000-of-00001.parquet",
+    "{language}/{split}.jsonl",
+    "{language}_{split}.jsonl",
 )
 
 
 def _rows(request: Request) -> Rows:
-    file = request.file(*_LAYOUTS)
-    if file.suffix == ".tsv":
-        for number, text in numbered_lines(file):
-            if text.strip():
-                yield f"{file}:{number}", text
-        return
-    yield from json_rows(file)
+    file = request.file(*_LAYOUTS, of_many=True)
+    rows = text_rows if file.suffix == ".tsv" else file_rows
+    return of_language(lambda: rows(file), request, request.shares(*_LAYOUTS))
 
 
 def _parse(raw: Any, request: Request, origin: str) -> Record:
@@ -39,10 +42,17 @@ def _parse(raw: Any, request: Request, origin: str) -> Record:
         fields = raw.split("\t")
         if len(fields) != 2 or not all(field.strip() for field in fields):
             raise BadRow(f"has {len(fields)} tab-separated fields, expected question and answer")
-        question, answer = fields
-    else:
-        question, answer = text_field(raw, "question", "query", "m_query"), text_field(raw, "answer", "response")
-    return Problem(question.strip(), request.language, numeric_gold(answer), origin=origin)
+        return Problem(fields[0].strip(), request.language, numeric_gold(fields[1]), origin=origin)
+    hub = raw.get("answer_number") is not None
+    answer = text_field(raw, "answer_number" if hub else "answer", "response")
+    return Problem(
+        text_field(raw, "question", "query", "m_query"),
+        request.language,
+        numeric_gold(answer),
+        optional_text(raw, "answer") if hub else "",
+        request.language,
+        origin=origin,
+    )
 
 
 SOURCE = Source(_rows, _parse, MGSM_LANGUAGES)

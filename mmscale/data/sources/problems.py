@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
+
 from mmscale.data.records import Problem
 from mmscale.errors import BadRow
 
 ANSWER_MARK = "####"
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?")
+_MAX_DIGITS = 100
 
 
 def marked_answer(rationale: str) -> str:
@@ -17,13 +22,14 @@ def marked_answer(rationale: str) -> str:
 
 
 def numeric_gold(text: str) -> str:
-    """A gold number as the files write it ("70,000", "8.0") in plain form; BadRow when it is none."""
+    """A gold number as the files write it ("70,000", "8.0") in plain form, every digit kept; BadRow when it is none."""
     plain = text.strip().replace(",", "")
-    try:
-        value = float(plain)
-    except ValueError as error:
-        raise BadRow(f"answer '{text}' is not a number") from error
-    return str(int(value)) if value.is_integer() else plain
+    if not _NUMBER.fullmatch(plain):
+        raise BadRow(f"answer '{text:.60}' is not a number")
+    value = Decimal(plain)
+    if abs(value.adjusted()) > _MAX_DIGITS:
+        raise BadRow(f"answer '{text:.60}' has more than {_MAX_DIGITS} digits")
+    return f"{value:.0f}" if value == value.to_integral_value() else plain
 
 
 def solved(question: str, rationale: str, code: str, origin: str, english: str = "") -> Problem:

@@ -1,12 +1,17 @@
-"""The MindMerger authors' `query_translation`: questions in x with English responses, JSON array or JSONL a language."""
+"""The MindMerger authors' `query_translation`: questions in x with English responses.
+
+Forms: math.json, one JSON array {lang: "Swahili", query, response} of all languages, as their code reads it; or a JSON
+array or JSONL a language.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mmscale.data.records import Problem, Record
-from mmscale.data.sources.base import Request, Rows, Source, json_rows, text_field
+from mmscale.data.sources.base import Request, Rows, Source
 from mmscale.data.sources.problems import marked_answer
+from mmscale.data.sources.rows import file_rows, of_language, optional_text, text_field
 
 _LAYOUTS = (
     "metamath_{Language}.json",
@@ -15,23 +20,25 @@ _LAYOUTS = (
     "{language}.json",
     "{language}.jsonl",
     "train_{language}.json",
+    "math.json",
+    "query_translation/math.json",
 )
 
 
 def _rows(request: Request) -> Rows:
-    return json_rows(request.file(*_LAYOUTS))
+    file = request.file(*_LAYOUTS, of_many=True)
+    return of_language(lambda: file_rows(file), request, request.shares(*_LAYOUTS))
 
 
 def _parse(raw: Any, request: Request, origin: str) -> Record:
     response = text_field(raw, "response", "answer", "output")
-    english = str(raw.get("query_en") or raw.get("original_query") or "")
     return Problem(
         text_field(raw, "query", "question", "m_query"),
         request.language,
         marked_answer(response),
         response,
         "en",
-        english,
+        optional_text(raw, "query_en", "original_query"),
         origin,
     )
 

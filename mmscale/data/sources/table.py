@@ -1,8 +1,9 @@
-"""Any JSONL, JSON, CSV or parquet file, or hub data set, with a column mapping.
+"""Any JSONL, JSON, CSV, TSV or parquet file, or hub data set, with a column mapping.
 
 options: columns, our field -> their column (dots reach into objects); kind = problem | parallel | choice | entailment;
-language_column, to keep rows of one language; rationale_language. A path that is no file is taken as a hub id
-(loaded with `datasets`, which caches it); `split` names its split, `subset` its configuration.
+language_column, to keep rows of one language, however it is written (sw, Swahili, swh_Latn); rationale_language;
+target_language. A path that is no file is taken as a hub id (loaded with `datasets`, which caches it); `split` names its
+split, `subset` its configuration. Cells of CSV and TSV files are the text that stands there: None, NA and 007 too.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record
-from mmscale.data.sources.base import Request, Rows, Source, json_rows
+from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.rows import csv_rows, file_rows, plain_text
 from mmscale.data.sources.xcsqa import choices_of
-from mmscale.errors import BadRow, UserError, unknown_name
+from mmscale.errors import BadRow, LeftOut, UserError, unknown_name
+from mmscale.languages import find_code
 
 _FIELDS = {
     "problem": ("question", "answer", "rationale"),
@@ -27,13 +30,18 @@ _REQUIRED = {
     "choice": ("question", "choices"),
     "entailment": ("premise", "hypothesis"),
 }
+_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt")
+_LAYOUTS = tuple(f"{name}{end}" for name in ("{split}", "{language}") for end in (".jsonl", ".parquet", ".csv", ".tsv"))
 
 
 def _kind(request: Request) -> str:
     kind = str(request.options.get("kind", "problem"))
     if kind not in _FIELDS:
         raise unknown_name("kind of table", kind, _FIELDS)
-    for field in request.options.get("columns", {}):
+    columns = request.options.get("columns", {})
+    if not isinstance(columns, dict) or not all(isinstance(name, str) for pair in columns.items() for name in pair):
+        raise UserError("table: options.columns must map our fields to column names, for example {question: Question}")
+    for field in columns:
         if field not in _FIELDS[kind]:
             raise unknown_name(f"field of kind {kind} in options.columns", field, _FIELDS[kind])
     return kind
@@ -42,52 +50,54 @@ def _kind(request: Request) -> str:
 def _rows(request: Request) -> Rows:
     _kind(request)
     wanted = request.options.get("language_column")
-    for origin, row in _all_rows(request):
-        if isinstance(row, BadRow) or wanted is None or str(row.get(wanted)) == request.language:
-            yield origin, row
+    if wanted is not None and not isinstance(wanted, str):
+        raise UserError("table: options.language_column must be the name of a column")
+    for origin, row in _all_rows(request, wanted is not None):
+        yield (
+            origin,
+            row if wanted is None or isinstance(row, Exception) else _of_language(row, wanted, request.language),
+        )
 
 
-def _all_rows(request: Request) -> Rows:
-    looks_like_file = (
-        Path(request.path).suffix in (".json", ".jsonl", ".csv", ".parquet", ".txt") or "{" in request.path
-    )
-    if not looks_like_file and not Path(request.path).exists():
-        yield from _hub_rows(request)
+def _of_language(row: dict[str, Any], column: str, code: str) -> Any:
+    name = _column(row, column)
+    if not isinstance(name, str) or not name.strip():
+        return BadRow(f"names no language in '{column}' (columns: {', '.join(row)})")
+    return row if find_code(name) == code else LeftOut(f"language {find_code(name) or name.strip():.40}")
+
+
+def _all_rows(request: Request, of_many: bool) -> Rows:
+    looks_like_file = Path(request.path).suffix in _FILES or "{" in request.path
+    if not looks_like_file and not Path(request.path).expanduser().exists():
+        yield from _hub_rows(request, of_many)
         return
-    file = request.file("{split}.jsonl", "{split}.parquet", "{language}.jsonl", "{language}.parquet")
-    if file.suffix in (".csv", ".parquet"):
-        yield from _datasets_rows(str(file), file.suffix[1:])
-    else:
-        yield from json_rows(file)
+    file = request.file(*_LAYOUTS, of_many=of_many)
+    yield from csv_rows(file) if file.suffix in (".csv", ".tsv") else file_rows(file)
 
 
-def _datasets_rows(file: str, form: str) -> Rows:
+def _hub_rows(request: Request, of_many: bool) -> Rows:
     import datasets  # imports slowly
 
-    try:
-        for index, row in enumerate(datasets.load_dataset(form, data_files=file, split="train", streaming=True)):
-            yield f"{file}:row {index}", dict(row)
-    except Exception as error:  # datasets raises its readers' own kinds of error
-        raise UserError(f"cannot read {file} as {form}: {str(error).splitlines()[0]}") from error
-
-
-def _hub_rows(request: Request) -> Rows:
-    import datasets
-
     subset = request.options.get("subset")
+    if not of_many and not request.alone and "{language}" not in str(subset):
+        raise UserError(
+            f"data set {request.path} would be read as every language that is asked for: set options.language_column, or "
+            f"options.subset with {{language}}"
+        )
     try:
         rows = datasets.load_dataset(
             request.path, subset and str(subset).replace("{language}", request.language), split=request.split
         )
     except Exception as error:  # network, permission, unknown id: all kinds
-        raise UserError(
-            f"cannot load data set '{request.path}' (no such file, and as a hub id: {str(error).splitlines()[0]})"
-        ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"cannot load data set '{request.path}' (no such file, and as a hub id: {reason})") from error
     for index, row in enumerate(rows):
         yield f"{request.path}/{request.split}:row {index}", dict(row)
 
 
 def _column(row: dict[str, Any], name: str) -> Any:
+    if name in row:
+        return row[name]
     value: Any = row
     for part in name.split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -97,11 +107,15 @@ def _column(row: dict[str, Any], name: str) -> Any:
 def _parse(raw: Any, request: Request, origin: str) -> Record:
     kind = _kind(request)
     columns = {field: field for field in _FIELDS[kind]} | dict(request.options.get("columns", {}))
-    values = {field: _column(raw, str(column)) for field, column in columns.items()}
+    values = {field: _column(raw, column) for field, column in columns.items()}
+    texts = {
+        field: "" if value is None else plain_text(value, columns[field]).strip()
+        for field, value in values.items()
+        if field != "choices"
+    }
     for field in _REQUIRED[kind]:
-        if values[field] in (None, ""):
+        if values[field] is None or texts.get(field) == "":
             raise BadRow(f"has no '{columns[field]}' for {field} (columns: {', '.join(raw)})")
-    texts = {field: str(value).strip() if value is not None else "" for field, value in values.items()}
     code = request.language
     if kind == "parallel":
         return ParallelSentence(

@@ -1,58 +1,78 @@
 """X-CSQA (Lin et al. 2021) and English CommonsenseQA: question {stem, choices} with choices as a list or a dict of lists.
 
-X-CODAH has the same form with an empty stem. Only dev of X-CSQA carries answers.
+X-CODAH has the same form with an empty stem. Only dev of X-CSQA carries answers; the MindMerger authors train on
+translated CommonsenseQA, query_translation/x-csqa/train_{l}.jsonl.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mmscale.data.records import MultipleChoice, Record
-from mmscale.data.sources.base import Request, Rows, Source, json_rows
+from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.rows import file_rows, of_language, optional_text, plain_text
 from mmscale.errors import BadRow
 
 _FILE_CODES = {"ja": "jap"}
 """X-CSR names Japanese "jap"."""
+_NAMED = (
+    "{}/{{split}}.jsonl",
+    "X-CSQA-{}/{{split}}.jsonl",
+    "{}_{{split}}.jsonl",
+    "{{split}}_{}.jsonl",
+    "x-csqa/{{split}}_{}.jsonl",
+    "x-csqa/{}/{{split}}.jsonl",
+    "X-CSQA-{}/{{split}}-00000-of-00001.parquet",
+)
+_LAYOUTS = (
+    "X-CSQA_{language}_sample/{split}.jsonl",
+    *(name.format(code) for code in ("{language}", "{code}") for name in _NAMED),
+)
+_ENGLISH = ("{split}_rand_split.jsonl", "{split}_rand_split_no_answers.jsonl")
+"""CommonsenseQA"""
 
 
 def _rows(request: Request) -> Rows:
-    code = _FILE_CODES.get(request.language, request.language)
-    layouts = [f"X-CSQA_{c}_sample/{{split}}.jsonl" for c in (request.language,)]
-    for c in dict.fromkeys((request.language, code)):
-        layouts += [f"{c}/{{split}}.jsonl", f"X-CSQA-{c}/{{split}}.jsonl", f"{c}_{{split}}.jsonl"]
-    if request.language == "en":
-        layouts += ["{split}_rand_split.jsonl", "{split}_rand_split_no_answers.jsonl"]
-    return json_rows(request.file(*layouts, "{split}.jsonl"))
+    request = replace(request, codes=_FILE_CODES)
+    layouts = (*_LAYOUTS, *(_ENGLISH if request.language == "en" else ()), "{split}.jsonl")
+    file = request.file(*layouts, of_many=True)
+    return of_language(lambda: file_rows(file), request, request.shares(*layouts))
 
 
 def choices_of(value: Any) -> tuple[tuple[str, str], ...]:
+    """(label, text) of every option; BadRow when they are none, or two have one label."""
     if isinstance(value, dict):
         labels, texts = value.get("label"), value.get("text")
         if not isinstance(labels, list) or not isinstance(texts, list) or len(labels) != len(texts):
             raise BadRow("choices need lists 'label' and 'text' of one length")
-        return tuple((str(label), str(text).strip()) for label, text in zip(labels, texts, strict=True))
-    if isinstance(value, list):
-        try:
-            return tuple((str(choice["label"]), str(choice["text"]).strip()) for choice in value)
-        except (KeyError, TypeError) as error:
-            raise BadRow("every choice needs 'label' and 'text'") from error
-    raise BadRow("has no choices")
+        pairs = list(zip(labels, texts, strict=True))
+    elif isinstance(value, list):
+        if not all(isinstance(choice, dict) and {"label", "text"} <= set(choice) for choice in value):
+            raise BadRow("every choice needs 'label' and 'text'")
+        pairs = [(choice["label"], choice["text"]) for choice in value]
+    else:
+        raise BadRow("has no choices")
+    choices = tuple((plain_text(label, "label"), plain_text(text, "text").strip()) for label, text in pairs)
+    if len({label for label, _ in choices}) < max(len(choices), 1):
+        raise BadRow("its choices need labels, each its own")
+    return choices
 
 
 def _parse(raw: Any, request: Request, origin: str) -> Record:
     question = raw.get("question")
-    if not isinstance(question, dict) or "stem" not in question:
+    if not isinstance(question, dict) or question.get("stem") is None:
         raise BadRow("has no question.stem")
     choices = choices_of(question.get("choices"))
-    answer = str(raw.get("answerKey") or "")
+    answer = optional_text(raw, "answerKey")
     if answer and answer not in [label for label, _ in choices]:
-        raise BadRow(f"answerKey '{answer}' is none of its labels")
+        raise BadRow(f"answerKey '{answer:.60}' is none of its labels")
     return MultipleChoice(
-        str(question["stem"]).strip(),
+        plain_text(question["stem"], "question.stem").strip(),
         choices,
         request.language,
         answer,
-        identifier=str(raw.get("id", "")),
+        identifier=optional_text(raw, "id"),
         origin=origin,
     )
 

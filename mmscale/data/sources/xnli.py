@@ -1,43 +1,75 @@
-"""XNLI (Conneau et al. 2018) in the XTREME form: {split}-{l}.tsv of premise, hypothesis, label, no header.
+"""XNLI (Conneau et al. 2018): premise, hypothesis and label in fifteen languages.
 
-The XTREME test split has two columns, so no labels; the original files have a header and are read by `table`.
+Forms: {split}-{l}.tsv without a header (XTREME; its test split has two columns, so no labels); xnli.{split}.tsv and
+.jsonl with all languages (the original's: language, gold_label, sentence1, sentence2); multinli.train.{l}.tsv (the
+original's: premise, hypo, label); xnli_dev.json and xnli/test.json, JSON arrays {sentence1, sentence2, label, language:
+"Swahili"} (the MindMerger authors'); parquet with labels 0, 1, 2 (the hub's). A label keeps the letters it is written in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mmscale.data.records import Entailment, Record
 from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.rows import csv_rows, file_rows, of_language, optional_text, text_field, text_rows
 from mmscale.errors import BadRow
-from mmscale.files import numbered_lines
 
 LANGUAGES = ("ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh")
-_LABELS = {
-    "entailment": "entailment",
-    "neutral": "neutral",
-    "contradiction": "contradiction",
-    "contradictory": "contradiction",
-}
+_LABELS = ("entailment", "neutral", "contradiction")
+"""In the order of the hub's numbers."""
+_LAYOUTS = (
+    "{split}-{language}.tsv",
+    "xnli.{split}.{language}.tsv",
+    "multinli.{split}.{language}.tsv",
+    "{language}/{split}-00000-of-00001.parquet",
+    "xnli.{split}.jsonl",
+    "xnli.{split}.tsv",
+    "xnli_{split}.json",
+    "{split}.json",
+    "query_translation/xnli_{split}.json",
+    "xnli/{split}.json",
+    "evaluation/xnli/{split}.json",
+)
+
+
+def _reader(file: Path) -> Callable[[Path], Rows]:
+    if file.suffix != ".tsv":
+        return file_rows
+    first = next((row for _, row in text_rows(file) if isinstance(row, str)), "")
+    return csv_rows if {"label", "gold_label"} & set(first.split("\t")) else text_rows
 
 
 def _rows(request: Request) -> Rows:
-    file = request.file("{split}-{language}.tsv", "xnli.{split}.{language}.tsv")
-    for number, text in numbered_lines(file):
-        if text.strip():
-            yield f"{file}:{number}", text
+    file = request.file(*_LAYOUTS, of_many=True)
+    read = _reader(file)
+    return of_language(lambda: read(file), request, request.shares(*_LAYOUTS))
+
+
+def _label(text: str) -> str:
+    """The label as written; a number of the hub's as its name; empty where the split hides it."""
+    if text in ("", "-", "-1"):
+        return ""
+    if text in ("0", "1", "2"):
+        return _LABELS[int(text)]
+    if text.lower() == "contradictory":  # the original's machine-translated training files
+        return "contradiction"
+    if text.lower() not in _LABELS:
+        raise BadRow(f"label '{text:.60}' is none of {', '.join(_LABELS)}")
+    return text
 
 
 def _parse(raw: Any, request: Request, origin: str) -> Record:
-    fields = [field.strip() for field in raw.split("\t")]
-    if len(fields) not in (2, 3) or not all(fields[:2]):
-        raise BadRow(f"has {len(fields)} tab-separated fields, expected premise, hypothesis and label")
-    label = ""
-    if len(fields) == 3:
-        if fields[2] not in _LABELS:
-            raise BadRow(f"label '{fields[2]}' is none of entailment, neutral, contradiction")
-        label = _LABELS[fields[2]]
-    return Entailment(fields[0], fields[1], request.language, label, origin)
+    if isinstance(raw, str):
+        fields = [field.strip() for field in raw.split("\t")]
+        if len(fields) not in (2, 3) or not all(fields[:2]):
+            raise BadRow(f"has {len(fields)} tab-separated fields, expected premise, hypothesis and label")
+        return Entailment(fields[0], fields[1], request.language, _label((*fields, "")[2]), origin)
+    label = _label(optional_text(raw, "gold_label", "label"))
+    premise, hypothesis = text_field(raw, "sentence1", "premise"), text_field(raw, "sentence2", "hypothesis", "hypo")
+    return Entailment(premise, hypothesis, request.language, label, origin)
 
 
 SOURCE = Source(_rows, _parse, LANGUAGES)
