@@ -41,6 +41,9 @@ setup(
         "matplotlib>=3.8",
         "scipy>=1.11",
         "datasketch>=1.6",
+        "babel>=2.14",
+        "text2num>=3.0",
+        "cn2an>=0.5.22",
     ],
     extras_require={
         "gpu": ["flash-attn>=2.6; platform_system == 'Linux'"],

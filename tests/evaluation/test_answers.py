@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+from pathlib import Path
 
 import pytest
 
 from mmscale.errors import UserError
-from mmscale.evaluation.answers import rule
+from mmscale.evaluation.answers import RULES, rule
 
 
 def verdict(name: str, response: str, gold: str, language: str = "en") -> bool:
@@ -145,3 +148,40 @@ def test_a_gold_solution_is_reduced_to_its_final_answer(name):
 def test_unknown_rule_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'last_number'"):
         rule("lastnumber")
+
+
+LABELLED = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "labelled_answers.jsonl").read_text(encoding="utf-8").splitlines()
+]
+
+
+def test_default_judges_as_a_careful_reader_does():
+    """Every label, right and wrong ones alike; 27 of them are answers that must not be taken for the gold."""
+    wrong = [
+        (row["response"], row["answer"], rule("default").extract(row["response"], row["language"]))
+        for row in LABELLED
+        if verdict("default", row["response"], row["answer"], row["language"]) != row["right"]
+    ]
+    assert not wrong and len(LABELLED) >= 200 and len({row["language"] for row in LABELLED}) >= 20
+
+
+def test_the_page_says_what_each_rule_does():
+    page = (Path(__file__).parents[2] / "docs" / "answers.md").read_text(encoding="utf-8")
+    for name in RULES:
+        same = sum(verdict(name, row["response"], row["answer"], row["language"]) == row["right"] for row in LABELLED)
+        assert re.search(rf"\| `{name}` \|.*\| {100 * same / len(LABELLED):.1f} % \|", page), (name, same)
+    assert f"share of {len(LABELLED)} labelled answers" in page
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1" * 60_000, "1 " * 30_000, "1," * 30_000, "the answer is " * 4_000, "\\frac{" * 10_000, "(" * 30_000 + "5"]
+    + ["Question: 5?\n" * 5_000, "1=2 " * 10_000, "\\boxed{" * 10_000, "1e999 1/3e5 10^999 3/0 \ud800", "-" * 30_000],
+    ids=lambda text: text[:8],
+)
+def test_no_response_is_too_long_or_too_odd(text):
+    """In time that grows with the text, not with its square: such a text of 30,000 characters once took minutes."""
+    began = time.process_time()
+    rule("default").correct(text, "5", "en")
+    assert time.process_time() - began < 20
