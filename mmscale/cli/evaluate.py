@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from mmscale.config.evaluation import TaskConfig
 
 
 def evaluate(
     model: Annotated[str | None, typer.Argument(help="model folder, hub id or tinyworld:NAME to run on a task")] = None,
-    files: Annotated[list[str] | None, typer.Argument(help="with --consistency: more LANG=FILE")] = None,
+    files: Annotated[
+        list[str] | None, typer.Argument(help="with --predictions more FILE, with --consistency more LANG=FILE")
+    ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="prediction file to score: JSONL or JSON array, the authors' forms or ours")
+        list[str] | None,
+        typer.Option(
+            help="FILE or LANG=FILE to score, more may follow: JSONL or JSON array, the authors' forms or ours"
+        ),
     ] = None,
     against: Annotated[
         Path | None, typer.Option(help="second prediction file over the same rows: paired bootstrap")
@@ -47,66 +55,58 @@ def evaluate(
     """
     from mmscale.errors import UserError
 
+    more = [*([model] if model else []), *(files or [])]
+    if consistency and predictions is not None:
+        raise UserError("--predictions scores files, --consistency compares languages: ask for one of both at a time")
+    if against is not None and predictions is None:
+        raise UserError("--against is what a file is compared with: give that file as --predictions FILE")
     if consistency:
-        pairs = [*consistency, *([model] if model else []), *(files or [])]
-        _show(_consistency(pairs, rule), as_json)
-    elif predictions is not None:
-        _show(_score_file(predictions, against, rule, language), as_json)
-    elif model is not None:
-        from mmscale.config.data import DataConfig
-        from mmscale.config.evaluation import GenerationConfig, TaskConfig
+        from mmscale.evaluation.scoring import consistency_of_files
 
-        generation = GenerationConfig(max_new_tokens=max_new_tokens, batch_size=batch_size)
-        data = DataConfig(
-            source=source, path=path, languages=tuple(languages.split(",")), split=split, limit_per_language=limit
+        found = consistency_of_files([*consistency, *more], rule)
+        _show(found, as_json) if as_json else _show_consistency(found)
+    elif predictions is not None:
+        from mmscale.evaluation.scoring import score_files
+
+        _show(score_files([*predictions, *more], against, rule, language), as_json)
+    elif model is not None:
+        if files:
+            raise UserError(f"one model is evaluated at a time: leave {' '.join(files)} out")
+        _show(
+            _evaluate_model(
+                model, _task(source, path, languages, split, limit, rule, prompt, max_new_tokens, batch_size), output
+            ),
+            as_json,
         )
-        _show(_evaluate_model(model, TaskConfig(data=data, rule=rule, generation=generation), prompt, output), as_json)
     else:
         raise UserError("nothing to evaluate: give --predictions FILE, --consistency LANG=FILE … or a MODEL")
 
 
-def _score_file(file: Path, against: Path | None, rule_name: str, language: str | None) -> dict[str, object]:
-    from mmscale.errors import UserError
-    from mmscale.evaluation.answers import rule
-    from mmscale.evaluation.predictions import read, score, verdict
-    from mmscale.evaluation.statistics import paired_bootstrap
+def _task(
+    source: str,
+    path: str,
+    languages: str,
+    split: str,
+    limit: int | None,
+    rule: str,
+    prompt: str | None,
+    max_new_tokens: int,
+    batch_size: int,
+) -> TaskConfig:
+    """The task that the options describe; UserError for a value that is wrong."""
+    from mmscale.cli.options import checked
+    from mmscale.config.data import DataConfig
+    from mmscale.config.evaluation import GenerationConfig, TaskConfig
 
-    chosen = rule(rule_name)
-    verdicts = [verdict(row, chosen)[1] for row in read(file, language)]
-    result: dict[str, object] = {**score(verdicts).to_json(), "rule": rule_name}
-    if against is not None:
-        other = [verdict(row, chosen)[1] for row in read(against, language)]
-        if len(other) != len(verdicts):
-            raise UserError(
-                f"{file} has {len(verdicts)} rows and {against} has {len(other)}: a paired test needs the same rows"
-            )
-        gain = paired_bootstrap(other, verdicts)
-        result["gain"] = {"difference": gain.difference, "interval": gain.interval, "p_value": gain.p_value}
-    return result
-
-
-def _consistency(pairs: list[str], rule_name: str) -> dict[str, object]:
-    from mmscale.errors import UserError
-    from mmscale.evaluation.answers import rule
-    from mmscale.evaluation.consistency import matrices
-    from mmscale.evaluation.predictions import read, verdict
-
-    chosen = rule(rule_name)
-    verdicts = {}
-    for pair in pairs:
-        code, separator, file = pair.partition("=")
-        if not separator:
-            raise UserError(f"'{pair}' is not LANG=FILE; for example de=predictions/de.jsonl")
-        verdicts[code] = [verdict(row, chosen) for row in read(Path(file), code)]
-    if len(verdicts) < 2:
-        raise UserError("consistency needs at least two languages: give LANG=FILE twice or more")
-    cc, ic = matrices(verdicts, chosen)
-    return {"cc": cc, "ic": ic, "rule": rule_name}
+    generation = checked(GenerationConfig, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    codes = tuple(code.strip() for code in languages.split(",") if code.strip())
+    data = checked(DataConfig, source=source, path=path, languages=codes, split=split, limit_per_language=limit)
+    task: TaskConfig = checked(TaskConfig, data=data, rule=rule, prompt=prompt, generation=generation)
+    return task
 
 
-def _evaluate_model(model: str, task: object, prompt: str | None, output: Path) -> dict[str, object]:
+def _evaluate_model(model: str, task: TaskConfig, output: Path) -> dict[str, object]:
     from mmscale.cli.devices import default_device
-    from mmscale.config.evaluation import TaskConfig
     from mmscale.config.parallel import InterruptionConfig
     from mmscale.evaluation.predictions import score
     from mmscale.evaluation.solving import evaluate_task
@@ -115,12 +115,27 @@ def _evaluate_model(model: str, task: object, prompt: str | None, output: Path) 
     from mmscale.parallel.interruption import Interruption
     from mmscale.parallel.layout import Layout
 
-    assert isinstance(task, TaskConfig)
     layout = Layout(default_device())
-    solver = model_solver(model, read_parts(model), prompt, layout)
+    solver = model_solver(model, read_parts(model), None, layout)
     with Interruption(InterruptionConfig(), layout) as stop:
         rows, _ = evaluate_task(solver, task.data.source, task, task.data.languages, output, layout, stop)
     return {code: score([row.correct for row in found]).to_json() for code, found in rows.items()}
+
+
+def _show_consistency(found: dict[str, Any]) -> None:
+    """CC and IC as tables in per cent; a dash where an IC rests on few wrong answers."""
+    from mmscale.evaluation.consistency import FEW, worth_showing
+
+    codes = list(found["cc"])
+    print(f"{found['n']} problems, matched by {found['by']}, rule {found['rule']}; per cent")
+    for kind in ("cc", "ic"):
+        print(f"{kind.upper():>6} " + " ".join(f"{code:>6}" for code in codes))
+        for a in codes:
+            shown = [found[kind][a][b] if kind == "cc" or worth_showing(found["wrong"], a, b) else None for b in codes]
+            print(f"{a:>6} " + " ".join(f"{'–' if x is None else format(100 * x, '.1f'):>6}" for x in shown))
+    print(f"{'wrong':>6} " + " ".join(f"{found['wrong'][code]:>6}" for code in codes))
+    if min(found["wrong"].values()) < FEW:
+        print(f"– : fewer than {FEW} wrong answers in one of the languages")
 
 
 def _show(result: dict[str, object], as_json: bool) -> None:

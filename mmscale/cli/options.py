@@ -32,6 +32,12 @@ ExpertPrompt = Annotated[str | None, typer.Option(help="proxy-tuning: template o
 ChatTemplate = Annotated[
     bool, typer.Option("--chat-template", help="proxy-tuning: the expert reads its own chat format")
 ]
+ChatResponsePrefix = Annotated[
+    str,
+    typer.Option(
+        help="proxy-tuning: with --chat-template, text behind the format that the answer goes on from: 'Answer:'"
+    ),
+]
 VocabularyMap = Annotated[Path | None, typer.Option(help="proxy-tuning: JSON, the base's tokens -> the small models'")]
 Drafter = Annotated[str | None, typer.Option(help="proxy-tuning: a smaller model that drafts for the expert")]
 DraftTokens = Annotated[
@@ -77,7 +83,14 @@ def proxy_options(
     if expert is None or antiexpert is None:
         if expert is not None or antiexpert is not None:
             raise UserError("proxy-tuning needs both --expert and --antiexpert; --proxy EXPERT ANTIEXPERT names both")
-        for name in ("drafter", "vocabulary_map", "expert_prompt", "chat_template", "shard_small"):
+        for name in (
+            "drafter",
+            "vocabulary_map",
+            "expert_prompt",
+            "chat_template",
+            "chat_response_prefix",
+            "shard_small",
+        ):
             if more.get(name):
                 raise needs_proxy(f"--{name.replace('_', '-')}")
         return None

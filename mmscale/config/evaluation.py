@@ -36,6 +36,8 @@ class TaskConfig(Config):
     data: DataConfig
     rule: str = "default"
     """Answer extraction rule, by name (mmscale/evaluation/answers)."""
+    prompt: str | None = None
+    """Template of its questions; by default that of each model. A task of another kind of question needs its own."""
     generation: GenerationConfig = GenerationConfig()
 
 

@@ -6,7 +6,7 @@ what stands after it; the target; and what a multilingual encoder reads. Adding 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -61,6 +61,8 @@ class Template:
     encoder_text: Callable[[Record], str] = question_text
     stop: tuple[str, ...] = ()
     """Texts at which a generated answer is cut."""
+    reads: type[Record] = Problem
+    """The kind of record it shows in full; of another kind it would leave something out, such as options."""
 
 
 Kind = TypeVar("Kind", Problem, ParallelSentence, MultipleChoice, Entailment)
@@ -121,10 +123,17 @@ def _full_text(render: Callable[[Record], Prompt]) -> Callable[[Record], str]:
 
 TEMPLATES: dict[str, Template] = {
     # Question alignment (Zhu et al. 2024), stages I and II; decoding uses the second.
-    "question_translation": Template(_translation, lambda r: _expect(ParallelSentence, r).target),
+    "question_translation": Template(
+        _translation, lambda r: _expect(ParallelSentence, r).target, reads=ParallelSentence
+    ),
     "alpaca": Template(_around(ALPACA_BEFORE, ALPACA_AFTER), _rationale),
     # MindMerger (Huang et al. 2024): mapping stage without prompt, then one prompt a task.
-    "mapping": Template(lambda r: Prompt("", "", ""), lambda r: _expect(ParallelSentence, r).target, joined=False),
+    "mapping": Template(
+        lambda r: Prompt("", "", ""),
+        lambda r: _expect(ParallelSentence, r).target,
+        joined=False,
+        reads=ParallelSentence,
+    ),
     "mindmerger_math": Template(
         _around(ALPACA_BEFORE, ALPACA_AFTER + " Let's think step by step."), _rationale, joined=False
     ),
@@ -136,11 +145,25 @@ TEMPLATES: dict[str, Template] = {
         encoder_text=_full_text(_around(ALPACA_BEFORE, ALPACA_AFTER + "\n")),
     ),
     "xcsqa": Template(
-        _xcsqa, lambda r: _expect(MultipleChoice, r).answer, joined=False, encoder_text=_full_text(_xcsqa)
+        _xcsqa,
+        lambda r: _expect(MultipleChoice, r).answer,
+        joined=False,
+        encoder_text=_full_text(_xcsqa),
+        reads=MultipleChoice,
     ),
-    "xnli": Template(_xnli, lambda r: _expect(Entailment, r).label, joined=False, encoder_text=_full_text(_xnli)),
+    "xnli": Template(
+        _xnli,
+        lambda r: _expect(Entailment, r).label,
+        joined=False,
+        encoder_text=_full_text(_xnli),
+        reads=Entailment,
+    ),
     "xcopa": Template(
-        _xcopa, lambda r: _expect(MultipleChoice, r).answer, joined=False, encoder_text=_full_text(_xcopa)
+        _xcopa,
+        lambda r: _expect(MultipleChoice, r).answer,
+        joined=False,
+        encoder_text=_full_text(_xcopa),
+        reads=MultipleChoice,
     ),
     # mCoT (Lai & Nissim 2024).
     "mcot": Template(_mcot, _rationale),
@@ -153,9 +176,11 @@ TEMPLATES: dict[str, Template] = {
     # tinyworld: the same roles in few tokens.
     "tinyworld_math": Template(_around("Q: ", "\nA:"), lambda r: " " + _rationale(r)),
     "tinyworld_translation": Template(
-        _around("Q: ", "\nEnglish:"), lambda r: " " + _expect(ParallelSentence, r).target
+        _around("Q: ", "\nEnglish:"), lambda r: " " + _expect(ParallelSentence, r).target, reads=ParallelSentence
     ),
-    "document": Template(lambda r: Prompt("", "", ""), lambda r: _expect(ParallelSentence, r).target),
+    "document": Template(
+        lambda r: Prompt("", "", ""), lambda r: _expect(ParallelSentence, r).target, reads=ParallelSentence
+    ),
 }
 
 
@@ -164,3 +189,23 @@ def template(name: str) -> Template:
     if name not in TEMPLATES:
         raise unknown_name("prompt", name, TEMPLATES)
     return TEMPLATES[name]
+
+
+_KINDS: dict[type[Record], str] = {
+    Problem: "word problems",
+    ParallelSentence: "sentence pairs",
+    MultipleChoice: "multiple-choice questions",
+    Entailment: "entailment pairs",
+}
+
+
+def require_readable(chosen: Template, records: Sequence[Record]) -> None:
+    """UserError naming the first record of another kind than a template reads, and the templates for it."""
+    for record in records:
+        if type(record) is not chosen.reads:
+            fitting = [name for name, one in TEMPLATES.items() if one.reads is type(record)]
+            own = next((name for name, one in TEMPLATES.items() if one is chosen), "the prompt")
+            raise UserError(
+                f"{record.origin}: prompt {own} reads {_KINDS[chosen.reads]}, and these are {_KINDS[type(record)]}, of which it would leave "
+                f"something out: choose {', '.join(fitting)}"
+            )

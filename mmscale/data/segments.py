@@ -7,14 +7,14 @@ The bracket in the middle is there for encoder-merged models only; fine-tuning i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from mmscale.config.data import PackingConfig
-from mmscale.data.prompts import Prompt, Template
+from mmscale.data.prompts import Prompt, Template, require_readable
 from mmscale.data.records import Record, record_language
 from mmscale.errors import UserError
 
@@ -140,11 +140,22 @@ class ExampleTokenizer:
         template: Template,
         limits: PackingConfig,
         encoder_tokenizer: EncoderTokenizer | None = None,
+        dress: Callable[[Template], Template] = lambda plain: plain,
     ) -> None:
-        self.tokenizer, self.specials, self.template = tokenizer, specials, template
+        """`dress` is what this model makes of every template, such as a chat format around it."""
+        self.tokenizer, self.specials, self.plain, self.dress = tokenizer, specials, template, dress
+        self.template = dress(template)
         self.limits, self.encoder_tokenizer = limits, encoder_tokenizer
 
+    def asking_by(self, template: Template) -> ExampleTokenizer:
+        """The same for another template."""
+        return ExampleTokenizer(
+            self.tokenizer, self.specials, template, self.limits, self.encoder_tokenizer, self.dress
+        )
+
     def __call__(self, records: Sequence[Record], with_target: bool = True) -> list[TokenizedExample]:
+        """UserError where a record is not of the kind that the template reads."""
+        require_readable(self.plain, records)
         prompts = [self.template.prompt(record) for record in records]
         fitted = self._fit(prompts, records)
         targets = (

@@ -23,7 +23,8 @@ class Ending:
             return True
         if not self.stop_texts:
             return False
-        tail = self.decode(ids[-max(len(stop) for stop in self.stop_texts) - 4 :])
+        # a token may be a single byte of a letter: LLaMA-2 writes a Telugu letter in three
+        tail = self.decode(ids[-max(len(stop.encode()) for stop in self.stop_texts) - 4 :])
         return any(stop in tail for stop in self.stop_texts)
 
     def text(self, ids: list[int]) -> str:

@@ -49,7 +49,9 @@ class Ensemble:
         self.own_drafter = drafter
         self.drafter = drafter or (steering[0] if steering else None)
         lm = base.model.language_model
-        self.device, self.vocabulary, self.group = lm.device, lm.vocabulary, lm.vocabulary_group
+        self.device, self.group = lm.device, lm.vocabulary_group
+        self.vocabulary = min(model.columns for model in self.models)
+        """Tokens that every model has: embeddings of one tokenizer are padded to different numbers of rows (Qwen2.5)."""
         self._first = lm.first_token
 
     @property
@@ -72,13 +74,34 @@ class Ensemble:
         return self._logits(found)
 
     def _logits(self, found: Sequence[Tensor]) -> Logits:
-        """Of the models in order; expert and anti-expert cut to the columns that the base has here."""
-        base = found[0]
+        """Of the models in order, over the tokens that all have; expert and anti-expert cut to the columns of the base here."""
+        base = self._shared(found[0])
         if self.steering is None:
             return Logits(base, first=self._first)
-        stretch = slice(self._first, self._first + base.shape[1])
-        expert, antiexpert = (_whole(model, part) for model, part in zip(self.steering, found[1:3], strict=True))
-        return Logits(base, expert[:, stretch], antiexpert[:, stretch], self._first)
+        expert, antiexpert = (
+            self._beside(base, _whole(model, part)) for model, part in zip(self.steering, found[1:3], strict=True)
+        )
+        return Logits(base, expert, antiexpert, self._first)
+
+    def _shared(self, base_Nv: Tensor) -> Tensor:
+        """The base's columns without those of tokens that another model lacks.
+
+        Where ranks hold stretches of it these stay as wide as they are, and such tokens are made impossible.
+        """
+        begin = self.vocabulary - self._first
+        if begin >= base_Nv.shape[1]:
+            return base_Nv
+        if self.group is None:
+            return base_Nv[:, :begin]
+        shared = base_Nv.clone()
+        shared[:, max(begin, 0) :] = torch.finfo(base_Nv.dtype).min
+        return shared
+
+    def _beside(self, base_Nv: Tensor, whole_NV: Tensor) -> Tensor:
+        """A small model's columns of the base's tokens here; zeros for those that it lacks."""
+        width = base_Nv.shape[1]
+        found = whole_NV[:, self._first : self._first + width]
+        return found if found.shape[1] == width else torch.nn.functional.pad(found, (0, width - found.shape[1]))
 
     def roll_back(self, dropped: Sequence[int]) -> None:
         for model in self.models:
@@ -114,14 +137,14 @@ class Ensemble:
         return proxy_choose(Parts(self.drafted(logits_Nv)), how).token
 
     def drafted(self, logits_Nv: Tensor) -> Tensor:
-        """The drafter's logits [N, V], cut to the base's vocabulary."""
+        """The drafter's logits [N, V], cut to the tokens that all models have."""
         assert self.drafter is not None
         return _whole(self.drafter, logits_Nv)[:, : self.vocabulary]
 
     def combined(self, logits: Logits) -> Tensor:
-        """s [N, V] on every rank."""
+        """s [N, V] on every rank, V the tokens that all models have."""
         parts = Parts(logits.base, logits.expert, logits.antiexpert, self.alpha)
-        return self.base.model.language_model.whole_logits(parts.combined())
+        return self.base.model.language_model.whole_logits(parts.combined())[:, : self.vocabulary]
 
     def agree(self, number: int) -> int:
         """The first rank's number on all ranks that share the base; they have to go the same way."""

@@ -40,6 +40,11 @@ class ModelStepper:
         self._recorder = recorder
         self._replay: Replay | None = None
 
+    @property
+    def columns(self) -> int:
+        """Tokens that its whole logits have a column for."""
+        return self.model.language_model.vocabulary if self.vocabulary is None else len(self.vocabulary)
+
     def reserve(self, slots: int, capacity: int) -> None:
         """Room for so many sequences of so many tokens; nothing runs afterwards."""
         held = self.cache

@@ -12,6 +12,8 @@ from mmscale.languages import LANGUAGES, find_code
 
 RESPONSE_KEYS = ("response", "model_output", "output", "output_str", "generation", "completion")
 """ours and mCoT, proxy-tuning, MindMerger, MathOctopus and QAlign, then names seen elsewhere"""
+ID_KEYS = ("id", "idx", "identifier", "index", "question_id", "example_id", "doc_id")
+"""Of the problem; index is MathOctopus' and QAlign's, doc_id lm-eval's"""
 GOLD_KEYS = ("answer", "gold", "ground_truth", "label", "target")
 _TASK_ROWS = ("gsm8k_data", "svamp_data")
 """MathOctopus and QAlign: the row of the benchmark itself."""
@@ -47,6 +49,11 @@ def parts_of(row: dict[str, Any]) -> tuple[str, str, str]:
     )  # MindMerger: {prompt, prediction, answer}
     response = _text(row, ("prediction",) if classified else RESPONSE_KEYS, "response")
     return optional_text(row, "question", "query", "prompt"), response, _gold(row, GOLD_KEYS)
+
+
+def identifier(row: dict[str, Any]) -> str:
+    """What the row calls its problem; empty where it has no name for it."""
+    return str(next((row[key] for key in ID_KEYS if isinstance(row.get(key), (str, int))), ""))
 
 
 def _gold(row: dict[str, Any], keys: tuple[str, ...]) -> str:

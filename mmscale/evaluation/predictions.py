@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from mmscale.data.sources.rows import json_rows, row_language
 from mmscale.errors import BadRow, LeftOut, UserError
 from mmscale.evaluation.answers import Rule
-from mmscale.evaluation.prediction_forms import language_of_name, parts_of
+from mmscale.evaluation.prediction_forms import identifier, language_of_name, parts_of
 from mmscale.evaluation.statistics import wilson_interval
 from mmscale.files import append_lines, atomic_write
 from mmscale.parallel.layout import Layout
@@ -32,6 +33,8 @@ class Prediction:
     correct: bool = False
     rule: str = ""
     """That made `prediction` and `correct`."""
+    identifier: str = ""
+    """Of the problem, the same in every language and model, where the file has one."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,30 @@ def read(path: Path, language: str | None = None) -> list[Prediction]:
                 raise row
             question, response, answer = parts_of(row)
             rows.append(
-                Prediction(question, response, answer, row_language(row) or given, str(row.get("origin", origin)))
+                Prediction(
+                    question,
+                    response,
+                    answer,
+                    row_language(row) or given,
+                    str(row.get("origin", origin)),
+                    identifier=identifier(row),
+                )
             )
         except BadRow as problem:
             raise UserError(f"{origin}: {problem}; mend or remove the row") from problem
     if not rows:
         raise UserError(f"{path} has no rows: nothing to score")
     return rows
+
+
+def require_scorable(rows: Sequence[Prediction], rule: Rule) -> None:
+    """UserError naming the first row whose gold answer a rule cannot compare anything with."""
+    bad = [row for row in rows if not rule.scorable(row.answer)]
+    if bad:
+        raise UserError(
+            f"{bad[0].origin}: the gold answer '{bad[0].answer[-40:]}' is none that this rule can compare ({len(bad)} of {len(rows)} "
+            f"rows): mend or remove such rows, or choose another rule (exact compares texts)"
+        )
 
 
 def verdict(row: Prediction, rule: Rule) -> tuple[str, bool]:

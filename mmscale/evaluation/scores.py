@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.errors import UserError
+from mmscale.evaluation.alignment import same_gold
 from mmscale.evaluation.answers import rule
-from mmscale.evaluation.consistency import matrices
+from mmscale.evaluation.consistency import consistency
 from mmscale.evaluation.predictions import Prediction, score
 from mmscale.evaluation.statistics import paired_bootstrap
 from mmscale.reading import read_json_object
@@ -39,9 +40,19 @@ def task_scores(
         "non_english": score(others, confidence).to_json(),
     }
     if len(rows) > 1 and len({len(predictions) for predictions in rows.values()}) == 1:
-        verdicts_of = {code: [(row.prediction, row.correct) for row in found] for code, found in rows.items()}
-        entry["cc"], entry["ic"] = matrices(verdicts_of, rule(rule_name))
+        if _parallel(rows, rule_name):
+            verdicts_of = {code: [(row.prediction, row.correct) for row in found] for code, found in rows.items()}
+            entry |= consistency(verdicts_of, rule(rule_name)).to_json()
+        else:
+            entry["consistency_left_out"] = "gold answers differ between languages: the problems are not parallel"
     return entry
+
+
+def _parallel(rows: LanguageRows, rule_name: str) -> bool:
+    """Whether the languages' rows have the same golds; labels of options that are shuffled by language do not."""
+    first, *others = rows.values()
+    chosen = rule(rule_name)
+    return all(same_gold(a.answer, b.answer, chosen) for other in others for a, b in zip(first, other, strict=True))
 
 
 def read_scores(folder: Path) -> dict[str, Any]:

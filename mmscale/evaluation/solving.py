@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmscale.config.evaluation import GenerationConfig, TaskConfig
 from mmscale.data.loading import DataAccount, load_records, wanted_languages
-from mmscale.data.prompts import Template
+from mmscale.data.prompts import Template, require_readable, template
 from mmscale.data.records import Entailment, MultipleChoice, Problem, Record, question_text, record_language
 from mmscale.data.segments import ExampleTokenizer
 from mmscale.decoding.ending import Ending
@@ -44,12 +44,23 @@ class Solver:
     def template(self) -> Template:
         return self.tokenizers[0].template
 
+    def asked_by(self, chosen: Template) -> Solver:
+        """The same, its questions put by another template."""
+        return replace(self, tokenizers=[tokenize.asking_by(chosen) for tokenize in self.tokenizers])
+
 
 class LazySolver:
     """A solver that is loaded when something is to be answered: a run that only counts what is there needs no weights."""
 
-    def __init__(self, title: str, fingerprint: str, load: Callable[[], Solver]) -> None:
-        self.title, self.fingerprint, self._load = title, fingerprint, load
+    def __init__(self, title: str, fingerprint: str, load: Callable[[], Solver], prompt: str) -> None:
+        """`prompt` names the template by which it asks."""
+        self.title, self.fingerprint, self._load, self.prompt = title, fingerprint, load, prompt
+
+    def asked_by(self, prompt: str) -> LazySolver:
+        """The same, its questions put by another template; answers by different ones are never mixed."""
+        chosen, content = template(prompt), f"{self.fingerprint} asked by {prompt}"
+        fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return LazySolver(self.title, fingerprint, lambda: self.loaded.asked_by(chosen), prompt)
 
     @functools.cached_property
     def loaded(self) -> Solver:
@@ -90,6 +101,16 @@ def answer(
     for batch in generate(solver.ensemble, prompts, config, end, solver.context_length, mine, pace):
         chosen = [(records[found.prompt], found.text) for found in batch]
         yield [Prediction(question_text(r), text, gold(r), record_language(r), r.origin) for r, text in chosen]
+
+
+def require_scorable(records: Sequence[Record], rule_name: str) -> None:
+    """UserError naming the first record whose gold answer a rule cannot compare anything with."""
+    for record in records:
+        if not rule(rule_name).scorable(gold(record)):
+            raise UserError(
+                f"{record.origin}: rule {rule_name} cannot compare anything with the gold answer '{gold(record)[-40:]}': choose another rule for "
+                f"the task (exact compares texts), or leave the row out"
+            )
 
 
 def judge(row: Prediction, rule_name: str) -> Prediction:
@@ -139,6 +160,8 @@ def evaluate_task(
     languages = wanted_languages(task.data, run_languages)
     rows: dict[str, list[Prediction]] = {}
     accounts = []
+    if task.prompt is not None:
+        solver = solver.asked_by(task.prompt)
     what = json.dumps([solver.fingerprint, task.generation.model_dump(mode="json")], sort_keys=True)
     digest = hashlib.sha256(what.encode()).hexdigest()[:16]
     folder = folder / name
@@ -149,6 +172,8 @@ def evaluate_task(
                 raise UserError(
                     f"task {name} ({code}): some rows of {task.data.source} have no gold answer; choose a scorable split"
                 )
+            require_readable(template(solver.prompt), records)
+            require_scorable(records, task.rule)
             accounts.append(account)
             log = PredictionLog(folder / f"{code}.jsonl", digest, layout)
             rows[code] = solve(solver, records, task.generation, log, task.rule, interruption)

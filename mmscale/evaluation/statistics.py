@@ -25,7 +25,7 @@ class PairedDifference:
     difference: float
     interval: tuple[float, float]
     p_value: float
-    """Two-sided, from the bootstrap distribution."""
+    """Two-sided, from the bootstrap distribution; at least 2 / (samples + 1), since more was not looked at."""
     n: int
 
 
@@ -43,7 +43,7 @@ def paired_bootstrap(
     )
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
-    p = 2 * min((means <= 0).mean(), (means >= 0).mean())
+    p = 2 * min((means <= 0).sum() + 1, (means >= 0).sum() + 1) / (len(means) + 1)
     return PairedDifference(float(differences.mean()), (float(low), float(high)), float(min(1.0, p)), n)
 
 

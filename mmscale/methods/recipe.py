@@ -8,6 +8,7 @@ from typing import Any
 
 from mmscale.config.evaluation import ProxyConfig, TaskConfig
 from mmscale.config.run import RunConfig, dump_run
+from mmscale.data.prompts import template
 from mmscale.errors import UserError, unknown_name
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.predictions import Prediction, score
@@ -60,6 +61,8 @@ def check(run: RunConfig) -> list[Method]:
         raise unknown_name("proxy.expert", run.proxy.expert, run.recipes)
     for task in run.evaluation.tasks.values():
         rule(task.rule)
+        if task.prompt is not None:
+            template(task.prompt)
     for name in run.proxy.tasks if run.proxy else ():
         if name not in run.evaluation.tasks:
             raise unknown_name("proxy task", name, run.evaluation.tasks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mmscale.config.data import PackingConfig
 from mmscale.config.evaluation import TaskConfig
+from mmscale.data.chat import in_chat_format
 from mmscale.data.loading import load_records
-from mmscale.data.prompts import Prompt, Template, template
-from mmscale.data.records import Record
+from mmscale.data.prompts import Template, template
 from mmscale.data.segments import ExampleTokenizer
 from mmscale.decoding.ending import ending
 from mmscale.decoding.ensemble import Ensemble
@@ -23,7 +23,7 @@ from mmscale.decoding.replay import recorder
 from mmscale.decoding.stepper import ModelStepper
 from mmscale.decoding.vocabulary import read_vocabulary_map, require_same_vocabulary
 from mmscale.errors import UserError
-from mmscale.evaluation.solving import LazySolver, Solver, answer, judge
+from mmscale.evaluation.solving import LazySolver, Solver, answer, judge, require_scorable
 from mmscale.models.assembly import ModelParts, assemble, provenance
 from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.language_model import LanguageModel
@@ -61,7 +61,7 @@ def model_solver(title: str, parts: ModelParts, prompt: str | None, layout: Layo
         model, encoder_tokenizer = _answering(parts, layout)
         return solver_in_memory(title, model, encoder_tokenizer, name, fingerprint)
 
-    return LazySolver(title, fingerprint, load)
+    return LazySolver(title, fingerprint, load, name)
 
 
 def solver_in_memory(
@@ -82,6 +82,9 @@ def _stepper(model: MergedModel, vocabulary: Tensor | None = None) -> ModelStepp
 def task_accuracy(solver: Solver, model: MergedModel, task: TaskConfig, languages: Sequence[str]) -> float:
     """Share of a task's rows that a model answers right now, all languages together; its modes are left as they were."""
     records, _ = load_records(task.data, languages)
+    require_scorable(records, task.rule)
+    if task.prompt is not None:
+        solver = solver.asked_by(template(task.prompt))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     rows = [judge(row, task.rule) for batch in answer(solver, records, task.generation) for row in batch]
@@ -101,6 +104,8 @@ class Steering:
     """Template that the expert alone reads."""
     chat_template: bool = False
     """Whether the expert reads its own chat format."""
+    chat_response_prefix: str = ""
+    """With a chat format: text behind it that the answer goes on from, such as "Answer:"."""
     drafter: ModelParts | None = None
     """A still smaller model that drafts instead of the expert; it reads the base's prompt."""
     draft_tokens: int | None = 1
@@ -119,6 +124,8 @@ class Steering:
             raise UserError(
                 f"expert and anti-expert are the same model ({expert.language_model.path}): their difference is zero"
             )
+        if self.chat_response_prefix and not self.chat_template:
+            raise UserError("a chat response prefix stands behind the expert's chat format: give --chat-template too")
         if self.shard_small and self.vocabulary_map is not None:
             raise UserError("a vocabulary map needs small models that are whole on every rank: leave one of both out")
 
@@ -132,19 +139,19 @@ def proxy_solver(
     asked = (prompt, steering.expert_prompt or prompt, prompt, default)
     names = [name or part.prompt or default for name, part in zip(asked, parts, strict=False)]
     prints = [_fingerprint(part, name) for part, name in zip(parts, names, strict=True)]
-    fingerprint = _fingerprint(base, prints, steering.alpha, steering.chat_template)
+    chat = [steering.chat_response_prefix] if steering.chat_response_prefix else []
+    fingerprint = _fingerprint(base, prints, steering.alpha, steering.chat_template, *chat)
 
     def load() -> Solver:
         small = layout if steering.shard_small else replace(layout, tensor_group=None, tensor_rank=0, tensor_size=1)
         models = [_answering(part, layout if k == 0 else small) for k, part in enumerate(parts)]
         lms = [model.language_model for model, _ in models]
         vocabularies = _vocabularies(lms, steering)
-        templates = [template(name) for name in names]
-        if steering.chat_template:
-            templates[1] = _chat(templates[1], lms[1].tokenizer)
         tokenizers = [
-            ExampleTokenizer(lm.tokenizer, lm.specials, one, _limits(model), encoder_tokenizer)
-            for lm, one, (model, encoder_tokenizer) in zip(lms, templates, models, strict=True)
+            ExampleTokenizer(lm.tokenizer, lm.specials, template(name), _limits(model), encoder_tokenizer, dress)
+            for lm, name, dress, (model, encoder_tokenizer) in zip(
+                lms, names, _dresses(lms, steering), models, strict=True
+            )
         ]
         steppers = [_stepper(model, vocabulary=own) for (model, _), own in zip(models, vocabularies, strict=True)]
         drafter = steppers[3] if steering.drafter else None
@@ -152,7 +159,7 @@ def proxy_solver(
         context = min(lm.context_length for lm in lms)
         return Solver(title, fingerprint, tokenizers, ensemble, ending(lms[0]), context, steering.draft_tokens)
 
-    return LazySolver(title, fingerprint, load)
+    return LazySolver(title, fingerprint, load, names[0])
 
 
 _SMALL = ("expert", "anti-expert", "drafter")
@@ -181,19 +188,13 @@ def _require_same_words(lms: Sequence[LanguageModel]) -> None:
             )
 
 
-def _chat(plain: Template, tokenizer: object) -> Template:
-    """The same template inside the tokenizer's own chat format."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise UserError("the expert's tokenizer has no chat template: leave --chat-template out")
+def _dresses(lms: Sequence[LanguageModel], steering: Steering) -> list[Callable[[Template], Template]]:
+    """What each model makes of the template that all are asked by: the expert may have one of its own, or a chat format."""
 
-    def prompt(record: Record) -> Prompt:
-        inner = plain.prompt(record)
-        mark = "\u0001"
-        text = tokenizer.apply_chat_template(  # type: ignore[attr-defined]
-            [{"role": "user", "content": inner.before + mark + inner.after}], tokenize=False, add_generation_prompt=True
-        )
-        bos = getattr(tokenizer, "bos_token", None)
-        before, after = (text.removeprefix(bos) if bos else text).split(mark)
-        return Prompt(before, inner.body, after)
+    def of_expert(plain: Template) -> Template:
+        own = template(steering.expert_prompt) if steering.expert_prompt else plain
+        if not steering.chat_template:
+            return own
+        return in_chat_format(own, lms[1].tokenizer, steering.chat_response_prefix)
 
-    return replace(plain, prompt=prompt)
+    return [of_expert if place == 1 else (lambda plain: plain) for place in range(len(lms))]

@@ -11,6 +11,7 @@ import jinja2
 
 from mmscale.errors import UserError
 from mmscale.evaluation.answers import rule
+from mmscale.evaluation.consistency import FEW, worth_showing
 from mmscale.evaluation.predictions import Prediction, read_log, verdict
 from mmscale.files import atomic_write
 from mmscale.languages import LANGUAGES
@@ -70,6 +71,7 @@ def _tasks(folder: Path, scores: dict[str, Any]) -> list[dict[str, Any]]:
                 "title": model["title"],
                 "colour": _COLOURS[i % len(_COLOURS)],
                 "compared_with": model["compared_with"],
+                "wrong": {},
                 **model["tasks"][task],
                 "samples": _samples(folder, key, task, model["tasks"][task]["rule"]),
             }
@@ -114,6 +116,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals.update(few=FEW, worth_showing=worth_showing)
     names = {code: language.name for code, language in LANGUAGES.items()}
     text = environment.get_template("report.html.j2").render(runs=[_run(Path(run)) for run in runs], names=names)
     with atomic_write(output) as handle:

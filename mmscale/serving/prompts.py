@@ -21,7 +21,7 @@ def _as_it_is(tokenize: ExampleTokenizer, text: str, language: str) -> Tokenized
     def prompt(_: Any) -> Prompt:
         return Prompt("", text, "")
 
-    plain: Template = replace(tokenize.template, prompt=prompt)
+    plain: Template = replace(tokenize.template, prompt=prompt, reads=Problem)
     same = ExampleTokenizer(tokenize.tokenizer, tokenize.specials, plain, tokenize.limits, tokenize.encoder_tokenizer)
     return same([Problem(text, language, origin="prompt")], with_target=False)[0]
 

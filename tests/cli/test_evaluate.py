@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
@@ -67,3 +68,75 @@ def test_consistency_prints_nested_maps(tmp_path, capsys):
     assert result["cc"]["de"]["fr"] == 0.25 and result["ic"]["fr"]["de"] == pytest.approx((1 / 2 + 1 / 3) / 2)
     again = run(capsys, "--consistency", pairs[0], "--consistency", pairs[1], "--rule", "mcot")
     assert again == result
+
+
+def refused(capsys, *arguments):
+    assert main(["evaluate", *map(str, arguments)]) == 2
+    return capsys.readouterr().err
+
+
+def answered(responses, answers, **more):
+    rows = [{"question": f"q{i}", "response": r, "answer": a} for i, (r, a) in enumerate(zip(responses, answers))]
+    return [{**row, **{key: values[i] for key, values in more.items()}} for i, row in enumerate(rows)]
+
+
+def test_every_file_is_scored(tmp_path, capsys):
+    a = write(tmp_path / "a.jsonl", answered("12", "11"), False)
+    b = write(tmp_path / "b.jsonl", answered("111", "111"), False)
+    found = run(capsys, "--predictions", a, b)
+    assert [found["files"][str(file)]["correct"] for file in (a, b)] == [1, 3] and (found["n"], found["correct"]) == (
+        5,
+        4,
+    )
+    by_language = run(capsys, "--predictions", f"de={a}", f"fr={b}")
+    assert {code: one["n"] for code, one in by_language["languages"].items()} == {"de": 2, "fr": 3}
+
+
+def test_what_would_be_dropped_is_refused(tmp_path, capsys):
+    a = write(tmp_path / "a.jsonl", answered("12", "11"), False)
+    b = write(tmp_path / "b.jsonl", answered("12", "11"), False)
+    assert "one of both" in refused(capsys, "--predictions", a, "--consistency", f"de={a}")
+    assert "given twice" in refused(capsys, "--predictions", a, a)
+    assert "'de' is given twice" in refused(capsys, "--consistency", f"de={a}", f"de={a}")
+    assert "--predictions FILE" in refused(capsys, "--against", a)
+    assert "one other" in refused(capsys, "--predictions", a, b, "--against", a)
+    assert "max_new_tokens" in refused(capsys, "tinyworld:llm", "--max-new-tokens", "0")
+
+
+def test_shuffled_files_are_matched_or_refused(tmp_path, capsys):
+    """By id over languages, by question over models; else golds tell that rows are of different problems."""
+    golds = [str(n) for n in range(40)]
+    rows = answered(golds, golds, id=list(range(40)))
+    mixed = random.Random(0).sample(rows, 40)
+    files = {name: write(tmp_path / f"{name}.jsonl", found, False) for name, found in (("de", rows), ("fr", mixed))}
+    pairs = [f"{code}={file}" for code, file in files.items()]
+    found = run(capsys, "--consistency", *pairs)
+    assert (found["cc"]["de"]["fr"], found["by"], found["n"]) == (1.0, "id", 40)
+    for found in (rows, mixed):
+        for row in found:
+            row.pop("id", None)
+    for name, found in (("de", rows), ("fr", mixed)):
+        write(tmp_path / f"{name}.jsonl", found, False)
+    assert "not answers to the same problem" in refused(capsys, "--consistency", *pairs)
+    gain = run(capsys, "--predictions", files["de"], "--against", files["fr"])["gain"]
+    assert (gain["difference"], gain["by"]) == (0.0, "question")
+    write(files["fr"], mixed[:-1], False)
+    assert "has a row" in refused(capsys, "--predictions", files["de"], "--against", files["fr"])
+    assert "same questions" in refused(capsys, "--consistency", *pairs)
+
+
+@pytest.mark.parametrize("gold", ["NaN", "Infinity", "-inf", "B"])
+@pytest.mark.parametrize("rule", ["default", "last_number"])
+def test_a_gold_that_is_no_number_is_refused(tmp_path, capsys, gold, rule):
+    file = write(tmp_path / "a.jsonl", [*answered("1", "1"), {"question": "q", "response": "1", "answer": gold}], False)
+    error = refused(capsys, "--predictions", file, "--rule", rule)
+    assert f"{file}:2" in error and gold in error
+    assert (main(["evaluate", "--predictions", str(file), "--rule", "exact"]) == 0) is (gold == "B")
+
+
+def test_an_incorrect_consistency_of_few_shows_a_dash(tmp_path, capsys):
+    files = [write(tmp_path / f"{code}.jsonl", answered("17945", "12345"), False) for code in ("de", "fr")]
+    assert main(["evaluate", "--consistency", f"de={files[0]}", f"fr={files[1]}"]) == 0
+    text = capsys.readouterr().out
+    table = text[text.index("IC") :].splitlines()
+    assert table[1].split() == ["de", "–", "–"] and table[3].split() == ["wrong", "2", "2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -34,26 +35,45 @@ def expert(tmp_path_factory) -> str:
     return str(folder)
 
 
-def steered(expert: str, *more: str) -> list[str]:
-    return ["generate", BASE, *ASK, "--expert", expert, "--antiexpert", ANTI, *more]
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory) -> str:
+    """The base with rows that no token has, as Qwen2.5's sizes have different numbers of them; these would win every choice."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(resolve_path(BASE))
+    rows = model.config.vocab_size
+    model.resize_token_embeddings(rows + 37, mean_resizing=False)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[rows:] = 40 * model.get_output_embeddings().weight[5:42]
+    folder = tmp_path_factory.mktemp("padded")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(resolve_path(BASE)).save_pretrained(folder)
+    return str(folder)
 
 
-def test_speculative_sharded_and_kept_answers_are_the_plain_ones(expert, tmp_path, capsys):
-    """One process plain and speculative, then four ranks: base and small models cut in two, questions shared by two."""
+def steered(expert: str, *more: str, base: str = BASE) -> list[str]:
+    return ["generate", base, *ASK, "--expert", expert, "--antiexpert", ANTI, *more]
+
+
+def test_speculative_sharded_and_kept_answers_are_the_plain_ones(expert, padded, tmp_path, capsys):
+    """One process plain and speculative, then four ranks: base and small models cut in two, questions shared by two.
+
+    Beside the base itself, all with one whose rows are padded: only tokens that all models have are chosen.
+    """
     questions = tmp_path / "questions.txt"
     questions.write_text("\n".join(QUESTIONS))
     given = ["--input", str(questions), "--temperature", "0.6", "--seed", "3"]
     assert main(steered(expert, *given, "--draft-tokens", "1", "--json")) == 0
     plain = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["question"] for row in plain] == QUESTIONS and all(row["log_probability"] < 0 for row in plain)
-    assert main(steered(expert, *given, "--draft-tokens", "4", "--json")) == 0
+    assert main(steered(expert, *given, "--draft-tokens", "4", "--json", base=padded)) == 0
     said = capsys.readouterr()
     speculative = [json.loads(line) for line in said.out.splitlines()]
     assert "of drafts accepted" in said.err
     output = tmp_path / "answers.jsonl"
     launched = ["-m", "torch.distributed.run", "--nproc-per-node", "4", "launch/proxy_generate.py"]
     more = ["--shard-small", "--draft-tokens", "3", "--tensor-parallel-size", "2", "--output", str(output)]
-    command = [sys.executable, *launched, *steered(expert, *given, *more)[1:]]
+    command = [sys.executable, *launched, *steered(expert, *given, *more, base=padded)[1:]]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in output.read_text().splitlines()]
@@ -151,6 +171,7 @@ def test_a_vocabulary_map_leads_to_the_same_answers(expert, tmp_path, capsys):
         (["--top-p", "0"], "command line: top_p"),
         (["--antiexpert", "EXPERT"], "expert and anti-expert are the same model"),
         (["--chat-template"], "the expert's tokenizer has no chat template"),
+        (["--chat-response-prefix", "Answer:"], "give --chat-template too"),
         (["--max-new-tokens", "5000"], "exceed the context of"),
         (["--vocabulary-map", "missing.json"], "missing.json"),
     ],
@@ -162,7 +183,6 @@ def test_a_mistake_is_one_sentence(expert, capsys, more, message):
 
 
 def test_unequal_ends_of_text_are_refused(expert, tmp_path, capsys):
-    import shutil
 
     other = tmp_path / "other"
     shutil.copytree(expert, other)
@@ -176,3 +196,59 @@ def test_unequal_ends_of_text_are_refused(expert, tmp_path, capsys):
 def test_what_proxy_tuning_alone_knows_is_refused_elsewhere(option, capsys):
     assert main(["generate", ANTI, QUESTIONS[0], *option]) == 2
     assert "proxy-tuning" in capsys.readouterr().err
+
+
+LLAMA2_CHAT = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + message['content'].strip() + ' [/INST]' }}"
+    "{% else %}{{ ' ' + message['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def chat_expert(expert, tmp_path_factory) -> str:
+    """The expert with LLaMA-2's chat format."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("chat_expert")
+    shutil.copytree(expert, folder, dirs_exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(expert)
+    tokenizer.chat_template = LLAMA2_CHAT
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_chat_expert_answers_behind_its_format(chat_expert, tmp_path, capsys):
+    """Twenty questions, against the published way written out: "Answer:" is taken off the expert's message and stands behind
+    it, base and anti-expert read the plain prompt, and every step runs everything again."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    asked = [
+        f"Anna has {n} apples. Anna buys {2 * n + 1} apples. How many apples does Anna have now?" for n in range(20)
+    ]
+    models = [AutoModelForCausalLM.from_pretrained(resolve_path(m)).double() for m in (BASE, chat_expert, ANTI)]
+    tokenizer = AutoTokenizer.from_pretrained(resolve_path(BASE))
+    rows = min(model.config.vocab_size for model in models)
+    expected = []
+    for question in asked:
+        plain = f"Answer the following question.\n\nQuestion: {question}\nAnswer:"
+        chat = f"[INST] Answer the following question.\n\nQuestion: {question} [/INST] Answer:"
+        ids = [[1, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in (plain, chat, plain)]
+        made: list[int] = []
+        while len(made) < 8 and (not made or made[-1] != tokenizer.eos_token_id):
+            with torch.inference_mode():
+                base, tuned, untuned = (
+                    model(torch.tensor([[*own, *made]])).logits[0, -1, :rows].float()
+                    for model, own in zip(models, ids, strict=True)
+                )
+            made.append(int((base + (tuned - untuned)).argmax()))
+        expected.append(tokenizer.decode(made, skip_special_tokens=True))
+    questions = tmp_path / "questions.txt"
+    questions.write_text("\n".join(asked))
+    command = ["generate", BASE, "--input", str(questions), "--proxy", chat_expert, ANTI, "--prompt", "proxy_gsm"]
+    more = ["--max-new-tokens", "8", "--dtype", "float64", "--json", "--chat-template"]
+    assert main([*command, *more, "--chat-response-prefix", "Answer:"]) == 0
+    found = [json.loads(line)["response"] for line in capsys.readouterr().out.splitlines()]
+    assert found == [text.split("Question:")[0].split("Comment:")[0].strip() for text in expected]
+    assert len(set(found)) > 5
+    assert main([*command, *more]) == 0
+    assert [json.loads(line)["response"] for line in capsys.readouterr().out.splitlines()] != found

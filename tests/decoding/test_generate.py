@@ -175,6 +175,15 @@ def test_stop_texts_end_and_cut_an_answer():
     assert end.text([*ids, ord("P"), ord("x")]) == "abc"
 
 
+def test_stop_texts_of_letters_in_several_tokens_end_an_answer():
+    """A byte a token, as LLaMA-2's tokenizer writes Telugu, Thai and Bengali."""
+    for stop in ("ప్రశ్న:", "คำถาม:", "প্রশ্ন:"):
+        end = Ending(frozenset({0}), (stop,), lambda ids: bytes(ids).decode(errors="replace"))
+        ids = list(f"42 \n{stop}".encode())
+        assert [k for k in range(1, len(ids) + 1) if end.reached(ids[:k])] == [len(ids)]
+        assert end.text([*ids, 55]) == "42 \n"
+
+
 def test_a_prompt_beyond_the_context_is_refused():
     with pytest.raises(UserError, match="p0: a prompt of .* exceed the context of 16"):
         list(generate(alone(random_merged()), [prompts(False, 1)], GenerationConfig(max_new_tokens=15), END, 16))

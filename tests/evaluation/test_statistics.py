@@ -6,7 +6,7 @@ import pytest
 
 from mmscale.errors import UserError
 from mmscale.evaluation.answers import rule
-from mmscale.evaluation.consistency import matrices
+from mmscale.evaluation.consistency import consistency
 from mmscale.evaluation.statistics import gap_closed, paired_bootstrap, wilson_interval
 
 
@@ -25,6 +25,9 @@ def test_paired_bootstrap_sees_a_real_gain_and_no_false_one():
     assert 0.2 < gain.interval[0] < 0.3 < gain.interval[1] < 0.4 and gain.p_value < 0.001
     mixed = [not value if i % 2 else value for i, value in enumerate(before)]
     assert paired_bootstrap(before, before).p_value == 1.0
+    assert paired_bootstrap([False] * 99, [True] * 99).p_value == pytest.approx(2 / 10_001), (
+        "10,000 samples show no zero"
+    )
     assert paired_bootstrap(before, mixed).interval[0] < 0.1
     with pytest.raises(ValueError, match="same rows"):
         paired_bootstrap([True], [True, False])
@@ -34,15 +37,29 @@ def test_consistency_by_hand():
     """Four questions: both right; both wrong alike; both wrong unlike; only a right."""
     a = [("1", True), ("7", False), ("8", False), ("4", True)]
     b = [("1", True), ("7", False), ("9", False), ("5", False)]
-    cc, ic = matrices({"de": a, "fr": b}, rule("mcot"))
+    found = consistency({"de": a, "fr": b}, rule("mcot"))
+    cc, ic = found.cc, found.ic
     assert cc["de"]["fr"] == cc["fr"]["de"] == 1 / 4
     assert ic["de"]["fr"] == ic["fr"]["de"] == pytest.approx((1 / 2 + 1 / 3) / 2)
-    assert cc["de"]["de"] == 2 / 4 and ic["de"]["de"] == 1.0
+    assert cc["de"]["de"] == 2 / 4 and ic["de"]["de"] == 1.0 and found.wrong == {"de": 2, "fr": 3}
+
+
+@pytest.mark.parametrize("name", ["default", "last_number", "mcot", "proxy_gsm", "exact"])
+def test_no_answer_is_nobodys_equal(name):
+    chosen = rule(name)
+    silent = "" if name == "exact" else "I do not know."
+    verdicts = [chosen.correct(silent, "7", "de")] * 3
+    assert consistency({"de": verdicts, "fr": verdicts}, chosen).ic["de"]["fr"] == 0
+
+
+def test_nothing_wrong_leaves_no_share_of_it():
+    right = [("1", True)] * 3
+    assert consistency({"de": right, "fr": right}, rule("mcot")).ic["de"]["fr"] is None
 
 
 def test_unequal_rows_are_refused():
     with pytest.raises(UserError, match="same questions in every language"):
-        matrices({"de": [("1", True)], "fr": []}, rule("mcot"))
+        consistency({"de": [("1", True)], "fr": []}, rule("mcot"))
 
 
 def test_the_gap_that_is_closed():

@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+_NOTHING = frozenset(["", "nan", "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"])
+
+
+def says_something(gold: str) -> bool:
+    """Whether a gold field holds an answer at all: some text other than not-a-number and infinity."""
+    return final_gold(gold).lower() not in _NOTHING
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -16,9 +23,12 @@ class Rule:
     """(prediction, gold, or two predictions) -> same answer?"""
     gold: Callable[[str], str] = lambda text: text
     """The gold field as the rule compares it."""
-
     readings: Callable[[str, str], list[str]] | None = None
     """(response, language) -> everything the answer may mean, `extract`'s first; None where it is never in doubt."""
+    scorable: Callable[[str], bool] = says_something
+    """Whether the rule can compare anything with a gold field."""
+    absent: Callable[[str], bool] = lambda prediction: not prediction.strip()
+    """Whether a prediction says that the response had no answer."""
 
     def correct(self, response: str, gold: str, language: str) -> tuple[str, bool]:
         """(prediction, is it right?) of one response."""
@@ -26,6 +36,10 @@ class Rule:
         found = self.readings(response, language) if self.readings else [self.extract(response, language)]
         right = [one for one in found if self.equal(one, wanted)]
         return next(iter([*right, *found]), ""), bool(right)
+
+    def same_answer(self, a: str, b: str) -> bool:
+        """Whether two predictions are the same answer; no answer is nobody's equal."""
+        return not self.absent(a) and not self.absent(b) and self.equal(a, b)
 
 
 def final_gold(text: str) -> str:

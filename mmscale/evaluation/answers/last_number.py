@@ -8,6 +8,7 @@ float know them).
 
 from __future__ import annotations
 
+import math
 import re
 
 from mmscale.evaluation.answers.base import Rule, final_gold
@@ -19,7 +20,7 @@ TOLERANCE = 1e-3
 
 def extract(response: str, language: str) -> str:
     numbers = _NUMBER.findall(_COMMA.sub(r"\1\2", response))
-    return str(float(numbers[-1])) if numbers else "0.0"
+    return str(float(numbers[-1])) if numbers else ""
 
 
 def _value(text: str) -> float:
@@ -30,7 +31,12 @@ def _value(text: str) -> float:
 
 
 def equal(prediction: str, gold: str) -> bool:
-    return abs(_value(prediction) - _value(gold)) < TOLERANCE
+    """No answer counts as 0."""
+    return abs(_value(prediction or "0.0") - _value(gold)) < TOLERANCE
 
 
-RULE = Rule(extract, equal, gold=lambda text: final_gold(text).replace(",", ""))
+def _gold(text: str) -> str:
+    return final_gold(text).replace(",", "")
+
+
+RULE = Rule(extract, equal, _gold, scorable=lambda text: math.isfinite(_value(_gold(text))))

@@ -54,4 +54,8 @@ def gold(text: str) -> str:
     return _text(found[-1].value) if found else text.strip()
 
 
-RULE = Rule(extract, equal, gold, readings)
+def _scorable(text: str) -> bool:
+    return _number(gold(text)) is not None
+
+
+RULE = Rule(extract, equal, gold, readings, _scorable)

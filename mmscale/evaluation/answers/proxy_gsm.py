@@ -43,4 +43,4 @@ def _gold(text: str) -> str:
     return _COMMA.sub(r"\1\2", final_gold(text))
 
 
-RULE = Rule(extract, equal, _gold)
+RULE = Rule(extract, equal, _gold, absent=lambda prediction: _NUMBER.search(prediction) is None)

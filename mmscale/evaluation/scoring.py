@@ -1,0 +1,87 @@
+"""Scores of prediction files, whoever wrote them: each by itself, one against another, languages against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmscale.errors import UserError
+from mmscale.evaluation.alignment import aligned
+from mmscale.evaluation.answers import Rule, rule
+from mmscale.evaluation.consistency import consistency
+from mmscale.evaluation.predictions import Prediction, read, require_scorable, score, verdict
+from mmscale.evaluation.statistics import paired_bootstrap
+
+
+def named_files(words: Sequence[str], need_language: bool) -> list[tuple[str, Path]]:
+    """LANG=FILE or, unless a language is needed, FILE alone (language ""); UserError for a language given twice."""
+    found: list[tuple[str, Path]] = []
+    for word in words:
+        code, separator, file = word.partition("=")
+        if not separator or Path(word).is_file():
+            if need_language:
+                raise UserError(f"'{word}' is not LANG=FILE; for example de=predictions/de.jsonl")
+            code, file = "", word
+        if code and code in [known for known, _ in found]:
+            raise UserError(f"language '{code}' is given twice: give each language one file")
+        found.append((code, Path(file)))
+    return found
+
+
+def score_files(words: Sequence[str], against: Path | None, rule_name: str, language: str | None) -> dict[str, Any]:
+    """Scores of FILE or LANG=FILE: of one its own, of several each one's and that of all rows together.
+
+    With `against`, a file of the same problems, the gain over it with interval and p-value (paired bootstrap).
+    """
+    chosen, files = rule(rule_name), named_files(words, need_language=False)
+    if len({file for _, file in files}) < len(files):
+        raise UserError("a prediction file is given twice: give each once")
+    if against is not None and len(files) > 1:
+        raise UserError("--against compares one file with one other: give --predictions a single file")
+    rows = {str(file): _read(file, code or language, chosen) for code, file in files}
+    scored = {name: _scores(found, chosen) for name, found in rows.items()}
+    if len(files) == 1:
+        result = next(iter(scored.values()))
+    else:
+        result = {"files": scored, **_scores([row for found in rows.values() for row in found], chosen)}
+    result["rule"] = rule_name
+    if against is not None:
+        [(name, ours)] = rows.items()
+        matched, by = aligned({name: ours, str(against): _read(against, language, chosen)}, chosen, by_question=True)
+        verdicts = [[verdict(row, chosen)[1] for row in found] for found in matched.values()]
+        gain = paired_bootstrap(verdicts[1], verdicts[0])
+        result["gain"] = {"difference": gain.difference, "interval": gain.interval, "p_value": gain.p_value, "by": by}
+    return result
+
+
+def consistency_of_files(words: Sequence[str], rule_name: str) -> dict[str, Any]:
+    """CC and IC of all pairs of LANG=FILE."""
+    chosen, files = rule(rule_name), named_files(words, need_language=True)
+    if len(files) < 2:
+        raise UserError("consistency needs at least two languages: give LANG=FILE twice or more")
+    matched, by = aligned({code: _read(file, code, chosen) for code, file in files}, chosen)
+    verdicts = {code: [verdict(row, chosen) for row in found] for code, found in matched.items()}
+    return {
+        **consistency(verdicts, chosen).to_json(),
+        "n": len(next(iter(matched.values()))),
+        "rule": rule_name,
+        "by": by,
+    }
+
+
+def _read(file: Path, language: str | None, chosen: Rule) -> list[Prediction]:
+    rows = read(file, language)
+    require_scorable(rows, chosen)
+    return rows
+
+
+def _scores(rows: Sequence[Prediction], chosen: Rule) -> dict[str, Any]:
+    """Of all rows, and of each language where there are several."""
+    verdicts: dict[str, list[bool]] = {}
+    for row in rows:
+        verdicts.setdefault(row.language, []).append(verdict(row, chosen)[1])
+    result = score([right for found in verdicts.values() for right in found]).to_json()
+    if len(verdicts) > 1:
+        result["languages"] = {code: score(found).to_json() for code, found in verdicts.items()}
+    return result
