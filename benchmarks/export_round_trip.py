@@ -29,6 +29,7 @@ from mmscale.models.counting import empty_language_model
 from mmscale.models.export import TRUNK_PREFIX, export
 from mmscale.models.language_model import LanguageModel, load_tokenizer
 from mmscale.models.tensor_files import TensorFiles
+from mmscale.parallel.layout import Layout
 from mmscale.training.fragments import SavedState
 
 SHARD = 250 * 10**6
@@ -66,7 +67,9 @@ def export_alone(model: str, checkpoint: str, folder: str) -> None:
     before = anonymous_bytes()
     with peak() as found:
         saved = SavedState(Path(checkpoint))
-        export(empty, lambda name: saved.parameter(TRUNK_PREFIX + name), Path(folder), SHARD)
+        export(
+            empty, lambda name: saved.parameter(TRUNK_PREFIX + name), Path(folder), Layout(torch.device("cpu")), SHARD
+        )
     print(found[0] - before)
 
 

@@ -8,6 +8,7 @@ end to end (https://huggingface.co/docs/safetensors). The header stands first bu
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from types import TracebackType
@@ -91,3 +92,13 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
         file.metadata = metadata or {}
         for name, value in tensors.items():
             file.add(name, value)
+
+
+def digest(tensors: dict[str, Tensor], notes: dict[str, str]) -> str:
+    """SHA-256 of names, dtypes, shapes and values, and of what is noted beside them."""
+    outline = [[name, str(value.dtype), list(value.shape)] for name, value in sorted(tensors.items())]
+    found = hashlib.sha256(json.dumps([notes, outline], sort_keys=True).encode())
+    for _, value in sorted(tensors.items()):
+        if value.numel():
+            found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -24,6 +24,9 @@ def convert(
         typer.Option(help="folder of the LLM's configuration and tokenizer, where the source has none"),
     ] = None,
     encoder: Annotated[Path | None, typer.Option(help="the same of LangBridge's encoder")] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="a model of ours with all that it consists of, its LLM and encoder copied")
+    ] = False,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="of the weights written; else as they are")
     ] = None,
@@ -33,11 +36,15 @@ def convert(
     Example: `mmscale convert outputs/MindMerger/math/augmentation mapping.safetensors`
 
     Example: `mmscale convert output/global_step500_universal aligned-llama --base /models/Llama-2-7b-hf --dtype bfloat16`
+
+    Example: `mmscale convert runs/quickstart/stages/mindmerger.augmentation/model merged-model --whole`
     """
-    from mmscale.conversion.convert import convert_folder, convert_mapping, is_model
+    from mmscale.conversion.convert import convert_folder, convert_mapping, copy_whole, is_model
     from mmscale.models.loading import DTYPES
 
-    if is_model(source):
+    if whole:
+        print(f"{target}: {copy_whole(source, target, DTYPES[dtype] if dtype else None)}")
+    elif is_model(source):
         print(f"{target}: {convert_folder(source, target, base, encoder, DTYPES[dtype] if dtype else None)}")
     else:
         print(f"{target}: {convert_mapping(source, target)}")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmscale.cli import options
+
 if TYPE_CHECKING:
     from mmscale.config.evaluation import TaskConfig
 
@@ -40,6 +42,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="with MODEL: split of the source")] = "test",
     limit: Annotated[int | None, typer.Option(help="with MODEL: first rows of each language")] = None,
     prompt: Annotated[str | None, typer.Option(help="with MODEL: prompt template")] = None,
+    encoder: options.EncoderPath = None,
+    mapping: options.MappingPath = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     max_new_tokens: Annotated[int, typer.Option(help="with MODEL")] = 512,
     batch_size: Annotated[int, typer.Option(help="with MODEL")] = 32,
     output: Annotated[Path, typer.Option(help="with MODEL: folder of its prediction files")] = Path("predictions"),
@@ -72,12 +77,9 @@ def evaluate(
     elif model is not None:
         if files:
             raise UserError(f"one model is evaluated at a time: leave {' '.join(files)} out")
-        _show(
-            _evaluate_model(
-                model, _task(source, path, languages, split, limit, rule, prompt, max_new_tokens, batch_size), output
-            ),
-            as_json,
-        )
+        task = _task(source, path, languages, split, limit, rule, prompt, max_new_tokens, batch_size)
+        parts = options.model_parts(model, trust=trust_remote_code, encoder=encoder, mapping=mapping)
+        _show(_evaluate_model(model, parts, task, output), as_json)
     else:
         raise UserError("nothing to evaluate: give --predictions FILE, --consistency LANG=FILE … or a MODEL")
 
@@ -94,29 +96,27 @@ def _task(
     batch_size: int,
 ) -> TaskConfig:
     """The task that the options describe; UserError for a value that is wrong."""
-    from mmscale.cli.options import checked
-    from mmscale.config.data import DataConfig
+        from mmscale.config.data import DataConfig
     from mmscale.config.evaluation import GenerationConfig, TaskConfig
 
-    generation = checked(GenerationConfig, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    generation = options.checked(GenerationConfig, max_new_tokens=max_new_tokens, batch_size=batch_size)
     codes = tuple(code.strip() for code in languages.split(",") if code.strip())
-    data = checked(DataConfig, source=source, path=path, languages=codes, split=split, limit_per_language=limit)
-    task: TaskConfig = checked(TaskConfig, data=data, rule=rule, prompt=prompt, generation=generation)
+    data = options.checked(DataConfig, source=source, path=path, languages=codes, split=split, limit_per_language=limit)
+    task: TaskConfig = options.checked(TaskConfig, data=data, rule=rule, prompt=prompt, generation=generation)
     return task
 
 
-def _evaluate_model(model: str, task: TaskConfig, output: Path) -> dict[str, object]:
+def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> dict[str, object]:
     from mmscale.cli.devices import default_device
     from mmscale.config.parallel import InterruptionConfig
     from mmscale.evaluation.predictions import score
     from mmscale.evaluation.solving import evaluate_task
     from mmscale.methods.solvers import model_solver
-    from mmscale.models.assembly import read_parts
     from mmscale.parallel.interruption import Interruption
     from mmscale.parallel.layout import Layout
 
     layout = Layout(default_device())
-    solver = model_solver(model, read_parts(model), None, layout)
+    solver = model_solver(model, parts, None, layout)
     with Interruption(InterruptionConfig(), layout) as stop:
         rows, _ = evaluate_task(solver, task.data.source, task, task.data.languages, output, layout, stop)
     return {code: score([row.correct for row in found]).to_json() for code, found in rows.items()}

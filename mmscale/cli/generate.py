@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from mmscale.cli import options
 if TYPE_CHECKING:
     from mmscale.config.evaluation import GenerationConfig
     from mmscale.evaluation.asking import Asking
+    from mmscale.parallel.layout import Layout
 
 
 def generate(
@@ -27,6 +29,9 @@ def generate(
     ] = None,
     language: Annotated[str, typer.Option(help="language of the questions")] = "en",
     prompt: options.PromptName = None,
+    encoder: options.EncoderPath = None,
+    mapping: options.MappingPath = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     proxy: options.Proxy = options.NO_PROXY,
     expert: options.Expert = None,
     antiexpert: options.Antiexpert = None,
@@ -57,6 +62,8 @@ def generate(
     Example: `mmscale generate tinyworld:llm "Anna has 12 apples. Anna buys 5 apples. How many apples does Anna have now?" --prompt tinyworld_math --max-new-tokens 64`
 
     Example: `mmscale generate tinyworld:large_llm --proxy runs/quickstart/stages/question_alignment.response/model tinyworld:llm --language sw --input questions.txt --output answers.jsonl`
+
+    Example: `mmscale generate /models/Llama-2-7b-hf --encoder /models/mt5-xl --mapping outputs/MindMerger/math/augmentation/pytorch_model.bin --prompt mathoctopus --language sw --input questions.txt`
 
     Several ranks: `torchrun --nproc-per-node 8 launch/proxy_generate.py BASE --proxy TUNED UNTUNED --tensor-parallel-size 8 --input questions.txt --output answers.jsonl`
     """
@@ -92,9 +99,13 @@ def generate(
     )
     if analysis and steering is None:
         raise options.needs_proxy("--analysis")
-    _answer(
-        model, steering, prompt, dtype, tensor_parallel_size, questions, language, config, analysis, output, as_json
-    )
+    said: dict[str, Any] = {"dtype": dtype, "trust": trust_remote_code}
+    parts = options.model_parts(model, **said, encoder=encoder, mapping=mapping)
+
+    def load(layout: Layout) -> Any:
+        return options.loaded_solver(parts, model, steering, prompt, layout, **said)
+
+    _answer(load, tensor_parallel_size, questions, language, config, analysis, output, as_json)
 
 
 def _questions(given: list[str] | None, file: Path | None) -> list[str]:
@@ -111,10 +122,7 @@ def _questions(given: list[str] | None, file: Path | None) -> list[str]:
 
 
 def _answer(
-    model: str,
-    proxy: dict[str, Any] | None,
-    prompt: str | None,
-    dtype: str,
+    load: Callable[[Layout], Any],
     tensor_parallel_size: int,
     questions: list[str],
     language: str,
@@ -132,8 +140,7 @@ def _answer(
     if world.size > 1 and output is None:
         raise UserError("several ranks share the questions and write a file: give --output FILE")
     with joined(ParallelConfig(tensor_parallel_size=tensor_parallel_size), world) as layout:
-        solver = options.loaded_solver(model, proxy, prompt, dtype, layout)
-        asking = Asking(solver, questions, language, config, analysis)
+        asking = Asking(load(layout), questions, language, config, analysis)
         if output is None:
             found = sorted(asking.rows(layout), key=lambda row: row["number"])
         else:

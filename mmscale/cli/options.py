@@ -20,6 +20,17 @@ Dtype = Annotated[
         help="of the weights: auto (as a model of ours was saved, else float32), float32, bfloat16, float16, float64"
     ),
 ]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="run Python code that a model's folder brings; no file can say so")
+]
+EncoderPath = Annotated[
+    str | None, typer.Option("--encoder", help="multilingual encoder in front of MODEL; with --mapping")
+]
+MappingPath = Annotated[
+    Path | None,
+    typer.Option("--mapping", help="mapping from --encoder to MODEL: ours, or the authors' pytorch_model.bin"),
+]
+
 Proxy = Annotated[
     tuple[str, str],
     typer.Option("--proxy", metavar="EXPERT ANTIEXPERT", help="proxy-tuning: --expert and --antiexpert in one"),
@@ -100,17 +111,38 @@ def proxy_options(
     return {"expert": expert, "antiexpert": antiexpert, "draft_tokens": tokens, **more}
 
 
-def loaded_solver(model: str, proxy: dict[str, Any] | None, prompt: str | None, dtype: str, layout: Layout) -> Any:
-    """The solver of command-line options, in memory."""
-    from mmscale.methods.solvers import Steering, model_solver, proxy_solver
+def model_parts(
+    path: str, dtype: str = "auto", trust: bool = False, encoder: str | None = None, mapping: Path | None = None
+) -> Any:
+    """The parts of a model by path, with what the command line says of it."""
+    from dataclasses import replace
+
+    from mmscale.config.model import EncoderConfig
+    from mmscale.errors import UserError
     from mmscale.models.assembly import read_parts
 
-    def parts(path: str) -> Any:
-        found = read_parts(path)
-        values = {**found.language_model.model_dump(), **({"dtype": dtype} if dtype != "auto" else {})}
-        return type(found)(checked(type(found.language_model), **values), found.encoder, found.mapping, found.prompt)
+    found = read_parts(path)
+    said = {**({"dtype": dtype} if dtype != "auto" else {}), "trust_remote_code": trust}
+    own = checked(type(found.language_model), **{**found.language_model.model_dump(), **said})
+    found = replace(found, language_model=own)
+    if (encoder is None) != (mapping is None):
+        raise UserError("--encoder and --mapping belong together: give both")
+    if encoder is not None:
+        if found.encoder is not None:
+            raise UserError(f"{path} has an encoder and a mapping already: leave --encoder and --mapping out")
+        return replace(found, encoder=EncoderConfig(path=encoder, trust_remote_code=trust), mapping=str(mapping))
+    if found.encoder is not None:
+        found = replace(found, encoder=found.encoder.model_copy(update={"trust_remote_code": trust}))
+    return found
+
+
+def loaded_solver(
+    parts: Any, title: str, proxy: dict[str, Any] | None, prompt: str | None, layout: Layout, **said: Any
+) -> Any:
+    """The solver of command-line options, in memory; `said` is that of every small model's parts."""
+    from mmscale.methods.solvers import Steering, model_solver, proxy_solver
 
     if proxy is None:
-        return model_solver(model, parts(model), prompt, layout).loaded
-    models = {name: parts(proxy[name]) for name in ("expert", "antiexpert", "drafter") if proxy[name]}
-    return proxy_solver(model, parts(model), Steering(**{**proxy, **models}), layout, prompt).loaded
+        return model_solver(title, parts, prompt, layout).loaded
+    models = {name: model_parts(proxy[name], **said) for name in ("expert", "antiexpert", "drafter") if proxy[name]}
+    return proxy_solver(title, parts, Steering(**{**proxy, **models}), layout, prompt).loaded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8000,
     language: Annotated[str, typer.Option(help="of prompts, where a request does not name one")] = "en",
     prompt: options.PromptName = None,
+    encoder: options.EncoderPath = None,
+    mapping: options.MappingPath = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     proxy: options.Proxy = options.NO_PROXY,
     expert: options.Expert = None,
     antiexpert: options.Antiexpert = None,
@@ -74,7 +77,9 @@ def serve(
         shard_small=False,
     )
     socket = _listen(host, port)
-    solver = options.loaded_solver(model, steering, prompt, dtype, Layout(default_device()))
+    said: dict[str, Any] = {"dtype": dtype, "trust": trust_remote_code}
+    parts = options.model_parts(model, **said, encoder=encoder, mapping=mapping)
+    solver = options.loaded_solver(parts, model, steering, prompt, Layout(default_device()), **said)
     context = min(max_context, solver.context_length)
     held = sum(_cache_bytes(one.model.language_model, slots * context) for one in solver.ensemble.models)
     say(f"keys and values of {slots} x {context:,} tokens take {held / 1e9:.2f} GB")

@@ -34,6 +34,9 @@ class StageConfig(Config):
     """Held out from `data` when `dev_data` is empty."""
     prompt: str | None = None
     """Name of a template in mmscale/data/prompts.py; None takes the method's published one."""
+    initial_mapping: str | None = None
+    """File or folder of a mapping, ours or the authors', that a stage that trains one begins with; None takes the stage
+    before, or a new one."""
     packing: PackingConfig = PackingConfig(global_batch_size=128)
     optimizer: OptimizerConfig = OptimizerConfig()
     epochs: float | None = Field(default=None, gt=0)

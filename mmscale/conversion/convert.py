@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from mmscale.conversion import langbridge, universal
+from mmscale.conversion import langbridge, universal, whole
 from mmscale.conversion.hugging_face import to_safetensors
 from mmscale.errors import UserError
 from mmscale.files import atomic_write, write_directory
@@ -57,4 +57,13 @@ def convert_folder(
             said.append(to_safetensors(source, folder, dtype))
 
     write_directory(target, fill)
+    return said[0]
+
+
+def copy_whole(source: Path, target: Path, dtype: torch.dtype | None) -> str:
+    """A model of ours with everything that it consists of; says what was written."""
+    if target.exists():
+        raise UserError(f"{target} exists already: name a new folder, or remove it")
+    said: list[str] = []
+    write_directory(target, lambda folder: said.append(whole.copy(source, folder, dtype)))
     return said[0]

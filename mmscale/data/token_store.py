@@ -2,7 +2,8 @@
 
 A part `NAME-NNNNN.safetensors` holds a fixed number of examples: `ids` int32, all ids one after another; `lengths` int32
 [n, 3], how many of them are prompt, target and encoder text; `truncated` uint8 [n]; `languages` uint8 [n], numbers in the
-metadata's list; `origins` uint8, UTF-8 lines, and `origin_ends` int64 [n]. The index is written when every part is there.
+metadata's list; `origins` uint8, UTF-8 lines, and `origin_ends` int64 [n]. A part carries the hash of all of it, checked
+when it is opened. The index is written when every part is there.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ from torch import Tensor
 from mmscale.data.segments import TokenizedExample
 from mmscale.errors import UserError
 from mmscale.files import atomic_write
+from mmscale.tensor_writing import digest
 
 PART_EXAMPLES = 4096
 """Examples of a part: seconds of work, a few MB."""
+_DIGEST = "sha256"
+_REMEDY = "remove its folder, it is made again"
 
 
 def part_path(folder: Path, name: str, number: int) -> Path:
@@ -50,20 +54,24 @@ def write_part(folder: Path, name: str, number: int, examples: Sequence[Tokenize
         "origins": torch.frombuffer(bytearray(b"".join(origins) or b"\0"), dtype=torch.uint8),
         "origin_ends": torch.tensor(list(itertools.accumulate(map(len, origins))), dtype=torch.int64),
     }
+    notes = {"languages": json.dumps(languages), "name": f"{name} {number}"}
     with atomic_write(part_path(folder, name, number), "wb") as handle:
-        handle.write(save(tensors, {"languages": json.dumps(languages)}))
+        handle.write(save(tensors, {**notes, _DIGEST: digest(tensors, notes)}))
 
 
 class _Part:
-    """One mapped file."""
+    """One mapped file; UserError where it is not, bit for bit, what was written as this part."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str, number: int) -> None:
         try:
             with safe_open(path, framework="pt") as file:
                 tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                self.languages: list[str] = json.loads(file.metadata()["languages"])
-        except (SafetensorError, OSError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}): remove its folder, it is made again") from error
+                notes: dict[str, str] = dict(file.metadata() or {})
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error}): {_REMEDY}") from error
+        if notes.pop(_DIGEST, None) != digest(tensors, notes) or notes.get("name") != f"{name} {number}":
+            raise UserError(f"{path} is damaged (its hash differs): {_REMEDY}")
+        self.languages: list[str] = json.loads(notes["languages"])
         self.ids, self.lengths = tensors["ids"], tensors["lengths"]
         self.truncated, self.of = tensors["truncated"], tensors["languages"]
         self.origins, self.origin_ends = tensors["origins"], tensors["origin_ends"]
@@ -91,7 +99,7 @@ class TokenStore(Sequence[TokenizedExample]):
     def __init__(self, folder: Path, name: str, count: int) -> None:
         self.folder, self.name, self.size = folder, name, count
         self._ends = [min(count, (i + 1) * PART_EXAMPLES) for i in range(parts_of(count))]
-        self._part = functools.cache(lambda number: _Part(part_path(folder, name, number)))
+        self._part = functools.cache(lambda number: _Part(part_path(folder, name, number), name, number))
 
     def __len__(self) -> int:
         return self.size

@@ -35,11 +35,7 @@ class Ending:
 
 def ending(language_model: Any, stop_texts: Sequence[str] = ()) -> Ending:
     """EOS of ours and of the model's generation config (LLaMA-3 has several), and stop texts."""
-    stops = {language_model.specials.eos}
-    configured = getattr(getattr(language_model.causal_lm, "generation_config", None), "eos_token_id", None)
-    if isinstance(configured, (list, tuple)):
-        stops |= set(configured)
-    elif configured is not None:
-        stops.add(configured)
     tokenizer = language_model.tokenizer
-    return Ending(frozenset(stops), tuple(stop_texts), lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)))
+    return Ending(
+        language_model.stop_ids, tuple(stop_texts), lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
+    )

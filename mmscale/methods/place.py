@@ -11,7 +11,7 @@ from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
 from mmscale.methods.base import Method, StageSpec
 from mmscale.models import quantization
-from mmscale.models.assembly import FINGERPRINT_FILE
+from mmscale.models.seal import is_sealed
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,13 @@ class StagePlace:
                 f"parallel.tensor_parallel_size=1 and parallel.zero.stage=0, or quantization=none"
             )
 
+    def require_mapping_fits(self) -> None:
+        """UserError where a mapping is named to begin a stage with that trains none."""
+        if self.config.initial_mapping is not None and self.spec.trains != "mapping":
+            raise UserError(
+                f"{self.name} trains the language model: initial_mapping is for stages that train a mapping"
+            )
+
     @property
     def finished(self) -> bool:
-        return (self.model / FINGERPRINT_FILE).is_file()
+        return is_sealed(self.model)

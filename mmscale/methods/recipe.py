@@ -55,6 +55,7 @@ def check(run: RunConfig) -> list[Method]:
                 raise UserError(f"recipes.{chosen.name}.{stage}.data is empty: name at least one data set")
         for spec in chosen.stages:
             StagePlace(run, chosen, spec).require_quantization_fits()
+            StagePlace(run, chosen, spec).require_mapping_fits()
         if chosen.needs_encoder and run.encoder is None:
             raise UserError(f"{chosen.name} needs an encoder: add an encoder section with a path")
     if run.proxy is not None and run.proxy.expert not in run.recipes:
@@ -93,6 +94,7 @@ def places_up_to(run: RunConfig, stage: str) -> list[StagePlace]:
     wanted = [StagePlace(run, chosen, spec) for spec in chosen.stages[: chosen.stages.index(last) + 1]]
     for place in wanted:
         place.require_quantization_fits()
+        place.require_mapping_fits()
     return wanted
 
 

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from mmscale.config.model import LanguageModelConfig
 from mmscale.errors import UserError
-from mmscale.files import recover_directory, write_directory, write_json
+from mmscale.files import (
+    cannot_write,
+    make_temporary,
+    publish_directory,
+    recover_directory,
+    sha256,
+    sync_tree,
+    temporary_path,
+)
 from mmscale.methods import encoder_cache
 from mmscale.methods.place import StagePlace
 from mmscale.methods.solvers import solver_in_memory, task_accuracy
 from mmscale.methods.tokenizing import tokens
 from mmscale.models import mapping_files
 from mmscale.models.assembly import (
-    FINGERPRINT_FILE,
+    PARTS_FILE,
     ModelParts,
     assemble,
     make_trainable,
+    portable,
     provenance,
     read_parts,
     write_parts,
@@ -31,12 +41,16 @@ from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.export import TRUNK_PREFIX, export
 from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
+from mmscale.models.seal import SEAL_FILE, require_unchanged, write_seal
 from mmscale.parallel.layout import Layout
 from mmscale.parallel.zero import partitioned_loading
+from mmscale.training import checkpoint
 from mmscale.training.engines import make_engine
 from mmscale.training.fragments import SavedState
 from mmscale.training.objective import CausalObjective
 from mmscale.training.trainer import Trainer
+
+_MAPPING = "mapping.safetensors"
 
 
 def fingerprint(place: StagePlace, start: ModelParts) -> str:
@@ -50,23 +64,39 @@ def fingerprint(place: StagePlace, start: ModelParts) -> str:
         place.run.seed,
         place.spec.name,
     ]
+    if place.config.initial_mapping is not None and start.mapping is not None:
+        content.append(sha256(Path(start.mapping)))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_stage(place: StagePlace, start: ModelParts, layout: Layout) -> ModelParts:
     """Train (or go on training, or take as finished) a stage; the parts of the model it made. All ranks call it."""
+    if place.config.initial_mapping is not None:
+        start = replace(start, mapping=str(mapping_files.file_of(Path(place.config.initial_mapping).expanduser())))
     print_of_start = fingerprint(place, start)
     if not layout.from_first(lambda: place.finished):
         with layout.alone_in(place.folder):
             layout.on_first(lambda: recover_directory(place.model))
             if not layout.from_first(lambda: place.finished):  # another run may have finished it meanwhile
                 return _train(place, start, print_of_start, layout)
-    made = json.loads((place.model / FINGERPRINT_FILE).read_text(encoding="utf-8"))["fingerprint"]
+    made = require_unchanged(place.model, layout).fingerprint
     if made != print_of_start:
         raise UserError(
             f"{place.model} was trained with another configuration: choose another output_dir, or remove {place.folder} to train again"
         )
-    return read_parts(str(place.model))
+    return _as_configured(read_parts(str(place.model)), place)
+
+
+def _as_configured(parts: ModelParts, place: StagePlace) -> ModelParts:
+    """With what this run's configuration says and no file may: whether models' own code runs, and how attention does."""
+    own, encoder = place.run.language_model, place.encoder
+    chosen = {"trust_remote_code": own.trust_remote_code, "attention": own.attention}
+    trust = {"trust_remote_code": encoder.trust_remote_code} if encoder else {}
+    return replace(
+        parts,
+        language_model=parts.language_model.model_copy(update=chosen),
+        encoder=parts.encoder and parts.encoder.model_copy(update=trust),
+    )
 
 
 def _train(place: StagePlace, start: ModelParts, print_of_start: str, layout: Layout) -> ModelParts:
@@ -96,9 +126,12 @@ def _train(place: StagePlace, start: ModelParts, print_of_start: str, layout: La
         scored,
     )
     chosen = trainer.run()
-    layout.on_first(lambda: _write_model(place, start, model, SavedState(chosen), print_of_start))
+    problem = checkpoint.fault(chosen, layout)  # the best one may be hours old
+    if problem is not None:
+        raise UserError(f"{chosen}: {problem}: remove it, and start the same command again")
+    _write_model(place, start, model, SavedState(chosen), print_of_start, layout)
     encoder_cache.drop(place, layout)
-    return read_parts(str(place.model))
+    return _as_configured(read_parts(str(place.model)), place)
 
 
 def _task_accuracy(
@@ -113,22 +146,49 @@ def _task_accuracy(
 
 
 def _write_model(
-    place: StagePlace, start: ModelParts, model: MergedModel, trained: SavedState, print_of_start: str
+    place: StagePlace, start: ModelParts, model: MergedModel, trained: SavedState, print_of_start: str, layout: Layout
 ) -> None:
-    """The stage's model, whole or not at all, in the formats others load: Hugging Face folder or mapping file."""
-    parts = replace(start, prompt=place.prompt)
+    """The stage's model, whole or not at all, in the formats others load: Hugging Face folder or mapping file.
 
-    def fill(folder: Path) -> None:
+    All ranks call it: shards are written and hashed in turns, so that nobody waits long in a collective.
+    """
+    folder = temporary_path(place.model)
+    layout.on_first(lambda: make_temporary(place.model))
+    try:
+        parts = replace(portable(start, model), prompt=place.prompt)
         if place.spec.trains == "mapping":
-            assert model.mapping is not None
-            mapping = Mapping(model.mapping.encoder_width, model.mapping.llm_width)
-            mapping.load_state_dict({key: trained.parameter(f"mapping.{key}") for key in mapping_files.KEYS})
-            mapping_files.write(mapping, folder / "mapping.safetensors")
-            write_parts(folder, replace(parts, mapping="mapping.safetensors"))
+            layout.on_first(lambda: _write_mapping(model, trained, folder))
+            names, parts = [_MAPPING], replace(parts, mapping=_MAPPING)
         else:
-            export(model.language_model, lambda name: trained.parameter(TRUNK_PREFIX + name), folder)
-            own: LanguageModelConfig = start.language_model.model_copy(update={"path": ".", "revision": None})
-            write_parts(folder, replace(parts, language_model=own))
-        write_json(folder / FINGERPRINT_FILE, {"fingerprint": print_of_start})
+            names = export(model.language_model, lambda name: trained.parameter(TRUNK_PREFIX + name), folder, layout)
+            own = parts.language_model.model_copy(update={"path": ".", "revision": None})
+            parts = replace(parts, language_model=own)
+        layout.on_first(lambda: write_parts(folder, parts))
+        names.append(PARTS_FILE)
+        hashed = dict(zip(names, layout.in_turns([partial(sha256, folder / name) for name in names]), strict=True))
+        layout.on_first(lambda: _publish(place.model, folder, print_of_start, hashed))
+    except UserError:
+        if layout.is_first:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
-    write_directory(place.model, fill)
+
+def _write_mapping(model: MergedModel, trained: SavedState, folder: Path) -> None:
+    assert model.mapping is not None
+    mapping = Mapping(model.mapping.encoder_width, model.mapping.llm_width)
+    mapping.load_state_dict({key: trained.parameter(f"mapping.{key}") for key in mapping_files.KEYS})
+    try:
+        mapping_files.write(mapping, folder / _MAPPING)
+    except OSError as error:
+        raise cannot_write(folder / _MAPPING, error) from error
+
+
+def _publish(target: Path, folder: Path, fingerprint: str, hashed: dict[str, str]) -> None:
+    try:
+        write_seal(folder, fingerprint, hashed)
+        sync_tree(
+            folder, [name for name in (*hashed, SEAL_FILE) if not name.endswith(".safetensors") or name == _MAPPING]
+        )
+        publish_directory(folder, target)
+    except OSError as error:
+        raise cannot_write(target, error) from error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import ValidationError
 
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.errors import UserError
@@ -21,10 +22,10 @@ from mmscale.models.language_model import LanguageModel, load_language_model
 from mmscale.models.loading import freeze
 from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
+from mmscale.models.seal import SEAL_FILE, is_sealed, require_unchanged
 from mmscale.parallel.layout import Layout
 
 PARTS_FILE = "mmscale.json"
-FINGERPRINT_FILE = "fingerprint.json"
 FOLDER = "{folder}"
 """In a path: the folder of the parts file."""
 Part = TypeVar("Part", LanguageModelConfig, EncoderConfig)
@@ -54,40 +55,95 @@ def write_parts(folder: Path, parts: ModelParts) -> None:
     write_json(folder / PARTS_FILE, parts.to_json())
 
 
+def portable(parts: ModelParts, model: MergedModel) -> ModelParts:
+    """The same parts wherever the file that names them goes: local folders by their whole path, hub models by commit."""
+    config = model.language_model.config
+    encoder = parts.encoder and _named_wholly(parts.encoder, model.encoder.model.config if model.encoder else None)
+    return replace(parts, language_model=_named_wholly(parts.language_model, config), encoder=encoder)
+
+
+def _named_wholly(config: Part, loaded: Any) -> Part:
+    folder = Path(config.path).expanduser()
+    if folder.is_dir():
+        return config.model_copy(update={"path": str(folder.resolve())})
+    commit = getattr(loaded, "_commit_hash", None)
+    return config.model_copy(update={"revision": commit or config.revision})
+
+
 def read_parts(path: str) -> ModelParts:
-    """Parts of a folder that mmscale wrote, or a plain language model at any other path or hub id."""
-    file = Path(path) / PARTS_FILE
+    """Parts of a folder that mmscale wrote, or a plain language model at any other path or hub id.
+
+    The file says which models, in which precision; never that code of theirs may run, nor how this machine runs them.
+    """
+    file = Path(path).expanduser() / PARTS_FILE
     if not file.is_file():
         return ModelParts(LanguageModelConfig(path=path))
-    values = json.loads(file.read_text(encoding="utf-8"))
     try:
-        encoder = _beside(EncoderConfig(**values["encoder"]), file.parent) if values["encoder"] else None
-        language_model = LanguageModelConfig(**values["language_model"])
-        return ModelParts(
-            _beside(language_model, file.parent),
-            encoder,
-            _beside_path(values["mapping"], file.parent),
-            values["prompt"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file} does not describe a model ({error}): write it again by finishing its stage") from error
+        return _parts_of(json.loads(file.read_text(encoding="utf-8")), file.parent)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _no_parts(file, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
+        raise _no_parts(file, f"{type(error).__name__}: {error}") from error
+
+
+def _no_parts(file: Path, reason: str) -> UserError:
+    said = " ".join(reason.split())
+    return UserError(f"{file} does not describe a model ({said}): copy the folder again, or finish its stage again")
+
+
+def _parts_of(values: dict[str, Any], folder: Path) -> ModelParts:
+    """KeyError, TypeError or ValueError where the file holds something else."""
+    mapping, prompt = values["mapping"], values["prompt"]
+    if not isinstance(mapping, (str, type(None))) or not isinstance(prompt, (str, type(None))):
+        raise ValueError("mapping and prompt are texts or null")
+    encoder = _beside(EncoderConfig(**_untrusted(values["encoder"])), folder) if values["encoder"] else None
+    language_model = _beside(LanguageModelConfig(**_untrusted(values["language_model"])), folder)
+    if mapping is not None and encoder is None:
+        raise ValueError("a mapping needs an encoder")
+    return ModelParts(language_model, encoder, None if mapping is None else str(_inside(folder, mapping)), prompt)
+
+
+def _untrusted(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what only a user's own configuration or flag may say."""
+    return {key: value for key, value in values.items() if key not in ("trust_remote_code", "attention")}
 
 
 def provenance(parts: ModelParts) -> list[str]:
     """What mmscale itself wrote about how these parts were made; empty for models from elsewhere."""
-    folders = [Path(parts.language_model.path), *([Path(parts.mapping).parent] if parts.mapping else [])]
-    marks = [folder / FINGERPRINT_FILE for folder in folders]
-    return [mark.read_text(encoding="utf-8") for mark in marks if mark.is_file()]
+    return [(folder / SEAL_FILE).read_text(encoding="utf-8") for folder in _sealed(parts)]
+
+
+def require_sealed_unchanged(parts: ModelParts, layout: Layout) -> None:
+    """UserError, on all ranks, where something that a stage wrote is no longer as it wrote it."""
+    for folder in _sealed(parts):
+        require_unchanged(folder, layout)
+
+
+def _sealed(parts: ModelParts) -> list[Path]:
+    """Folders of these parts that a stage, or `mmscale convert --whole`, wrote."""
+    named = [Path(parts.language_model.path), *([Path(parts.mapping)] if parts.mapping else [])]
+    around = [folder for path in named if path.exists() for folder in (path, path.parent) if is_sealed(folder)]
+    return list(dict.fromkeys(around))
 
 
 def _beside(config: Part, folder: Path) -> Part:
     """A path of "." or "{folder}/NAME" is that of the parts file itself, so that the folder can be moved."""
-    path = str(folder) if config.path == "." else config.path.replace(FOLDER, str(folder))
-    return config.model_copy(update={"path": path})
+    if config.path == ".":
+        return config.model_copy(update={"path": str(folder)})
+    begin, mark, name = config.path.partition(FOLDER)
+    if not mark:
+        return config
+    if begin or not name.startswith("/"):
+        raise ValueError(f"{config.path} is neither a path nor {FOLDER}/NAME")
+    return config.model_copy(update={"path": str(_inside(folder, name[1:]))})
 
 
-def _beside_path(path: str | None, folder: Path) -> str | None:
-    return path if path is None or Path(path).is_absolute() else str(folder / path)
+def _inside(folder: Path, name: str) -> Path:
+    """A file or folder below another; ValueError where its name leads elsewhere."""
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{name} is not inside of its folder")
+    return folder / name
 
 
 def assemble(
@@ -103,6 +159,7 @@ def assemble(
     loaded inside `llm_loading`, which may send its shards elsewhere. Without its encoder a model works on rows that
     bring their encoder states.
     """
+    require_sealed_unchanged(parts, layout)
     with llm_loading or nullcontext():
         language_model = load_language_model(parts.language_model, layout)
     if parts.encoder is None:

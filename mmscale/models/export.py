@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, dtype
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from mmscale.files import cannot_write, sync_tree, write_json
 from mmscale.models.language_model import LanguageModel
+from mmscale.parallel.layout import Layout
+from mmscale.parallel.pieces import piece_of
 from mmscale.tensor_writing import save_tensors
 
 TRUNK_PREFIX = "language_model.causal_lm."
 """What stands before a Hugging Face parameter name inside a MergedModel."""
 SHARD_BYTES = 5 * 10**9
 """transformers' own default for its shards."""
+
+
+def shard_name(number: int, of: int) -> str:
+    """Of the `number`-th shard, from 1; loaders look for these names."""
+    return SAFE_WEIGHTS_NAME if of == 1 else f"model-{number:05d}-of-{of:05d}.safetensors"
 
 
 class ShardWriter:
@@ -39,9 +51,6 @@ class ShardWriter:
         if value.is_floating_point():
             self.dtypes.add(value.dtype)
 
-    def _file(self, number: int, of: int) -> str:
-        return "model.safetensors" if of == 1 else f"model-{number:05d}-of-{of:05d}.safetensors"
-
     def _unfinished(self, number: int) -> Path:
         return self.folder / f"model-{number:05d}.part"
 
@@ -55,7 +64,7 @@ class ShardWriter:
         self._flush()
         weight_map: dict[str, str] = {}
         for number, names in enumerate(self._written, start=1):
-            file = self._file(number, len(self._written))
+            file = shard_name(number, len(self._written))
             os.rename(self._unfinished(number), self.folder / file)
             weight_map.update(dict.fromkeys(names, file))
         if len(self._written) > 1:
@@ -63,14 +72,67 @@ class ShardWriter:
             (self.folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def export(model: LanguageModel, read: Callable[[str], Tensor], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Configuration, tokenizer and safetensors shards of `model`; `read` gives each parameter's trained value by its
-    Hugging Face name. Tied weights are written once, as transformers does."""
-    writer = ShardWriter(folder, shard_bytes)
-    for name, parameter in model.causal_lm.named_parameters():
-        writer.add(name, read(name).to(parameter.dtype))
-    writer.close()
-    model.config.save_pretrained(folder)
-    if getattr(model.causal_lm, "generation_config", None) is not None:
-        model.causal_lm.generation_config.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
+def export(
+    model: LanguageModel,
+    read: Callable[[str], Tensor],
+    folder: Path,
+    layout: Layout,
+    shard_bytes: int = SHARD_BYTES,
+) -> list[str]:
+    """Configuration, tokenizer and safetensors shards of `model`, the shards by all ranks in turns; names of the files.
+
+    `read` gives each parameter's trained value by its Hugging Face name. Tied weights are written once, as transformers
+    does. Raises UserError on every rank where one cannot write.
+    """
+    parameters = dict(model.causal_lm.named_parameters())
+    sizes = {name: math.prod(piece_of(p).shape) * p.element_size() for name, p in parameters.items()}
+    shards = _planned(sizes, shard_bytes)
+    names = [shard_name(number, len(shards)) for number in range(1, len(shards) + 1)]
+
+    def write(shard: list[str], name: str) -> None:
+        values = {key: read(key).to(parameters[key].dtype).contiguous() for key in shard}
+        try:
+            save_tensors(values, folder / name, metadata={"format": "pt"})
+            sync_tree(folder, [name])
+        except OSError as error:
+            raise cannot_write(folder / name, error) from error
+
+    layout.in_turns([partial(write, shard, name) for shard, name in zip(shards, names, strict=True)])
+    index = {key: name for shard, name in zip(shards, names, strict=True) for key in shard}
+    layout.on_first(lambda: _write_besides(model, folder, index, sum(sizes.values())))
+    return sorted(
+        layout.from_first(lambda: [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()])
+    )
+
+
+def _planned(sizes: dict[str, int], shard_bytes: int) -> list[list[str]]:
+    """Names by shard, in order, each shard as full as it goes."""
+    shards: list[list[str]] = [[]]
+    used = 0
+    for name, size in sizes.items():
+        if shards[-1] and used + size > shard_bytes:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += size
+    return shards
+
+
+def _write_besides(model: LanguageModel, folder: Path, index: dict[str, str], total: int) -> None:
+    """Everything but the shards; whoever loads it begins and ends texts with the tokens that the model was trained with."""
+    try:
+        if len(set(index.values())) > 1:
+            write_json(folder / SAFE_WEIGHTS_INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": index})
+        bos, eos = model.specials.bos, model.specials.eos
+        config, tokenizer = copy.deepcopy(model.config), copy.deepcopy(model.tokenizer)
+        config.bos_token_id, config.eos_token_id = bos, eos
+        config.save_pretrained(folder)
+        generation = copy.deepcopy(getattr(model.causal_lm, "generation_config", None))
+        if generation is not None:
+            stops = [eos, *sorted(model.stop_ids - {eos})]
+            generation.bos_token_id, generation.eos_token_id = bos, stops if len(stops) > 1 else eos
+            generation.save_pretrained(folder)
+        tokenizer.bos_token, tokenizer.eos_token = tokenizer.convert_ids_to_tokens([bos, eos])
+        tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error

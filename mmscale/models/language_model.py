@@ -58,6 +58,13 @@ class LanguageModel(nn.Module):
     def context_length(self) -> int:
         return int(getattr(self.config, "max_position_embeddings", 1 << 30))
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """EOS of ours and of the model's generation config (LLaMA-3 has several)."""
+        found = getattr(getattr(self.causal_lm, "generation_config", None), "eos_token_id", None)
+        configured = found if isinstance(found, (list, tuple)) else [found]
+        return frozenset({self.specials.eos, *(index for index in configured if index is not None)})
+
     def embed(self, token_ids: Tensor) -> Tensor:
         """int64 [N] -> [N, D]."""
         return self.causal_lm.get_input_embeddings()(token_ids)

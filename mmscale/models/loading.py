@@ -64,6 +64,11 @@ def load_pretrained(factory: Any, config: LanguageModelConfig | EncoderConfig, w
 def _reason(path: str, error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[0] if lines else type(error).__name__
+    if "trust_remote_code" in str(error):
+        return (
+            "it brings Python code of its own, which is not run: where you trust it, set trust_remote_code: true in your "
+            "configuration, or give --trust-remote-code"
+        )
     if isinstance(error, OSError) and not Path(path).is_dir():
         return f"there is no such folder here, and the hub has no such model or cannot be reached ({said})"
     return said if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {said}"

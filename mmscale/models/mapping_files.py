@@ -56,12 +56,17 @@ def _from_state(state: dict[str, Tensor], path: Path) -> Mapping:
     return mapping
 
 
-def read(path: Path) -> Mapping:
-    """A mapping from a folder or file, safetensors or the authors' `pytorch_model.bin` (either generation of keys)."""
+def file_of(path: Path) -> Path:
+    """The mapping file that a path names, or that is in the folder it names; UserError where there is none."""
     if path.is_dir():
         candidates = [path / "mapping.safetensors", path / "pytorch_model.bin"]
         path = next((file for file in candidates if file.is_file()), candidates[0])
-    existing_file(path, "mapping checkpoint")
+    return existing_file(path, "mapping checkpoint")
+
+
+def read(path: Path) -> Mapping:
+    """A mapping from a folder or file, safetensors or the authors' `pytorch_model.bin` (either generation of keys)."""
+    path = file_of(path)
     if path.suffix == ".safetensors":
         with open_safetensors(path) as file:
             return _from_state({name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,23 @@ class Layout:
         found: list[Any] = []
         self.on_first(lambda: found.append(action()))
         return self.gather(found)[0][0]
+
+    def in_turns(self, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What each task returns, on every rank; plain values only. Each is done by one rank, as many at a time as there
+        are, and ranks meet after every turn: nobody waits in a collective for more than one task. A UserError is raised on
+        every rank.
+        """
+        found: list[Any] = []
+        for begin in range(0, len(tasks), self.size):
+            turn, value, problem = tasks[begin : begin + self.size], None, None
+            if self.rank < len(turn):
+                try:
+                    value = turn[self.rank]()
+                except UserError as error:
+                    problem = str(error)
+            self.agree(problem)
+            found += self.gather(value)[: len(turn)]
+        return found
 
     def agree(self, problem: str | None) -> None:
         """UserError on every rank when any of them has a problem; ranks must not part ways."""

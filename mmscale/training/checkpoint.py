@@ -24,10 +24,10 @@ from mmscale.files import (
 from mmscale.parallel.layout import Layout
 from mmscale.progress import say
 from mmscale.tensor_writing import save_tensors
+from mmscale.training import manifest
 from mmscale.training.engines.base import Engine
-from mmscale.training.fragments import SavedState, rank_file, write_fragments
-
-_STATE, _MANIFEST = "state.json", "manifest.json"
+from mmscale.training.fragments import SavedState, write_fragments
+from mmscale.training.manifest import MANIFEST, STATE, random_file, rank_file, step_directory, steps
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,11 @@ class TrainingState:
     seconds: float = 0.0
 
 
-def _random_file(rank: int) -> str:
-    return f"random-{rank:05d}.safetensors"
-
-
 def _random_state() -> dict[str, Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
-
-
-def step_directory(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:08d}"
 
 
 def save(folder: Path, engine: Engine, state: TrainingState, layout: Layout, keep: int = 2) -> Path:
@@ -70,12 +62,12 @@ def save(folder: Path, engine: Engine, state: TrainingState, layout: Layout, kee
     hashes: dict[str, str] = {}
     problem = None
     try:
-        names = [rank_file(layout.rank), _random_file(layout.rank)]
+        names = [rank_file(layout.rank), random_file(layout.rank)]
         write_fragments(target / names[0], engine)
         save_tensors(_random_state(), target / names[1])
         if layout.is_first:
-            names.append(_STATE)
-            write_json(target / _STATE, {**asdict(state), "ranks": layout.size})
+            names.append(STATE)
+            write_json(target / STATE, {**asdict(state), "ranks": layout.size})
         sync_tree(target, names)
         hashes = {name: sha256(target / name) for name in names}
     except OSError as error:
@@ -91,7 +83,7 @@ def save(folder: Path, engine: Engine, state: TrainingState, layout: Layout, kee
     gathered = layout.gather(hashes)
 
     def publish() -> None:
-        write_json(target / _MANIFEST, {name: value for part in gathered for name, value in part.items()})
+        write_json(target / MANIFEST, {name: value for part in gathered for name, value in part.items()})
         publish_directory(target, path)
         _prune(folder, keep, state.best_step)
 
@@ -99,28 +91,25 @@ def save(folder: Path, engine: Engine, state: TrainingState, layout: Layout, kee
     return path
 
 
-def _steps(folder: Path) -> list[int]:
-    return sorted(int(p.name.removeprefix("step-")) for p in folder.glob("step-*") if p.is_dir())
-
-
 def _prune(folder: Path, keep: int, best_step: int | None) -> None:
-    for step in _steps(folder)[:-keep]:
+    for step in steps(folder)[:-keep]:
         if step != best_step:
             shutil.rmtree(step_directory(folder, step))
 
 
 def fault(path: Path, layout: Layout) -> str | None:
     """What is wrong with a checkpoint directory, or None when every file matches its manifest; ranks share the hashing."""
-    manifest = path / _MANIFEST
-    if not manifest.is_file():
-        return f"{_MANIFEST} is missing"
     try:
-        expected: dict[str, str] = json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError:
-        return f"{_MANIFEST} is damaged"
+        expected: dict[str, str] = layout.from_first(lambda: manifest.read(path))
+    except UserError as error:
+        return str(error)
     mine = [_file_fault(path / name, expected[name]) for name in sorted(expected)[layout.rank :: layout.size]]
     problems = [problem for part in layout.gather(mine) for problem in part if problem]
-    return problems[0] if problems else None
+    if problems:
+        return str(problems[0])
+    ranks = json.loads((path / STATE).read_text(encoding="utf-8"))["ranks"]
+    files = sum(name.startswith("state-") for name in expected)
+    return None if ranks == files else f"it was saved by {ranks} ranks, and {MANIFEST} names the files of {files}"
 
 
 def _file_fault(file: Path, expected: str) -> str | None:
@@ -131,7 +120,7 @@ def _file_fault(file: Path, expected: str) -> str | None:
 
 def latest(folder: Path, layout: Layout) -> Path | None:
     """The newest checkpoint that verifies; damaged ones are named and passed over."""
-    for step in layout.from_first(lambda: sorted(_steps(folder), reverse=True)):
+    for step in layout.from_first(lambda: sorted(steps(folder), reverse=True)):
         path = step_directory(folder, step)
         problem = fault(path, layout)
         if problem is None:
@@ -142,7 +131,7 @@ def latest(folder: Path, layout: Layout) -> Path | None:
 
 def load(path: Path, engine: Engine, fingerprint: str, layout: Layout) -> TrainingState:
     """Bring an engine and the random generators to the state of a checkpoint, whatever layout wrote it."""
-    values: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    values: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
     ranks = values.pop("ranks")
     state = TrainingState(**values)
     if state.fingerprint != fingerprint:
@@ -153,7 +142,7 @@ def load(path: Path, engine: Engine, fingerprint: str, layout: Layout) -> Traini
     _require_same_parameters(path, saved, engine)
     engine.restore(saved, state.step)
     if ranks == layout.size:
-        random = load_file(path / _random_file(layout.rank))
+        random = load_file(path / random_file(layout.rank))
         torch.set_rng_state(random["cpu"])
         if "cuda" in random and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])

@@ -2,6 +2,7 @@
 
 A folder a stage: NAME-NNNNN.safetensors with `states` [tokens, d_enc] of 512 examples, in the encoder's own dtype, and
 index.json with the digests of the encoder's weights and of the tokens they belong to, written when all parts are there.
+Each part carries its own hash, checked before a stage begins; a damaged one is made again.
 Every rank computes every n-th part; a part is the same whoever makes it, and one that is there is not made again.
 """
 
@@ -27,12 +28,13 @@ from mmscale.parallel.interruption import Interruption
 from mmscale.parallel.layout import Layout
 from mmscale.progress import bar, say
 from mmscale.reading import read_json_object
+from mmscale.tensor_writing import digest
 
 PART_EXAMPLES = 512
 """At 100 tokens of mT5-xl (2,048 wide, bfloat16): 200 MB."""
 BATCH_TOKENS = 16_384
 """Encoder tokens computed at once."""
-_INDEX = "index.json"
+_INDEX, _DIGEST = "index.json", "sha256"
 _SAMPLE_BYTES, _SAMPLES = 1 << 16, 64
 
 
@@ -83,8 +85,8 @@ def _batches(lengths: list[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def _write(encoder: Encoder, store: TokenStore, number: int, path: Path, device: torch.device) -> None:
-    """One part, whole or not at all."""
+def _write(encoder: Encoder, store: TokenStore, number: int, place: CachePlace, device: torch.device, key: str) -> None:
+    """One part, whole or not at all, with the hash of it and of what it belongs to (`key`)."""
     examples = [store[i] for i in _part(store, number)]
     lengths = [len(example.encoder_ids) for example in examples]
     ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
@@ -94,8 +96,21 @@ def _write(encoder: Encoder, store: TokenStore, number: int, path: Path, device:
             found = encoder.states(encoder_row([examples[i] for i in batch]).to(device)).to("cpu", encoder.dtype)
             for i, part in zip(batch, found.split([lengths[i] for i in batch]), strict=True):
                 states[ends[i] : ends[i + 1]] = part
-    with atomic_write(path, "wb") as handle:
-        handle.write(save({"states": states}))
+    notes = {"of": f"{key} {store.name} {number}"}
+    with atomic_write(_file(place.folder, store.name, number), "wb") as handle:
+        handle.write(save({"states": states}, {**notes, _DIGEST: digest({"states": states}, notes)}))
+
+
+def _is_sound(folder: Path, store: TokenStore, number: int, key: str) -> bool:
+    """Whether a part is there and, bit for bit, what was written."""
+    try:
+        with safe_open(_file(folder, store.name, number), framework="pt") as file:
+            notes, names = dict(file.metadata() or {}), list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, TypeError, ValueError):
+        return False
+    right = notes.pop(_DIGEST, None) == digest(tensors, notes)
+    return right and notes == {"of": f"{key} {store.name} {number}"}
 
 
 class WithStates(TokenStore):
@@ -128,6 +143,11 @@ def _mapped(path: Path) -> Any:
 
 def _belongs_to(encoder: Encoder, stores: dict[str, TokenStore]) -> dict[str, str]:
     return {"encoder": weights_digest(encoder), "tokens": " ".join(store.digest() for store in stores.values())}
+
+
+def key_of(belongs_to: dict[str, str]) -> str:
+    """What the parts of a cache carry, so that none is taken for another's."""
+    return hashlib.sha256(json.dumps(belongs_to, sort_keys=True).encode()).hexdigest()
 
 
 def _found(place: CachePlace, wanted: dict[str, str]) -> bool:
@@ -166,15 +186,43 @@ def with_states(
     for a signal or a time limit.
     """
     wanted = layout.from_first(lambda: _belongs_to(encoder, stores))
+    key = key_of(wanted)
     with layout.alone_in(place.folder):
-        if not layout.from_first(lambda: _found(place, wanted)):
-            _make(encoder, stores, place, layout, interruption)
+        complete = layout.from_first(lambda: _found(place, wanted))
+        damaged = _without_damaged(stores, place, layout, key)
+        if damaged or not complete:
+            _make(encoder, stores, place, layout, interruption, key)
             layout.on_first(lambda: write_json(place.folder / _INDEX, {**wanted, "complete": True}))
     return {name: WithStates(store, place.folder) for name, store in stores.items()}
 
 
+def _parts(stores: dict[str, TokenStore]) -> list[tuple[TokenStore, int]]:
+    return [(store, n) for store in stores.values() for n in range(-(-len(store) // PART_EXAMPLES))]
+
+
+def _without_damaged(stores: dict[str, TokenStore], place: CachePlace, layout: Layout, key: str) -> bool:
+    """Remove parts that are not what was written, and say so; whether there were any. Ranks share the hashing."""
+    mine = [
+        str(_file(place.folder, store.name, n))
+        for store, n in _parts(stores)[layout.rank :: layout.size]
+        if _file(place.folder, store.name, n).is_file() and not _is_sound(place.folder, store, n, key)
+    ]
+    damaged = [path for part in layout.gather(mine) for path in part]
+    for path in damaged:
+        say(f"{path} is damaged: it is made again")
+        if layout.is_first:
+            Path(path).unlink()
+    layout.barrier()
+    return bool(damaged)
+
+
 def _make(
-    encoder: Encoder, stores: dict[str, TokenStore], place: CachePlace, layout: Layout, interruption: Interruption
+    encoder: Encoder,
+    stores: dict[str, TokenStore],
+    place: CachePlace,
+    layout: Layout,
+    interruption: Interruption,
+    key: str,
 ) -> None:
     """Ranks take turns at the parts and meet after each turn, so that nobody waits long in a collective."""
     tokens, size = size_of(stores, encoder.width, encoder.dtype)
@@ -183,16 +231,15 @@ def _make(
         f"{place.title}: encoder states of {count:,} examples, {tokens:,} tokens x {encoder.width} x "
         f"{encoder.dtype.itemsize} bytes = {size / 1e6:,.1f} MB, into {place.folder}"
     )
-    parts = [(store, n) for store in stores.values() for n in range(-(-len(store) // PART_EXAMPLES))]
+    parts = _parts(stores)
     with bar(f"{place.title}: encoder states", len(parts)) as progress, interruption:
         for begin in range(0, len(parts), layout.size):
             interruption.watch()
             turn = parts[begin : begin + layout.size]
             if layout.rank < len(turn):
                 store, number = turn[layout.rank]
-                path = _file(place.folder, store.name, number)
-                if not path.is_file():
-                    _write(encoder, store, number, path, layout.device)
+                if not _file(place.folder, store.name, number).is_file():
+                    _write(encoder, store, number, place, layout.device, key)
             reason = interruption.reason()
             if reason is not None:
                 say(f"{place.title}: stopped by {reason}; the same command goes on from there")

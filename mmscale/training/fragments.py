@@ -15,10 +15,7 @@ from torch import Tensor
 from mmscale.parallel.pieces import Piece, whole_piece
 from mmscale.tensor_writing import TensorFile, header_bytes
 from mmscale.training.engines.base import MOMENTS, PARAMETER, Engine
-
-
-def rank_file(rank: int) -> str:
-    return f"state-{rank:05d}.safetensors"
+from mmscale.training.manifest import state_files
 
 
 def write_fragments(path: Path, engine: Engine) -> None:
@@ -47,11 +44,12 @@ class SavedState:
     """Reads stretches of flattened tensors from all ranks' files, wherever they were cut."""
 
     def __init__(self, folder: Path) -> None:
+        """Of a checkpoint whose files are known to be whole; those of its manifest alone are read."""
         self._places: dict[str, list[_Place]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._open: dict[Path, Any] = {}
         self._whole: tuple[str, Tensor] | None = None
-        for file in sorted(folder.glob("state-*.safetensors")):
+        for file in state_files(folder):
             handle = self._open[file] = safe_open(str(file), framework="pt")
             for key, (shape, dimension, begin, size, offset) in json.loads(handle.metadata()["places"]).items():
                 place = _Place(

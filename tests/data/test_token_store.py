@@ -10,6 +10,7 @@ from mmscale.data import token_store
 from mmscale.data.segments import TokenizedExample
 from mmscale.data.token_store import TokenStore, merged_lengths, parts_of, write_part
 from mmscale.errors import UserError
+from tests.flips import flips
 
 IDS = st.lists(st.integers(0, 2**31 - 1), max_size=6).map(tuple)
 EXAMPLES = st.lists(
@@ -52,3 +53,21 @@ def test_a_damaged_part_is_named(tmp_path):
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(UserError, match="train-00000.safetensors is damaged"):
         store[0]
+
+
+def test_every_flipped_bit_of_a_part_is_refused(tmp_path):
+    examples = [TokenizedExample((1, i), (2,), (i,), "sw", f"a:{i}") for i in range(40)]
+    assert list(stored(tmp_path, examples)) == examples
+    file = tmp_path / "train-00000.safetensors"
+    for where in flips(file, 100):
+        with pytest.raises(UserError, match="is damaged"):
+            TokenStore(tmp_path, "train", 40)[0]
+            pytest.fail(f"the flip at {where} was not seen")
+
+
+def test_a_part_in_the_place_of_another_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_store, "PART_EXAMPLES", 2)
+    stored(tmp_path, [TokenizedExample((i,), (2,), (), "sw", "a") for i in range(4)])
+    (tmp_path / "train-00000.safetensors").write_bytes((tmp_path / "train-00001.safetensors").read_bytes())
+    with pytest.raises(UserError, match="is damaged"):
+        TokenStore(tmp_path, "train", 4)[0]

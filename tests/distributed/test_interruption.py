@@ -28,7 +28,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_bit_for_bit(tmp_path
     results = ranks.finish(started)
     assert [code for code, _ in results] == [0, 0], results
     assert "by signal SIGUSR1; the same command goes on" in results[0][1].replace("\n", " ")
-    saved = max(checkpoint._steps(stage(tmp_path) / "checkpoints"))
+    saved = max(checkpoint.steps(stage(tmp_path) / "checkpoints"))
     assert 13 <= saved < STEPS and saved == losses(tmp_path)[-1][0], "no step beyond the save was lost"
     ranks.run(2, command(tmp_path))
     expected, found = final(undisturbed), final(tmp_path)
@@ -40,7 +40,7 @@ def test_a_time_limit_stops_and_another_number_of_ranks_goes_on(tmp_path, undist
     results = ranks.finish(ranks.start(2, command(tmp_path, "parallel.interruption.wall_clock_minutes=0.01")))
     assert [code for code, _ in results] == [0, 0], results
     assert "by the time limit" in results[0][1]
-    assert checkpoint._steps(stage(tmp_path) / "checkpoints")
+    assert checkpoint.steps(stage(tmp_path) / "checkpoints")
     ranks.run(1, command(tmp_path))
     assert len(losses(tmp_path)) == STEPS
     for (_, expected), (_, found) in zip(losses(undisturbed), losses(tmp_path), strict=True):
@@ -189,7 +189,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_with_room(small_disk, u
         assert code == 2 and "Traceback" not in said, said[-2000:]
     everything = " ".join(" ".join(said.split()) for _, said in results)
     assert "No space left on device; free space" in everything
-    assert checkpoint._steps(stage(run) / "checkpoints"), "what was saved before stays"
+    assert checkpoint.steps(stage(run) / "checkpoints"), "what was saved before stays"
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
     ranks.run(2, command(run))
     expected, found = final(undisturbed), final(run)

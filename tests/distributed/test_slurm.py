@@ -99,7 +99,7 @@ def test_two_nodes_train_as_two_ranks_and_a_signal_is_survived(cluster, undistur
     wait(lambda: reached(tmp_path, 12), tmp_path)
     subprocess.run(["scancel", "--signal=USR1", job], check=True)
     wait(lambda: "back into the queue" in (tmp_path / "slurm" / "mindmerger.mapping.log").read_text(), tmp_path)
-    saved = max(checkpoint._steps(stage(tmp_path) / "checkpoints"))
+    saved = max(checkpoint.steps(stage(tmp_path) / "checkpoints"))
     assert 12 <= saved < STEPS and losses(tmp_path)[-1][0] == saved
     require_undisturbed(tmp_path, undisturbed, job)
 
@@ -153,7 +153,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster, tmp_path, capsys):
     assert slurm.state(job) == "CANCELLED"
     log = " ".join((tmp_path / "slurm" / "mindmerger.mapping.log").read_text().split())
     assert "by signal SIGTERM" in log and "back into the queue, since it is" in log
-    assert max(checkpoint._steps(stage(tmp_path) / "checkpoints")) == losses(tmp_path)[-1][0]
+    assert max(checkpoint.steps(stage(tmp_path) / "checkpoints")) == losses(tmp_path)[-1][0]
 
 
 def watch(folder: Path, *words: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from mmscale.config.data import PackingConfig
 from mmscale.config.training import OptimizerConfig, StageConfig
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import UserError
+from mmscale.files import sha256
 from mmscale.parallel.layout import Layout
 from mmscale.training import checkpoint
 from mmscale.training.engines.local import LocalEngine
@@ -26,6 +28,7 @@ from mmscale.training.metrics import read_metrics
 from mmscale.training.objective import CausalObjective
 from mmscale.training.trainer import Trainer, TrainingData
 from tests.conftest import VOCABULARY, random_merged
+from tests.flips import flips
 
 STEPS = 20
 HERE = Layout(torch.device("cpu"))
@@ -128,6 +131,66 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, caps
     resumed = make_trainer(tmp_path / "b").run()
     assert "state-00000.safetensors is damaged" in capsys.readouterr().err
     assert same(straight, resumed)
+
+
+SHORT = {"steps": 6, "save_every_steps": 2}
+
+
+def test_what_lies_beside_checkpoints_is_never_read(tmp_path):
+    straight = make_trainer(tmp_path / "a", **SHORT).run()
+    stop_at(make_trainer(tmp_path / "b", **SHORT), 5)
+    saved = tmp_path / "b" / "checkpoints"
+    newest, older = checkpoint.step_directory(saved, 4), checkpoint.step_directory(saved, 2)
+    for name in ("step-00000004bak", "step-00000005.old", "step-12", "step-", "step-x"):
+        shutil.copytree(older, saved / name)
+    for name in ("state-00000 (copy).safetensors", "state-00001.safetensors", "state-.safetensors"):
+        shutil.copy(older / "state-00000.safetensors", newest / name)
+    assert checkpoint.latest(saved, HERE) == newest
+    assert same(straight, make_trainer(tmp_path / "b", **SHORT).run())
+
+
+ONE = "0" * 64
+MANIFESTS = {
+    "{}": "lacks the file state.json",
+    "null": "is damaged",
+    "": "is damaged",
+    "[1]": "is damaged",
+    '{"state.json": 5}': "is damaged",
+    "[" * 99999: "is damaged",
+    json.dumps({"state.json": ONE, "state-00000.safetensors": ONE}): "lacks the file random-00000.safetensors",
+    json.dumps({"state.json": ONE, "../x": ONE}): "names the unknown file ../x",
+}
+
+
+def test_a_step_without_a_whole_manifest_does_not_count(tmp_path, capsys):
+    straight = make_trainer(tmp_path / "a", **SHORT).run()
+    stop_at(make_trainer(tmp_path / "b", **SHORT), 5)
+    newest = checkpoint.step_directory(tmp_path / "b" / "checkpoints", 4)
+    for content, problem in MANIFESTS.items():
+        (newest / "manifest.json").write_text(content)
+        assert checkpoint.latest(newest.parent, HERE).name == "step-00000002"
+        said = capsys.readouterr().err
+        assert problem in said.replace("\n", " ") and "going back to the one before" in said.replace("\n", " ")
+    assert same(straight, make_trainer(tmp_path / "b", **SHORT).run())
+
+
+def test_a_checkpoint_that_lacks_a_rank_is_a_fault(tmp_path):
+    """A manifest that fits its files, but not the number of ranks that saved them."""
+    path = make_trainer(tmp_path, steps=1).run()
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({**state, "ranks": 2}))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["state.json"] = sha256(path / "state.json")
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert checkpoint.fault(path, HERE) == "it was saved by 2 ranks, and manifest.json names the files of 1"
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_a_fault(tmp_path):
+    path = make_trainer(tmp_path, steps=1).run()
+    for file in sorted(path.iterdir()):
+        for where in flips(file, 20):
+            assert checkpoint.fault(path, HERE), (file.name, where)
+    assert checkpoint.fault(path, HERE) is None
 
 
 @pytest.mark.parametrize("name", ["state-00000.safetensors", "manifest.json", "state.json"])

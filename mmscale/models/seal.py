@@ -1,0 +1,100 @@
+"""What a stage hands on carries the SHA-256 of each of its files; whoever takes it up checks them first."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from mmscale.errors import UserError
+from mmscale.files import sha256, write_json
+from mmscale.parallel.layout import Layout
+
+SEAL_FILE = "fingerprint.json"
+_HASH = re.compile(r"[0-9a-f]{64}")
+_READ = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
+"""What a loader may look for: an unknown file of another kind does no harm."""
+_REMEDY = "copy the folder again, or remove it and run its stage again"
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What fingerprint.json says."""
+
+    fingerprint: str
+    """Of the configuration that the stage had."""
+    files: dict[str, str]
+    """Path in the folder -> SHA-256."""
+
+
+def write_seal(folder: Path, fingerprint: str, files: dict[str, str]) -> None:
+    write_json(folder / SEAL_FILE, {"fingerprint": fingerprint, "files": files})
+
+
+def is_sealed(folder: Path) -> bool:
+    return (folder / SEAL_FILE).is_file()
+
+
+def read_seal(folder: Path) -> Seal:
+    """UserError where the file is damaged, or names what is not in the folder."""
+    path = folder / SEAL_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): {_REMEDY}") from error
+    if not isinstance(found, dict) or set(found) != {"fingerprint", "files"} or not _are_hashes(found["files"]):
+        raise UserError(f"{path} is damaged, or of an older version: it names no files and their hashes: {_REMEDY}")
+    return Seal(str(found["fingerprint"]), found["files"])
+
+
+def _are_hashes(files: object) -> bool:
+    return (
+        isinstance(files, dict)
+        and bool(files)
+        and all(_inside(name) and isinstance(value, str) and _HASH.fullmatch(value) for name, value in files.items())
+    )
+
+
+def _inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of files, several at once: hashing one is slower than reading it."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return dict(zip(names, pool.map(lambda name: sha256(folder / name), names), strict=True))
+
+
+def require_unchanged(folder: Path, layout: Layout) -> Seal:
+    """UserError, on every rank, naming the file of a sealed folder that is missing, changed or new; ranks share the hashing."""
+    held: list[Seal] = []
+    layout.agree(_said(lambda: held.append(read_seal(folder))))
+    seal = held[0]
+    mine = sorted(seal.files)[layout.rank :: layout.size]
+    layout.agree(_said(lambda: _require(folder, seal, mine)))
+    return seal
+
+
+def _said(action: Callable[[], object]) -> str | None:
+    try:
+        action()
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _require(folder: Path, seal: Seal, names: Sequence[str]) -> None:
+    for name in names:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing, which its stage wrote: {_REMEDY}")
+    for name, found in hashes(folder, names).items():
+        if found != seal.files[name]:
+            raise UserError(f"{folder / name} is not what its stage wrote (its hash differs): {_REMEDY}")
+    for file in sorted(folder.iterdir()):
+        if file.suffix in _READ and file.name not in (*seal.files, SEAL_FILE):
+            raise UserError(f"{file} is none of what its stage wrote: remove it")
