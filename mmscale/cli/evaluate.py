@@ -96,7 +96,7 @@ def _task(
     batch_size: int,
 ) -> TaskConfig:
     """The task that the options describe; UserError for a value that is wrong."""
-        from mmscale.config.data import DataConfig
+    from mmscale.config.data import DataConfig
     from mmscale.config.evaluation import GenerationConfig, TaskConfig
 
     generation = options.checked(GenerationConfig, max_new_tokens=max_new_tokens, batch_size=batch_size)

@@ -72,31 +72,14 @@ def generate(
 
     known_language(language)
     questions = _questions(question, input_file)
-    config = options.checked(
-        GenerationConfig,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        batch_size=batch_size,
-        seed=seed,
-        stop=tuple(stop or ()),
-    )
-    steering = options.proxy_options(
-        proxy=proxy,
-        expert=expert,
-        antiexpert=antiexpert,
-        alpha=alpha,
-        expert_prompt=expert_prompt,
-        chat_template=chat_template,
-        chat_response_prefix=chat_response_prefix,
-        vocabulary_map=vocabulary_map,
-        drafter=drafter,
-        draft_tokens=draft_tokens,
-        shard_small=shard_small,
-    )
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "stop": tuple(stop or ())}
+    config = options.checked(GenerationConfig, repetition_penalty=repetition_penalty, **sampling, **limits)
+    models: dict[str, Any] = {"proxy": proxy, "expert": expert, "antiexpert": antiexpert, "drafter": drafter}
+    more: dict[str, Any] = {"alpha": alpha, "expert_prompt": expert_prompt, "chat_template": chat_template}
+    more |= {"vocabulary_map": vocabulary_map, "draft_tokens": draft_tokens, "shard_small": shard_small}
+    more["chat_response_prefix"] = chat_response_prefix
+    steering = options.proxy_options(**models, **more)
     if analysis and steering is None:
         raise options.needs_proxy("--analysis")
     said: dict[str, Any] = {"dtype": dtype, "trust": trust_remote_code}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +23,10 @@ from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
 from mmscale.models.seal import SEAL_FILE, is_sealed, require_unchanged
 from mmscale.parallel.layout import Layout
+from mmscale.reading import read_json_object
 
 PARTS_FILE = "mmscale.json"
+_REMEDY = "copy the folder again, or finish its stage again"
 FOLDER = "{folder}"
 """In a path: the folder of the parts file."""
 Part = TypeVar("Part", LanguageModelConfig, EncoderConfig)
@@ -78,18 +79,19 @@ def read_parts(path: str) -> ModelParts:
     file = Path(path).expanduser() / PARTS_FILE
     if not file.is_file():
         return ModelParts(LanguageModelConfig(path=path))
+    values = read_json_object(file, _REMEDY)
     try:
-        return _parts_of(json.loads(file.read_text(encoding="utf-8")), file.parent)
+        return _parts_of(values, file.parent)
     except ValidationError as error:
         first = error.errors()[0]
         raise _no_parts(file, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _no_parts(file, f"{type(error).__name__}: {error}") from error
 
 
 def _no_parts(file: Path, reason: str) -> UserError:
     said = " ".join(reason.split())
-    return UserError(f"{file} does not describe a model ({said}): copy the folder again, or finish its stage again")
+    return UserError(f"{file} does not describe a model ({said}): {_REMEDY}")
 
 
 def _parts_of(values: dict[str, Any], folder: Path) -> ModelParts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from mmscale.errors import UserError
 from mmscale.files import sha256, write_json
 from mmscale.parallel.layout import Layout
+from mmscale.reading import read_json_object
 
 SEAL_FILE = "fingerprint.json"
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -42,11 +42,8 @@ def is_sealed(folder: Path) -> bool:
 def read_seal(folder: Path) -> Seal:
     """UserError where the file is damaged, or names what is not in the folder."""
     path = folder / SEAL_FILE
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}): {_REMEDY}") from error
-    if not isinstance(found, dict) or set(found) != {"fingerprint", "files"} or not _are_hashes(found["files"]):
+    found = read_json_object(path, _REMEDY)
+    if set(found) != {"fingerprint", "files"} or not _are_hashes(found["files"]):
         raise UserError(f"{path} is damaged, or of an older version: it names no files and their hashes: {_REMEDY}")
     return Seal(str(found["fingerprint"]), found["files"])
 
