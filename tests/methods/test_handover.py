@@ -22,7 +22,7 @@ from tests.flips import flips
 
 HERE = Layout(torch.device("cpu"))
 QUICK = "configs/quickstart.yaml"
-ASK = ["Ana ana vitabu 5.", "--language", "sw", "--max-new-tokens", "3"]
+ASK = ["Ana ana vitabu 5.", "--language", "sw", "--max-new-tokens", "3", "--prompt", "tinyworld_math"]
 
 
 def overrides(folder: Path, *more: str) -> list[str]:
@@ -203,17 +203,16 @@ def test_a_mapping_is_used_directly(trained, tmp_path, capsys):
     published = tmp_path / "pytorch_model.bin"
     assert main(["convert", str(source), str(published)]) == 0
     capsys.readouterr()
-    prompt = read_parts(str(source)).prompt
     assert main(["generate", str(source), *ASK, "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)
     direct = ["--encoder", "tinyworld:encoder", "--mapping"]
     for mapping in (source / "mapping.safetensors", source, published):
-        assert main(["generate", "tinyworld:llm", *ASK, "--prompt", prompt, "--json", *direct, str(mapping)]) == 0
+        assert main(["generate", "tinyworld:llm", *ASK, "--json", *direct, str(mapping)]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["log_probability"] == pytest.approx(expected["log_probability"], rel=0.02), (
             "the authors' is bfloat16"
         )
-    task = ["--source", "tinyworld", "--languages", "sw", "--limit", "2", "--max-new-tokens", "3", "--prompt", prompt]
+    task = ["--source", "tinyworld", "--languages", "sw", "--limit", "2", "--max-new-tokens", "3", *ASK[-2:]]
     assert main(["evaluate", "tinyworld:llm", *task, "--output", str(tmp_path / "p"), *direct, str(source)]) == 0
     assert main(["generate", "tinyworld:llm", *ASK, "--mapping", str(published)]) == 2
     assert "--encoder and --mapping belong together" in capsys.readouterr().err
