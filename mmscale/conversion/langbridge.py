@@ -6,6 +6,7 @@ ends the encoder's states, our end boundary.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -15,19 +16,31 @@ from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.conversion.hugging_face import converted, copy_besides_weights, note_dtype
 from mmscale.errors import UserError
 from mmscale.models import mapping_files
+from mmscale.models.accounting import require_whole
 from mmscale.models.assembly import FOLDER, ModelParts, write_parts
+from mmscale.models.counting import empty_language_model
+from mmscale.models.encoders.base import family, family_of, load_encoder_config, load_encoder_tokenizer
 from mmscale.models.export import ShardWriter
 from mmscale.models.mapping import Mapping
 from mmscale.models.tensor_files import TensorFiles, read_object
+from mmscale.models.weights import checkpoint_files
+from mmscale.progress import say
 
 _ENCODER, _LLM, _ALIGNMENT = "lb.enc.", "lb.lm.", "lb.alignment."
+_HEAD, _EMBEDDINGS = "lb.lm_head.weight", "lb.embeddings.weight"
+"""They stand beside `lb.lm`, which is the decoder without either's name."""
+_SETTINGS = {"enc", "lm", "dim_enc", "dim_lm", "alignments"}
+_WHITE_SPACE = "\n"
 PROMPT = "langbridge"
 """The LLM reads no text."""
 
 
 def is_langbridge(source: Path) -> bool:
+    """Whether a folder holds their class: its configuration names no model type, so that AutoModel knows it for none."""
     file = source / "config.json"
-    return file.is_file() and read_object(file).get("model_type") == "langbridge"
+    values = read_object(file) if file.is_file() else {}
+    named = values.get("architectures")
+    return (isinstance(named, list) and "LangBridgeModel" in named) or values.keys() >= _SETTINGS
 
 
 def as_mapping(weight_DE: Tensor, bias_D: Tensor | None, end_D: Tensor) -> Mapping:
@@ -60,18 +73,57 @@ def _mapping(files: TensorFiles) -> Mapping:
     return as_mapping(files.read(_ALIGNMENT + "linear.weight"), bias, files.read(_ALIGNMENT + "enc_eos"))
 
 
-def _write_part(files: TensorFiles, prefix: str, base: Path, target: Path, to: torch.dtype | None) -> int:
-    names = [name for name in files if name.startswith(prefix)]
-    if not names:
-        raise UserError(f"{files.folder} has no tensor {prefix}*: it is no whole LangBridge checkpoint")
+def _names(files: TensorFiles) -> tuple[dict[str, str], dict[str, str]]:
+    """(name in the LLM's own checkpoint -> name here, the same of the encoder); UserError for a tensor of neither."""
+    embeddings = (
+        "decoder.embed_tokens.weight" if any(n.startswith(_LLM + "decoder.") for n in files) else "embed_tokens.weight"
+    )
+    llm = {f"model.{name.removeprefix(_LLM)}": name for name in files if name.startswith(_LLM)}
+    encoder = {name.removeprefix(_ENCODER): name for name in files if name.startswith(_ENCODER)}
+    for target, name in (("lm_head.weight", _HEAD), (f"model.{embeddings}", _EMBEDDINGS)):
+        if name in files:
+            _require_equal(files, llm.get(target, name), name)
+            llm[target] = name
+    known = {*llm.values(), *encoder.values()}
+    for name in files:
+        if name not in known and not name.startswith(_ALIGNMENT) and name != f"{_LLM}{embeddings}":
+            raise UserError(f"{files.folder} holds the tensor {name}, which has no place in a LangBridge checkpoint")
+    return llm, encoder
+
+
+def _require_equal(files: TensorFiles, one: str, other: str) -> None:
+    if one != other and not torch.equal(files.read(one), files.read(other)):
+        raise UserError(f"{files.folder}: {one} and {other} differ, though LangBridge makes them one: copy it again")
+
+
+def _write_part(files: TensorFiles, names: dict[str, str], base: Path, target: Path, to: torch.dtype | None) -> None:
     target.mkdir()
     copy_besides_weights(base, target)
     writer = ShardWriter(target)
-    for name in names:
-        writer.add(name.removeprefix(prefix), converted(files.read(name), to))
+    for target_name, name in names.items():
+        writer.add(target_name, converted(files.read(name), to))
     writer.close()
     note_dtype(target, writer)
-    return len(names)
+
+
+def _require_whole(source: Path, target: Path) -> None:
+    """UserError where a part is not all that its configuration says."""
+    llm = LanguageModelConfig(path=str(target / "language_model"))
+    require_whole(lambda: empty_language_model(llm), checkpoint_files(llm), f"{source} (its {_LLM}*)")
+    encoder = EncoderConfig(path=str(target / "encoder"))
+    chosen, config = family(family_of(encoder)), load_encoder_config(encoder)
+    beside = re.compile(chosen.beside)
+    require_whole(lambda: chosen.build(config), checkpoint_files(encoder), f"{source} (its {_ENCODER}*)", beside)
+
+
+def _warn_of_white_space(encoder: Path) -> None:
+    tokenizer = load_encoder_tokenizer(EncoderConfig(path=str(encoder))).tokenizer
+    if tokenizer.convert_tokens_to_ids(_WHITE_SPACE) in (None, tokenizer.unk_token_id):
+        say(
+            "the encoder's tokenizer has no tokens for line breaks and runs of spaces, which LangBridge trains with "
+            "(add_new_lines_to_enc): if this checkpoint did, give --encoder a folder with its own tokenizer "
+            "(kaist-ai/langbridge_encoder_tokenizer)"
+        )
 
 
 def base_of(source: Path, key: str, option: str, given: Path | None) -> Path:
@@ -94,10 +146,13 @@ def split(
     encoder_base = base_of(source, "enc", "--encoder", encoder)
     files = TensorFiles(source)
     mapping = _mapping(files)
-    in_llm = _write_part(files, _LLM, llm_base, target / "language_model", to)
-    in_encoder = _write_part(files, _ENCODER, encoder_base, target / "encoder", to)
+    llm, of_encoder = _names(files)
+    _write_part(files, llm, llm_base, target / "language_model", to)
+    _write_part(files, of_encoder, encoder_base, target / "encoder", to)
+    _require_whole(source, target)
+    _warn_of_white_space(target / "encoder")
     mapping_files.write(mapping, target / "mapping.safetensors")
     own = LanguageModelConfig(path=f"{FOLDER}/language_model"), EncoderConfig(path=f"{FOLDER}/encoder")
     write_parts(target, ModelParts(*own, mapping="mapping.safetensors", prompt=PROMPT))
     widths = f"{mapping.encoder_width} -> {mapping.llm_width}"
-    return f"{in_llm:,} tensors of the LLM, {in_encoder:,} of the encoder, a mapping {widths}"
+    return f"{len(llm):,} tensors of the LLM, {len(of_encoder):,} of the encoder, a mapping {widths}"

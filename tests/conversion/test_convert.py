@@ -6,9 +6,11 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
-from transformers import AutoModelForCausalLM, T5Config, T5EncoderModel
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from mmscale.cli.main import main
 from mmscale.conversion.hugging_face import to_safetensors
@@ -72,26 +74,33 @@ def test_torch_shards_become_safetensors_shards(base, tmp_path, capsys):
 
 
 class LangBridge(nn.Module):
-    """The authors' module tree: lb.enc, lb.alignment.linear, lb.alignment.enc_eos, lb.lm."""
+    """The authors' module tree (kaistAI/LangBridge, langbridge/modeling_langbridge.py): the decoder without its head is
+    lb.lm, the head and the embeddings stand beside it, and the latter are the decoder's own once more."""
 
-    def __init__(self, lm, encoder):
+    def __init__(self, causal_lm, encoder):
         super().__init__()
         self.lb = nn.Module()
-        self.lb.enc, self.lb.lm, self.lb.alignment = encoder, lm, nn.Module()
-        self.lb.alignment.linear = nn.Linear(encoder.config.d_model, lm.config.hidden_size)
-        self.lb.alignment.enc_eos = nn.Parameter(torch.randn(lm.config.hidden_size))
+        self.lb.enc, self.lb.alignment = encoder, nn.Module()
+        self.lb.alignment.linear = nn.Linear(encoder.config.d_model, causal_lm.config.hidden_size)
+        self.lb.alignment.enc_eos = nn.Parameter(torch.randn(causal_lm.config.hidden_size))
+        self.lb.lm, self.lb.lm_head = causal_lm.model, causal_lm.lm_head
+        self.lb.embeddings = causal_lm.get_input_embeddings()
 
     def logits(self, encoder_ids, target_ids):
         """[BOS] ; Linear(encoder) ; enc_eos ; target."""
         states = self.lb.enc(input_ids=torch.tensor([encoder_ids])).last_hidden_state[0]
-        embed = self.lb.lm.get_input_embeddings()
-        parts = [embed(torch.tensor([1])), self.lb.alignment.linear(states), self.lb.alignment.enc_eos[None]]
-        inputs = torch.cat([*parts, embed(torch.tensor(target_ids[:-1], dtype=torch.int64))])
-        return self.lb.lm(inputs_embeds=inputs[None]).logits[0]
+        parts = [
+            self.lb.embeddings(torch.tensor([1])),
+            self.lb.alignment.linear(states),
+            self.lb.alignment.enc_eos[None],
+        ]
+        inputs = torch.cat([*parts, self.lb.embeddings(torch.tensor(target_ids[:-1], dtype=torch.int64))])
+        return self.lb.lm_head(self.lb.lm(inputs_embeds=inputs[None]).last_hidden_state[0])
 
 
 @pytest.fixture
 def langbridge(base, tmp_path, tinyworld_tokenizers):
+    """A folder as their save_pretrained leaves it: every name of a shared tensor, no model type in config.json."""
     torch.manual_seed(8)
     words = len(tinyworld_tokenizers[1])
     config = T5Config(vocab_size=words, d_model=24, d_kv=6, num_heads=4, d_ff=32, num_layers=2)
@@ -102,23 +111,73 @@ def langbridge(base, tmp_path, tinyworld_tokenizers):
     folder = tmp_path / "langbridge"
     folder.mkdir()
     torch.save({k: v.clone() for k, v in made.state_dict().items()}, folder / "pytorch_model.bin")
-    settings = {"model_type": "langbridge", "alignments": "linear", "enc": str(tmp_path / "enc"), "lm": "org/not-here"}
+    settings = {
+        "architectures": ["LangBridgeModel"],
+        "alignments": "linear",
+        "enc": str(tmp_path / "enc"),
+        "lm": "org/not-here",
+        "dim_enc": 24,
+        "dim_lm": 32,
+    }
     (folder / "config.json").write_text(json.dumps(settings))
     return made, folder
 
 
-@torch.no_grad()
-def test_langbridge_becomes_an_equal_mapping(langbridge, base, tmp_path):
-    made, folder = langbridge
-    assert main(["convert", str(folder), str(tmp_path / "model"), "--base", str(base)]) == 0
-    (tmp_path / "model").rename(tmp_path / "moved")
-    parts = read_parts(str(tmp_path / "moved"))
+def converted_logits(folder, example):
+    parts = read_parts(str(folder))
     assert parts.prompt == "langbridge"
     model, tokenizer = assemble(parts, CPU)
     assert tokenizer is not None
+    return model.language_model.logits(model.hidden(pack([example], model.language_model.specials)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "left_out", [(), ("lb.embeddings.weight",), ("lb.lm.embed_tokens.weight", "lb.enc.encoder.embed_tokens.weight")]
+)
+def test_langbridge_becomes_an_equal_mapping(langbridge, base, tmp_path, capsys, left_out):
+    """Whichever name of a shared tensor a program kept: safetensors keeps one."""
+    made, folder = langbridge
+    state = {name: value for name, value in made.state_dict().items() if name not in left_out}
+    if left_out:
+        (folder / "pytorch_model.bin").unlink()
+        save_file({name: value.clone() for name, value in state.items()}, folder / "model.safetensors")
+    assert main(["convert", str(folder), str(tmp_path / "model"), "--base", str(base)]) == 0
+    assert "no tokens for line breaks" not in capsys.readouterr().err
+    (tmp_path / "model").rename(tmp_path / "moved")
     example = TokenizedExample((), (9, 8, 7, 2), (11, 5, 6, 1), "sw")
-    found = model.language_model.logits(model.hidden(pack([example], model.language_model.specials)))
-    assert torch.allclose(found, made.logits(example.encoder_ids, example.target_ids), rtol=0, atol=1e-5)
+    wanted = made.logits(example.encoder_ids, example.target_ids)
+    assert torch.allclose(converted_logits(tmp_path / "moved", example), wanted, rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize(
+    "spoil,message",
+    [
+        (lambda state: state.pop("lb.lm_head.weight"), "lacks the tensor lm_head.weight"),
+        (lambda state: state.pop("lb.lm.norm.weight"), "lacks the tensor model.norm.weight"),
+        (
+            lambda state: state.pop("lb.enc.encoder.final_layer_norm.weight"),
+            "lacks the tensor encoder.final_layer_norm",
+        ),
+        (lambda state: state.update({"lb.adapter.weight": torch.zeros(2)}), "lb.adapter.weight, which has no place"),
+        (lambda state: state["lb.embeddings.weight"].add_(1), "lb.embeddings.weight differ"),
+    ],
+)
+def test_a_langbridge_that_is_not_whole_is_refused(langbridge, base, tmp_path, capsys, spoil, message):
+    made, folder = langbridge
+    state = {name: value.detach().clone() for name, value in made.state_dict().items()}
+    spoil(state)
+    torch.save(state, folder / "pytorch_model.bin")
+    assert main(["convert", str(folder), str(tmp_path / "model"), "--base", str(base)]) == 2
+    assert message in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "model").exists()
+
+
+def test_a_langbridge_encoder_without_white_space_tokens_is_told(langbridge, base, tmp_path, capsys):
+    """The authors' own tokenizer has them; mT5's, with which the same ids are in range, has not."""
+    words = Tokenizer(WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(tmp_path / "enc")
+    assert main(["convert", str(langbridge[1]), str(tmp_path / "model"), "--base", str(base)]) == 0
+    assert "no tokens for line breaks" in capsys.readouterr().err
 
 
 def test_a_converted_langbridge_generates(langbridge, base, tmp_path, capsys):
