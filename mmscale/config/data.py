@@ -41,6 +41,9 @@ class PackingConfig(Config):
     max_prompt_tokens: int = Field(default=512, ge=4)
     max_target_tokens: int = Field(default=512, ge=2)
     max_encoder_tokens: int = Field(default=512, ge=2)
+    max_joined_tokens: int | None = Field(default=None, ge=8)
+    """Instead of the limits of prompt and target: BOS, prompt, target and EOS together, cut at the end (QAlign, Alpaca). A
+    long question then loses the end of its target, or all of it."""
 
     @model_validator(mode="after")
     def _one_batch_size(self) -> PackingConfig:

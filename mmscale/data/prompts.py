@@ -79,11 +79,21 @@ def _rationale(record: Record) -> str:
     return _expect(Problem, record).rationale
 
 
-def _translation(record: Record) -> Prompt:
+_ISO_NAMES = {"el": "Modern Greek (1453-)", "sw": "Swahili (macrolanguage)"}
+"""What the package iso-639 0.4.5, which QAlign's code asks, calls languages otherwise."""
+
+
+def _translation(record: Record, names: dict[str, str] | None = None) -> Prompt:
     pair = _expect(ParallelSentence, record)
-    source, target = language(pair.source_language).name, language(pair.target_language).name
+    source, target = (
+        (names or {}).get(code, language(code).name) for code in (pair.source_language, pair.target_language)
+    )
     before = ALPACA_BEFORE + f"Translate the following sentences from {source} to {target}. "
     return Prompt(before, pair.source, ALPACA_AFTER)
+
+
+def _published_translation(record: Record) -> Prompt:
+    return _translation(record, _ISO_NAMES)
 
 
 def _mcot(record: Record) -> Prompt:
@@ -125,6 +135,9 @@ TEMPLATES: dict[str, Template] = {
     # Question alignment (Zhu et al. 2024), stages I and II; decoding uses the second.
     "question_translation": Template(
         _translation, lambda r: _expect(ParallelSentence, r).target, reads=ParallelSentence
+    ),
+    "question_translation_published": Template(
+        _published_translation, lambda r: _expect(ParallelSentence, r).target, reads=ParallelSentence
     ),
     "alpaca": Template(_around(ALPACA_BEFORE, ALPACA_AFTER), _rationale),
     # MindMerger (Huang et al. 2024): mapping stage without prompt, then one prompt a task.

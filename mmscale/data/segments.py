@@ -130,6 +130,11 @@ def fit_prompt(tokenizer: Any, prompt: Prompt, max_tokens: int, origin: str = ""
     return text, ids, True
 
 
+def _cut_together(prompt: list[int], target: list[int], room: int) -> tuple[list[int], list[int], bool]:
+    """(prompt, target, cut?) of at most `room` tokens, the last ones gone."""
+    return prompt[:room], target[: max(0, room - len(prompt))], len(prompt) + len(target) > room
+
+
 class ExampleTokenizer:
     """Records to TokenizedExamples for one model, template and set of limits."""
 
@@ -156,33 +161,27 @@ class ExampleTokenizer:
     def __call__(self, records: Sequence[Record], with_target: bool = True) -> list[TokenizedExample]:
         """UserError where a record is not of the kind that the template reads."""
         require_readable(self.plain, records)
+        joined = self.limits.max_joined_tokens if with_target else None
         prompts = [self.template.prompt(record) for record in records]
-        fitted = self._fit(prompts, records)
-        targets = (
-            self._targets([text for text, _, _ in fitted], [ids for _, ids, _ in fitted], records)
-            if with_target
-            else []
-        )
+        fitted = self._whole(prompts) if joined else self._fit(prompts, records)
+        targets = [[] for _ in records] if not with_target else self._targets(fitted, records)
         encoder_ids = self._encoder_ids(records)
         examples = []
         for i, record in enumerate(records):
-            _, prompt_ids, cut = fitted[i]
-            target_ids = targets[i] if with_target else []
-            if len(target_ids) > self.limits.max_target_tokens:
+            prompt_ids, target_ids, cut = fitted[i][1], targets[i], fitted[i][2]
+            if joined:
+                prompt_ids, target_ids, cut = _cut_together(prompt_ids, [*target_ids, self.specials.eos], joined - 1)
+            elif len(target_ids) > self.limits.max_target_tokens:
                 target_ids, cut = target_ids[: self.limits.max_target_tokens], True
             elif with_target:
                 target_ids = [*target_ids, self.specials.eos]
-            examples.append(
-                TokenizedExample(
-                    tuple(prompt_ids),
-                    tuple(target_ids),
-                    tuple(encoder_ids[i]),
-                    record_language(record),
-                    record.origin,
-                    cut,
-                )
-            )
+            ids = tuple(prompt_ids), tuple(target_ids), tuple(encoder_ids[i])
+            examples.append(TokenizedExample(*ids, record_language(record), record.origin, cut))
         return examples
+
+    def _whole(self, prompts: list[Prompt]) -> list[tuple[str, list[int], bool]]:
+        texts = [prompt.text for prompt in prompts]
+        return [(text, ids, False) for text, ids in zip(texts, _batch_ids(self.tokenizer, texts), strict=True)]
 
     def _fit(self, prompts: list[Prompt], records: Sequence[Record]) -> list[tuple[str, list[int], bool]]:
         limit = self.limits.max_prompt_tokens
@@ -192,7 +191,8 @@ class ExampleTokenizer:
             for prompt, ids, record in zip(prompts, batch, records, strict=True)
         ]
 
-    def _targets(self, texts: list[str], prompt_ids: list[list[int]], records: Sequence[Record]) -> list[list[int]]:
+    def _targets(self, fitted: Sequence[tuple[str, list[int], bool]], records: Sequence[Record]) -> list[list[int]]:
+        texts, prompt_ids = [text for text, _, _ in fitted], [ids for _, ids, _ in fitted]
         targets = [self.template.target(record) for record in records]
         for record, target in zip(records, targets, strict=True):
             if not target.strip():

@@ -79,7 +79,7 @@ def folder_of(place: StagePlace, tokenize: ExampleTokenizer) -> Path:
         place.run.seed,
         config.dev_examples,
         [[data.model_dump(mode="json"), _file_states(data)] for data in (*config.data, *config.dev_data)],
-        config.packing.model_dump(include={"max_prompt_tokens", "max_target_tokens", "max_encoder_tokens"}),
+        {name: value for name, value in config.packing.model_dump().items() if name.startswith("max_")},
         [tokenize.specials.bos, tokenize.specials.eos],
         _vocabulary(tokenize.tokenizer),
         [type(encoder.tokenizer).__name__, _vocabulary(encoder.tokenizer)] if encoder is not None else None,

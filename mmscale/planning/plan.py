@@ -265,8 +265,9 @@ def _longest_example(config: StageConfig, merged: bool) -> Examples:
     """As long as the limits allow."""
     packing = config.packing
     encoder = packing.max_encoder_tokens if merged else 0
-    tokens = encoder + packing.max_prompt_tokens + packing.max_target_tokens
-    return Examples(tokens, packing.max_target_tokens, encoder, None, "as long as packing's limits allow")
+    target = packing.max_joined_tokens or packing.max_target_tokens
+    tokens = encoder + (packing.max_joined_tokens or packing.max_prompt_tokens + packing.max_target_tokens)
+    return Examples(tokens, target, encoder, None, "as long as packing's limits allow")
 
 
 def _rows(config: StageConfig, mean: Examples, data: int) -> tuple[int, int]:

@@ -118,3 +118,29 @@ def test_templates_are_the_published_bytes():
 def test_a_prompt_for_another_kind_of_record_is_refused():
     with pytest.raises(UserError, match="needs ParallelSentence rows, not Problem rows"):
         TEMPLATES["question_translation"].prompt(PROBLEM)
+
+
+@pytest.mark.parametrize("room", [512, 60, 20])
+def test_prompt_and_target_cut_together_as_question_alignment_was_published(public_tokenizer, room):
+    """BOS, prompt, target and EOS as one text of at most so many tokens; a long prompt leaves nothing of its target."""
+    tokenizer, config = public_tokenizer("llama2")
+    specials = special_tokens(tokenizer, config)
+    pair = ParallelSentence(QUESTION, "Janet's ducks lay 16 eggs.", "sw", "en")
+    chosen = template("question_translation_published")
+    make = ExampleTokenizer(tokenizer, specials, chosen, limits(max_joined_tokens=room))
+    (example,) = make([pair])
+    text = tokenizer(chosen.prompt(pair).text + pair.target, add_special_tokens=False)["input_ids"]
+    wanted = [*text, specials.eos][: room - 1]
+    assert [*example.prompt_ids, *example.target_ids] == wanted and example.truncated == (len(text) + 2 > room)
+    assert tokenizer.decode(example.prompt_ids) == chosen.prompt(pair).text or not example.target_ids
+    row = pack([example], specials)
+    assert row.target_tokens == len(example.target_ids) and len(row.labels) <= room
+    (asked,) = make([pair], with_target=False)
+    assert tokenizer.decode(asked.prompt_ids) == chosen.prompt(pair).text, "answers are generated from whole prompts"
+
+
+def test_question_alignment_spells_swahili_as_iso_639_on_request():
+    pair = ParallelSentence("moja", "one", "sw", "en")
+    published, ours = (template(f"question_translation{more}").prompt(pair).text for more in ("_published", ""))
+    assert "sentences from Swahili (macrolanguage) to English. moja" in published
+    assert published.replace(" (macrolanguage)", "") == ours

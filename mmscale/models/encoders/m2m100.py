@@ -12,9 +12,13 @@ from mmscale.models.encoders.base import Family
 
 
 def _prepare(tokenizer: Any, code: str) -> None:
-    """NLLB knows FLORES codes (swh_Latn), M2M100 knows ISO codes (sw)."""
+    """NLLB knows FLORES codes (swh_Latn), M2M100 knows ISO codes (sw).
+
+    A folder saved by an older transformers, or the original one, keeps M2M100's codes out of its vocabulary: the tokenizer
+    numbers them behind it.
+    """
     flores = language(code).nllb
-    known = tokenizer.get_vocab()
+    known = {**tokenizer.get_vocab(), **getattr(tokenizer, "lang_token_to_id", {})}
     for name, token in ((flores, flores), (code, f"__{code}__")):
         if token in known:
             tokenizer.src_lang = name
