@@ -63,6 +63,20 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+def _told(error: OSError) -> str | None:
+    """What to tell of a disk that is full or a path that cannot be used; None for a fault of ours."""
+    where = f" for {error.filename}" if error.filename else ""
+    if error.errno in _FULL:
+        return f"{error.strerror}{where}: free space; the same command goes on from the last save"
+    if error.errno in _CLOSED and error.filename:
+        return f"cannot use {error.filename!s:.200}: {error.strerror}; check the path and its permissions"
+    return None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; by default this process's own; returns its code."""
     _quiet_libraries()
@@ -75,13 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mmscale: {error.format_message()}", file=sys.stderr)
         code = 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        sentence = _told(error)
+        if sentence is None:
             raise
-        where = f" for {error.filename}" if error.filename else ""
-        print(
-            f"mmscale: {error.strerror}{where}: free space; the same command goes on from the last save",
-            file=sys.stderr,
-        )
+        print(f"mmscale: {sentence}", file=sys.stderr)
         code = 2
     except Interrupted:
         code = 0  # saved, and said; a scheduler must not take it for a failure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from mmscale.errors import UserError, unknown_name
@@ -22,9 +22,16 @@ LanguageCodes = Annotated[tuple[str, ...], AfterValidator(_known_languages)]
 
 
 class Config(BaseModel):
-    """A typed, frozen section of the configuration; unknown keys are refused."""
+    """A typed, frozen section of the configuration; unknown keys are refused, and numbers no library could take."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _within_64_bits(self) -> Config:
+        for name, value in self:
+            if type(value) is int and not -(2**63) <= value < 2**63:
+                raise ValueError(f"{name} is a number of more than 64 bits")
+        return self
 
 
 def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from mmscale.config.base import Config, LanguageCodes
 from mmscale.config.data import DataConfig
@@ -63,13 +62,6 @@ class ProxyConfig(Config):
     tasks: tuple[str, ...] = ()
     languages: LanguageCodes = ()
     """Of the run's languages, those that are asked about; all by default."""
-
-    @field_validator("alpha", "sweep")
-    @classmethod
-    def _finite(cls, value: Any) -> Any:
-        if not all(math.isfinite(number) for number in (value if isinstance(value, tuple) else (value,))):
-            raise ValueError("alpha must be a finite number")
-        return value
 
 
 class EvaluationConfig(Config):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from mmscale.config.base import Config, LanguageCodes, laid_over, validation_sentence
 from mmscale.config.evaluation import EvaluationConfig, ProxyConfig
@@ -27,7 +27,7 @@ class RunConfig(Config):
     name: str
     output_dir: str = ""
     """Run directory; empty means runs/<name>."""
-    seed: int = 1234
+    seed: int = Field(default=1234, ge=0, lt=2**32)
     languages: LanguageCodes = MGSM_LANGUAGES
     language_model: LanguageModelConfig
     encoder: EncoderConfig | None = None

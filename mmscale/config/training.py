@@ -39,7 +39,7 @@ class StageConfig(Config):
     before, or a new one."""
     packing: PackingConfig = PackingConfig(global_batch_size=128)
     optimizer: OptimizerConfig = OptimizerConfig()
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, le=10_000)
     steps: int | None = Field(default=None, ge=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16`: autocast over float32 master weights; frozen models are held as their own dtype."""

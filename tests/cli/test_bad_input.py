@@ -37,7 +37,7 @@ NO_METHODS = f"{QUICK} methods=[mindmerger] --dry-run"
             f"{NO_METHODS} recipes.mindmerger.mapping.packing.global_batch_tokens=64",
             "give exactly one of global_batch_size",
         ),
-        (f"{NO_METHODS} proxy.alpha=.inf", "alpha must be a finite number"),
+        (f"{NO_METHODS} proxy.alpha=.inf", "proxy.alpha: input should be a finite number"),
         ("configs/quikstart.yaml", "did you mean configs/quickstart.yaml?"),
     ],
 )

@@ -17,6 +17,7 @@ from mmscale.languages import MGSM_LANGUAGES
 from mmscale.tinyworld import grammar
 
 _DEFAULT_COUNT = 1000
+_MAX_COUNT = 10_000_000
 _FORMS = ("problem", "translation", "document")
 
 
@@ -25,7 +26,11 @@ def _rows(request: Request) -> Rows:
         raise UserError(f"tinyworld has no language '{request.language}': it has {', '.join(MGSM_LANGUAGES)}")
     if request.options.get("form", "problem") not in _FORMS:
         raise UserError(f"tinyworld: options.form must be one of {', '.join(_FORMS)}")
-    count, seed = request.limit or _DEFAULT_COUNT, int(request.options.get("seed", 0))
+    count, seed = request.limit or _DEFAULT_COUNT, request.options.get("seed", 0)
+    if type(seed) is not int or count > _MAX_COUNT:
+        raise UserError(f"tinyworld: options.seed must be a whole number, and limit_per_language at most {_MAX_COUNT}")
+    if request.options.get("rationale_language", "en") not in ("same", *MGSM_LANGUAGES):
+        raise UserError(f"tinyworld: options.rationale_language must be same or one of {', '.join(MGSM_LANGUAGES)}")
     for index, story in enumerate(grammar.stories(count, seed, request.split)):
         yield f"tinyworld-{request.split}-{request.language}:{index}", story
 
