@@ -30,6 +30,7 @@ setup(
         "safetensors>=0.5",
         "accelerate>=1.1",  # transformers loads a checkpoint's outline through it, and ZeRO-3 models
         "datasets>=3.0",
+        "pyarrow>=16.0",
         "tokenizers>=0.22",
         "sentencepiece>=0.2",
         "numpy>=1.26",

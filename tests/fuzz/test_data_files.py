@@ -39,7 +39,7 @@ def rows_of(raw: bytes, name: str) -> int | None:
     return len(lines) - 1 if headed else len(lines)
 
 
-@bounded(300)
+@bounded(1000)
 @given(data=st.data())
 def test_every_row_of_a_damaged_file_is_accounted_for(folders, data):
     form: Form = data.draw(st.sampled_from(FORMS))
