@@ -59,6 +59,15 @@ def write_part(folder: Path, name: str, number: int, examples: Sequence[Tokenize
         handle.write(save(tensors, {**notes, _DIGEST: digest(tensors, notes)}))
 
 
+def part_size(path: Path) -> int | None:
+    """Examples of a part by its header, or None where it is missing, cut short or something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(file.get_slice("lengths").get_shape()[0])
+    except (SafetensorError, OSError, ValueError, IndexError):
+        return None
+
+
 class _Part:
     """One mapped file; UserError where it is not, bit for bit, what was written as this part."""
 

@@ -21,7 +21,7 @@ from mmscale.data.loading import DataAccount
 from mmscale.data.prompts import template
 from mmscale.data.records import Record
 from mmscale.data.segments import ExampleTokenizer, special_tokens
-from mmscale.data.token_store import PART_EXAMPLES, TokenStore, part_path, parts_of, write_part
+from mmscale.data.token_store import PART_EXAMPLES, TokenStore, part_path, part_size, parts_of, write_part
 from mmscale.errors import UserError
 from mmscale.files import write_json
 from mmscale.methods.place import StagePlace
@@ -100,20 +100,37 @@ def tokenize_stage_data(place: StagePlace, world: World | None = None) -> Path:
 
 
 def _counts(folder: Path) -> dict[str, int] | None:
-    """What the index of a folder of tokens says, or None where it is not written yet; a damaged one is removed."""
+    """What the index of a folder of tokens says, or None where it is not written yet.
+
+    An index that is damaged, or says what its parts are not, is removed with the parts that are not whole, and both are
+    made again: a folder of tokens is a cache.
+    """
     index = folder / INDEX
     if not index.is_file():
         return None
     try:
         found = read_json_object(index, "it is made again")
-        if set(found) == {"train", "dev"} and all(type(n) is int and n >= 0 for n in found.values()):
+        if set(found) != {"train", "dev"} or not all(type(n) is int and n >= 0 for n in found.values()):
+            raise UserError(f"{index} is no index of tokens: it is made again")
+        damaged = [path for path, size in _sizes(folder, found).items() if part_size(path) != size]
+        if not damaged:
             return found
-        problem = f"{index} is no index of tokens: it is made again"
+        for path in damaged:
+            path.unlink(missing_ok=True)
+        raise UserError(f"{damaged[0]} is damaged, or not of this index ({len(damaged)} such parts): made again")
     except UserError as error:
-        problem = str(error)
-    say(problem)
+        say(str(error))
     index.unlink(missing_ok=True)
     return None
+
+
+def _sizes(folder: Path, counts: dict[str, int]) -> dict[Path, int]:
+    """Part -> how many examples it has to hold."""
+    return {
+        part_path(folder, name, i): min(PART_EXAMPLES, count - i * PART_EXAMPLES)
+        for name, count in counts.items()
+        for i in range(parts_of(count))
+    }
 
 
 def _make(place: StagePlace, tokenize: ExampleTokenizer, context: int, folder: Path, world: World) -> None:

@@ -50,6 +50,22 @@ def test_stored_examples_are_those_of_memory(place):
     assert json.loads((place.folder / "data.json").read_text())[0]["read"] == {"sw": 10, "de": 10, "th": 10}
 
 
+@pytest.mark.parametrize(
+    "index", ["{", "null", "[1]", '{"train": "x", "dev": 5}', '{"train": 33, "dev": 5}', "\0" * 20]
+)
+def test_a_damaged_index_or_part_is_made_again(place, capsys, index):
+    folder = tokenize_stage_data(place)
+    whole = (folder / INDEX).read_text()
+    (folder / INDEX).write_text(index)
+    data = tokens(place, Layout(None))
+    assert (list(data.train), list(data.dev)) == in_memory(place) and (folder / INDEX).read_text() == whole
+    assert "made again" in capsys.readouterr().err
+    part = token_store.part_path(folder, "train", 1)
+    part.write_bytes(part.read_bytes()[:-10])
+    assert list(tokens(place, Layout(None)).train) == in_memory(place)[0]
+    assert f"{part.name} is damaged" in capsys.readouterr().err.replace("\n", "")
+
+
 def test_parts_there_are_not_made_again_and_each_process_makes_its_own(place, monkeypatch):
     made = []
     monkeypatch.setattr(

@@ -16,6 +16,7 @@ from mmscale.data.records import Entailment, Record
 from mmscale.data.sources.base import Request, Rows, Source
 from mmscale.data.sources.rows import csv_rows, file_rows, of_language, optional_text, text_field, text_rows
 from mmscale.errors import BadRow
+from mmscale.reading import numbered_lines
 
 LANGUAGES = ("ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh")
 _LABELS = ("entailment", "neutral", "contradiction")
@@ -38,7 +39,7 @@ _LAYOUTS = (
 def _reader(file: Path) -> Callable[[Path], Rows]:
     if file.suffix != ".tsv":
         return file_rows
-    first = next((row for _, row in text_rows(file) if isinstance(row, str)), "")
+    _, first = next(numbered_lines(file), (0, ""))
     return csv_rows if {"label", "gold_label"} & set(first.split("\t")) else text_rows
 
 
