@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test test-slow lint clean
+.PHONY: install quickstart test test-slow fuzz lint clean
 
 install: $(VENV)/installed
 
@@ -28,6 +28,11 @@ test: lint
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# damaged configurations and data files, as many of each as EXAMPLES says; `make test` tries a few hundred, always the same
+EXAMPLES ?= 20000
+fuzz: install
+	MMSCALE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz
 
 clean:
 	rm -rf $(VENV) build *.egg-info
