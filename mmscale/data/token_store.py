@@ -30,6 +30,8 @@ from mmscale.tensor_writing import digest
 PART_EXAMPLES = 4096
 """Examples of a part: seconds of work, a few MB."""
 _DIGEST = "sha256"
+_NOTES = "notes"
+"""One key of the metadata for all of them: safetensors writes several in any order, and a part has the same bytes always."""
 _REMEDY = "remove its folder, it is made again"
 
 
@@ -56,7 +58,7 @@ def write_part(folder: Path, name: str, number: int, examples: Sequence[Tokenize
     }
     notes = {"languages": json.dumps(languages), "name": f"{name} {number}"}
     with atomic_write(part_path(folder, name, number), "wb") as handle:
-        handle.write(save(tensors, {**notes, _DIGEST: digest(tensors, notes)}))
+        handle.write(save(tensors, {_NOTES: json.dumps({**notes, _DIGEST: digest(tensors, notes)})}))
 
 
 def part_size(path: Path) -> int | None:
@@ -75,7 +77,7 @@ class _Part:
         try:
             with safe_open(path, framework="pt") as file:
                 tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                notes: dict[str, str] = dict(file.metadata() or {})
+                notes: dict[str, str] = dict(json.loads((file.metadata() or {}).get(_NOTES, "{}")))
         except (SafetensorError, OSError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error}): {_REMEDY}") from error
         if notes.pop(_DIGEST, None) != digest(tensors, notes) or notes.get("name") != f"{name} {number}":
