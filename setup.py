@@ -52,7 +52,7 @@ setup(
         "tensor-parallel": ["megatron-core>=0.16"],
         "quantization": ["bitsandbytes>=0.46"],
         "mpi": ["mpi4py>=4.0"],
-        "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
+        "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"],
         "tracking": ["tensorboard>=2.15"],
         "dev": [
             "pytest>=8.0",
@@ -63,7 +63,9 @@ setup(
             "selenium>=4.20",
             "fastapi>=0.115",
             "uvicorn>=0.30",
+            "prometheus-client>=0.20",
             "openai>=1.50",
+            "schemathesis>=4.0",
             "tensorboard>=2.15",
             "tiktoken>=0.9",
             "psutil>=5.9",

@@ -41,8 +41,22 @@ def serve(
         ),
     ] = 4096,
     stop_seconds: Annotated[int, typer.Option(min=0, help="for running requests to end when the server stops")] = 30,
+    api_key: Annotated[
+        str,
+        typer.Option(envvar="MMSCALE_API_KEY", help="wanted as 'Authorization: Bearer KEY' of everything below /v1"),
+    ] = "",
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="name that clients may ask under; on loopback its own names, elsewhere any, by default"),
+    ] = None,
+    max_body_bytes: Annotated[
+        int, typer.Option(min=0, help="of a request; 0 takes 0.5 MB and 64 bytes per token of the context")
+    ] = 0,
+    header_timeout: Annotated[float, typer.Option(min=0.1, help="seconds for a request's headers to arrive")] = 20,
+    body_timeout: Annotated[float, typer.Option(min=0.1, help="seconds for a request's body to arrive")] = 30,
+    idle_timeout: Annotated[int, typer.Option(min=1, help="seconds that a connection may be idle")] = 30,
 ) -> None:
-    """Serve a model over HTTP: /v1/completions, /v1/chat/completions, /v1/models, /health.
+    """Serve a model over HTTP: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics.
 
     Example: `mmscale serve tinyworld:large_llm --proxy runs/quickstart/stages/question_alignment.response/model tinyworld:llm --name proxy`
 
@@ -55,9 +69,9 @@ def serve(
     from mmscale.progress import say
 
     try:
-        import uvicorn
-
-        from mmscale.serving.app import Server, application
+        from mmscale.serving.app import Server, application, guarded
+        from mmscale.serving.guard import LOOPBACK, Limits
+        from mmscale.serving.listener import Patience, listen
     except ModuleNotFoundError as error:
         raise UserError(
             f"serving needs the extra serve ({error.name} is missing): pip install 'mmscale[serve]'"
@@ -71,6 +85,7 @@ def serve(
         alpha=alpha,
         expert_prompt=expert_prompt,
         chat_template=False,
+        chat_response_prefix="",
         vocabulary_map=vocabulary_map,
         drafter=drafter,
         draft_tokens=draft_tokens,
@@ -84,13 +99,17 @@ def serve(
     held = sum(_cache_bytes(one.model.language_model, slots * context) for one in solver.ensemble.models)
     say(f"keys and values of {slots} x {context:,} tokens take {held / 1e9:.2f} GB")
     server = Server(solver, name or model, language, slots, context, max_waiting)
-    app = application(server, stop_seconds)
+    hosts = frozenset(name.lower() for name in allowed_host or (LOOPBACK | {host} if host in LOOPBACK else ()))
+    limits = Limits(max_body_bytes or 500_000 + 64 * context, body_timeout, api_key, hosts)
+    app = guarded(application(server, stop_seconds), server, limits)
     socket.listen()  # whoever reads the next line may connect at once
     print(f"mmscale serves '{server.name}' at http://{host}:{socket.getsockname()[1]}/v1", flush=True)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=stop_seconds)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises what stopped it once more, when all is done
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[socket])
+    listen(app, server.worker, socket, Patience(header_timeout, idle_timeout, stop_seconds))
+    if server.worker.failure:
+        say(f"decoding ended: {server.worker.failure}")
+        raise typer.Exit(1)
 
 
 def _cache_bytes(language_model: LanguageModel, tokens: int) -> int:

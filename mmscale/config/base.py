@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from mmscale.errors import UserError, unknown_name
@@ -19,6 +19,10 @@ def _known_languages(codes: tuple[str, ...]) -> tuple[str, ...]:
 
 LanguageCodes = Annotated[tuple[str, ...], AfterValidator(_known_languages)]
 """ISO codes of languages in mmscale/languages.py."""
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What every generator of random numbers here takes."""
 
 
 class Config(BaseModel):

@@ -6,27 +6,36 @@ from typing import Literal
 
 from pydantic import Field
 
-from mmscale.config.base import Config, LanguageCodes
+from mmscale.config.base import Config, LanguageCodes, Seed
 from mmscale.config.data import DataConfig
 from mmscale.config.model import LanguageModelConfig
+
+LEAST_TEMPERATURE = 1e-4
 
 
 class GenerationConfig(Config):
     """Decoding; temperature 0 is greedy."""
 
-    max_new_tokens: int = Field(default=512, ge=1)
-    temperature: float = Field(default=0.0, ge=0)
-    top_k: int = Field(default=0, ge=0)
+    max_new_tokens: int = Field(default=512, ge=1, lt=2**31)
+    temperature: float = Field(default=0.0, ge=0, le=1000)
+    top_k: int = Field(default=0, ge=0, lt=2**31)
     """0 is off."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     min_p: float = Field(default=0.0, ge=0, lt=1)
     """Least probability, as a share of the likeliest token's."""
-    repetition_penalty: float = Field(default=1.0, gt=0)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=1000)
     """Of tokens that prompt or answer hold already (Keskar et al. 2019, arXiv 1909.05858, section 4.1)."""
-    batch_size: int = Field(default=32, ge=1)
-    seed: int = 0
+    batch_size: int = Field(default=32, ge=1, lt=2**31)
+    seed: Seed = 0
     stop: tuple[str, ...] = ()
     """Texts at which an answer ends (they are cut off)."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _far_enough_from_zero(cls, value: float) -> float:
+        if 0 < value < LEAST_TEMPERATURE:
+            raise ValueError(f"a temperature is 0 (greedy) or at least {LEAST_TEMPERATURE}: below, logits overflow")
+        return value
 
 
 class TaskConfig(Config):

@@ -60,6 +60,11 @@ class Ensemble:
         return [self.base, *(self.steering or ()), *([self.own_drafter] if self.own_drafter else [])]
 
     @property
+    def one_vocabulary(self) -> bool:
+        """Whether a token has the same id in every model."""
+        return all(model.vocabulary is None for model in self.models)
+
+    @property
     def recorded(self) -> int:
         """Steps of any model that were recorded, and took longer for it."""
         return sum(model.recorded for model in self.models)
@@ -71,9 +76,9 @@ class Ensemble:
     def admit(self, prompts: Sequence[Sequence[TokenizedExample]]) -> Logits:
         """Prefill new sequences; `prompts[m]` are theirs as model m reads them."""
         found = [model.admit(own) for model, own in zip(self.models, prompts, strict=True)]
-        return self._logits(found)
+        return self.side_by_side(found)
 
-    def _logits(self, found: Sequence[Tensor]) -> Logits:
+    def side_by_side(self, found: Sequence[Tensor]) -> Logits:
         """Of the models in order, over the tokens that all have; expert and anti-expert cut to the columns of the base here."""
         base = self._shared(found[0])
         if self.steering is None:
@@ -118,7 +123,7 @@ class Ensemble:
             expert, antiexpert = self.steering
             found.append(expert.extend(tokens_BQ) if drafted_by_expert is None else drafted_by_expert)
             found.append(antiexpert.extend(tokens_BQ))
-        return self._logits(found)
+        return self.side_by_side(found)
 
     def choose(self, logits: Logits, places: Sequence[Place], held: Sequence[Sequence[int]] | None = None) -> Chosen:
         """A token of every row, the same on every rank. `held` are each row's tokens so far, for a repetition penalty."""

@@ -79,7 +79,7 @@ class ModelStepper:
         for begin in range(limit, inputs.shape[0], limit):
             end = begin + limit
             hidden = lm.hidden(inputs[begin:end], places[begin:end], None, cache, _part(new, begin, end))
-        return self._logits(hidden if read is not None else hidden[-1:])
+        return self.logits_of(hidden if read is not None else hidden[-1:])
 
     def extend(self, tokens_BQ: Tensor) -> Tensor:
         """Append Q tokens to every running sequence; logits [B * Q, v] after each of them."""
@@ -89,14 +89,15 @@ class ModelStepper:
     def _forward(self, tokens_N: Tensor, new: NewTokens) -> Tensor:
         lm = self.model.language_model
         tokens = tokens_N if self.vocabulary is None else self.vocabulary[tokens_N]
-        return self._logits(lm.hidden(lm.embed(tokens), new.places, None, self._held, new))
+        return self.logits_of(lm.hidden(lm.embed(tokens), new.places, None, self._held, new))
 
     @property
     def recorded(self) -> int:
         """Steps that were recorded, and took longer for it."""
         return self._replay.recorded if self._replay else 0
 
-    def _logits(self, hidden_ND: Tensor) -> Tensor:
+    def logits_of(self, hidden_ND: Tensor) -> Tensor:
+        """This rank's stretch of the logits [N, v] of hidden states."""
         logits = self.model.language_model.logit_part(hidden_ND)
         return logits if self.vocabulary is None else logits[:, self.vocabulary]
 

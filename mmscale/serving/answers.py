@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,14 +31,17 @@ class Usage:
         return {**vars(self), "total_tokens": self.prompt_tokens + self.completion_tokens}
 
 
+Told = tuple[int, float | None, dict[int, float]]
+"""Id, log-probability (None where nothing stands before it) and likeliest others."""
+
+
 @dataclass
 class Grown:
     """What there is of one choice."""
 
     text: str = ""
     reason: str | None = None
-    tokens: list[tuple[int, float, dict[int, float]]] = field(default_factory=list)
-    """Id, log-probability and likeliest others."""
+    tokens: list[Told] = field(default_factory=list)
     told: int = 0
     """Tokens whose log-probabilities were sent."""
 
@@ -57,6 +60,7 @@ class _Answers(ABC):
         """Note tokens of a choice."""
         one = self.grown.setdefault(index, Grown())
         likeliest = progress.likeliest or ({},) * len(progress.token_ids)
+        one.tokens += [(token.token_id, token.log_probability, token.likeliest) for token in progress.prompt]
         one.tokens += zip(progress.token_ids, progress.log_probabilities, likeliest, strict=True)
         self.usage.completion_tokens += len(progress.token_ids)
         if progress.finished:
@@ -71,7 +75,7 @@ class _Answers(ABC):
         return self._logprobs(tokens, offset) if self.asked.wants_logprobs else None
 
     @abstractmethod
-    def _logprobs(self, tokens: list[tuple[int, float, dict[int, float]]], offset: int) -> dict[str, Any]:
+    def _logprobs(self, tokens: list[Told], offset: int) -> dict[str, Any]:
         """Log-probabilities of tokens as this interface shows them; `offset`: characters before the first of them."""
 
     def _token(self, index: int) -> str:
@@ -82,6 +86,11 @@ class CompletionAnswers(_Answers):
     """Of /v1/completions."""
 
     kind, prefix = "text_completion", "cmpl"
+
+    def __init__(self, asked: CompletionRequest, end: Ending, usage: Usage, first: Sequence[Grown] = ()) -> None:
+        """`first`: what each choice begins with, where the prompt is told again (echo)."""
+        super().__init__(asked, end, usage)
+        self.grown = dict(enumerate(first))
 
     def opening(self, choices: int) -> Iterator[dict[str, Any]]:
         return iter(())
@@ -107,14 +116,21 @@ class CompletionAnswers(_Answers):
         ]
         return {**self.head, "object": self.kind, "choices": choices, "usage": self.usage.to_json()}
 
-    def _logprobs(self, tokens: list[tuple[int, float, dict[int, float]]], offset: int) -> dict[str, Any]:
+    def _logprobs(self, tokens: list[Told], offset: int) -> dict[str, Any]:
         names, offsets = [self._token(i) for i, _, _ in tokens], []
         for name in names:
             offsets.append(offset)
             offset += len(name)
-        top = [{self._token(i): value for i, value in likeliest.items()} for _, _, likeliest in tokens]
+        top = [self._by_name(likeliest) for _, _, likeliest in tokens]
         values = [value for _, value, _ in tokens]
         return {"tokens": names, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets}
+
+    def _by_name(self, likeliest: dict[int, float]) -> dict[str, float] | None:
+        """The best of each name, since two tokens may look alike (halves of a letter); None where nothing was before."""
+        found: dict[str, float] = {}
+        for index, value in likeliest.items():
+            found.setdefault(self._token(index), value)
+        return found or None
 
 
 class ChatAnswers(_Answers):
@@ -152,8 +168,8 @@ class ChatAnswers(_Answers):
         ]
         return {**self.head, "object": self.kind, "choices": choices, "usage": self.usage.to_json()}
 
-    def _logprobs(self, tokens: list[tuple[int, float, dict[int, float]]], offset: int) -> dict[str, Any]:
-        def told(index: int, value: float) -> dict[str, Any]:
+    def _logprobs(self, tokens: list[Told], offset: int) -> dict[str, Any]:
+        def told(index: int, value: float | None) -> dict[str, Any]:
             name = self._token(index)
             return {"token": name, "logprob": value, "bytes": list(name.encode())}
 

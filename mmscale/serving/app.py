@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.decoding import engine
+from mmscale.errors import UserError
 from mmscale.evaluation.solving import Solver
+from mmscale.languages import language as known_language
 from mmscale.serving import prompts
-from mmscale.serving.answers import ChatAnswers, CompletionAnswers, Usage
+from mmscale.serving.answers import ChatAnswers, CompletionAnswers, Grown, Usage
+from mmscale.serving.guard import Guard, Limits
+from mmscale.serving.metrics import Counted, Metrics
 from mmscale.serving.protocol import ChatRequest, CompletionRequest, InterfaceError
 from mmscale.serving.text import TextStream
 from mmscale.serving.worker import Busy, Job, Progress, Worker, sender
 
 _DISCONNECT_POLL_S = 0.1
+_CHARACTERS_PER_TOKEN = 32
+"""Of a text as long as the context, more than any tokenizer packs: what is longer is refused unread."""
+_MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass
@@ -37,6 +48,8 @@ class Choice:
     job: Job
     text: TextStream
     queue: asyncio.Queue[Progress]
+    asked: float
+    """When, by the monotonic clock."""
 
 
 class Server:
@@ -46,10 +59,12 @@ class Server:
         """`context`: tokens of a prompt and its continuation at most; `most_waiting`: requests beyond those that run."""
         self.solver, self.name, self.language, self.context = solver, name, language, context
         self.worker = Worker(solver, slots, context, most_waiting)
+        self.metrics = Metrics(self.worker)
         self.started = int(time.time())
+        self._tokenizing = ThreadPoolExecutor(1, "mmscale tokenizing")
 
-    def choices(self, asked: CompletionRequest | ChatRequest, prompted: list[prompts.Prompts]) -> list[Choice]:
-        """Submit every prompt's continuations; InterfaceError when the model or the room for them is not there."""
+    async def prompted(self, asked: CompletionRequest | ChatRequest) -> list[prompts.Prompts]:
+        """The prompts of a request, tokenised while others go on; InterfaceError for what cannot be asked."""
         if asked.model != self.name:
             raise InterfaceError(
                 404,
@@ -57,15 +72,45 @@ class Server:
                 param="model",
                 code="model_not_found",
             )
-        seed = asked.seed if asked.seed is not None else secrets.randbits(62)
+        language = asked.language or self.language
+        try:
+            known_language(language)
+        except UserError as error:
+            raise InterfaceError(400, str(error), param="language") from error
+        self._require_short(asked)
         loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(
+            self._tokenizing, functools.partial(prompts.of_request, self.solver, asked, language)
+        )
+        self.metrics.prompt_tokens.inc(sum(own[0].merged_length for own in found))
+        return found
+
+    def _require_short(self, asked: CompletionRequest | ChatRequest) -> None:
+        """InterfaceError for a prompt that could not fit whatever its tokens are, before anything reads it."""
+        if isinstance(asked, ChatRequest):
+            lengths = [sum(len(message.text) for message in asked.messages) / _CHARACTERS_PER_TOKEN]
+        else:
+            lengths = [len(one) / (_CHARACTERS_PER_TOKEN if isinstance(one, str) else 1) for one in asked.prompts]
+        if max(lengths) > self.context:
+            raise InterfaceError(
+                400,
+                f"the longest context is {self.context} tokens, and a prompt is longer than that: shorten it",
+                param="messages" if isinstance(asked, ChatRequest) else "prompt",
+                code="context_length_exceeded",
+            )
+
+    def choices(self, asked: CompletionRequest | ChatRequest, prompted: list[prompts.Prompts]) -> list[Choice]:
+        """Submit every prompt's continuations; InterfaceError when there is no room for them."""
+        seed = asked.own_seed if asked.own_seed is not None else secrets.randbits(62)
+        loop = asyncio.get_running_loop()
+        scored = isinstance(asked, CompletionRequest) and asked.echo and asked.wants_logprobs
         made = []
         for index, (own, number) in enumerate(itertools.product(prompted, range(asked.n))):
             config = self._config(asked, own, seed)
             end = self.solver.end.with_texts((*config.stop, *self.solver.template.stop))
             queue: asyncio.Queue[Progress] = asyncio.Queue()
-            job = Job(engine.Request(number, own, config, end), sender(loop, queue), asked.alternatives)
-            made.append(Choice(index, job, TextStream(end), queue))
+            job = Job(engine.Request(number, own, config, end), sender(loop, queue), asked.alternatives, scored)
+            made.append(Choice(index, job, TextStream(end), queue, time.monotonic()))
         try:
             self.worker.submit([choice.job for choice in made])
         except Busy as error:
@@ -104,6 +149,9 @@ class Server:
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for future in done:
                     choice, progress = waiting.pop(future), future.result()
+                    if choice.asked and progress.token_ids:
+                        self.metrics.first_token.observe(time.monotonic() - choice.asked)
+                        choice.asked = 0.0
                     if progress.failure:
                         raise InterfaceError(500, f"decoding failed: {progress.failure}", kind="server_error")
                     if not progress.finished:
@@ -155,6 +203,19 @@ def _event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
+def _echoed(server: Server, asked: CompletionRequest) -> list[Grown]:
+    """What each choice begins with: its prompt again, where that is asked for."""
+    found = []
+    for prompt in asked.prompts if asked.echo else ():
+        text = prompt if isinstance(prompt, str) else server.solver.end.decode(prompt)
+        first = [] if isinstance(prompt, str) or not asked.wants_logprobs else prompt[:1]
+        if first and not prompts.starts_with_bos(server.solver.tokenizers[0], first):
+            first = []
+        # a BOS that the client brings has nothing before it
+        found += [Grown(text, tokens=[(token, None, {}) for token in first]) for _ in range(asked.n)]
+    return found
+
+
 def application(server: Server, stop_timeout_s: float = 30) -> FastAPI:
     """The application; its worker lives as long as it does."""
 
@@ -168,8 +229,15 @@ def application(server: Server, stop_timeout_s: float = 30) -> FastAPI:
     model = {"id": server.name, "object": "model", "created": server.started, "owned_by": "mmscale"}
 
     @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok", **server.worker.counts(), **server.worker.pace.report_json()}
+    async def health() -> JSONResponse:
+        worker = server.worker
+        status = {"status": "failed", "why": worker.failure} if worker.failure else {"status": "ok"}
+        counts = {**worker.counts(), "step_s": round(worker.seconds_since_step, 3), **worker.pace.report_json()}
+        return JSONResponse({**status, **counts}, status_code=503 if worker.failure else 200)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(server.metrics.text(), media_type=_MEDIA)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -181,28 +249,47 @@ def application(server: Server, stop_timeout_s: float = 30) -> FastAPI:
             raise InterfaceError(404, f"the model '{name}' is not served here", param="model", code="model_not_found")
         return model
 
-    async def answered(asked: Any, prompted: list[prompts.Prompts], answers: Answers, request: Request) -> Any:
+    async def answered(
+        asked: CompletionRequest | ChatRequest, prompted: list[prompts.Prompts], answers: Answers, request: Request
+    ) -> Any:
         choices = server.choices(asked, prompted)
         if asked.stream:
             stream = _streamed(server, answers, choices, asked.include_usage)
             return StreamingResponse(stream, media_type="text/event-stream")
         return await _whole(server, answers, choices, request)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=_MISTAKES)
     async def completions(asked: CompletionRequest, request: Request) -> Any:
-        language = asked.language or server.language
-        prompted = [prompts.completion(server.solver, text, language) for text in asked.prompts]
-        answers = CompletionAnswers(asked, server.solver.end, Usage.of(prompted, asked.n))
+        prompted = await server.prompted(asked)
+        usage = Usage.of(prompted, asked.n)
+        answers = CompletionAnswers(asked, server.solver.end, usage, _echoed(server, asked))
         return await answered(asked, prompted, answers, request)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=_MISTAKES)
     async def chat(asked: ChatRequest, request: Request) -> Any:
-        prompted = [prompts.conversation(server.solver, asked.messages, asked.language or server.language)]
+        prompted = await server.prompted(asked)
         answers = ChatAnswers(asked, server.solver.end, Usage.of(prompted, asked.n))
         return await answered(asked, prompted, answers, request)
 
     _tell_mistakes(app)
     return app
+
+
+def guarded(app: FastAPI, server: Server, limits: Limits) -> ASGIApp:
+    """The application behind its limits, every answer counted."""
+    paths = frozenset(path for route in app.routes if "{" not in (path := getattr(route, "path", "{")))
+    return Counted(Guard(app, limits), server.metrics, paths)
+
+
+_MISTAKES: dict[int | str, dict[str, Any]] = {
+    status: {"description": what}
+    for status, what in {
+        400: "a mistake in the request",
+        404: "no such model",
+        500: "decoding failed",
+        503: "too many requests wait",
+    }.items()
+}
 
 
 def _tell_mistakes(app: FastAPI) -> None:
@@ -216,7 +303,8 @@ def _tell_mistakes(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part != "body"]
+        # of a field that takes several forms pydantic names the form as well
+        place = [str(part) for part in first["loc"] if part != "body" and re.fullmatch(r"\w+", str(part))]
         if first["type"] == "json_invalid":
             return JSONResponse(InterfaceError(400, "the request is not valid JSON").body, status_code=400)
         message = first["msg"].removeprefix("Value error, ")

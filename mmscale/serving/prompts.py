@@ -8,11 +8,22 @@ from typing import Any
 from mmscale.data.prompts import Prompt, Template
 from mmscale.data.records import Problem
 from mmscale.data.segments import ExampleTokenizer, TokenizedExample
+from mmscale.errors import UserError
 from mmscale.evaluation.solving import Solver
-from mmscale.serving.protocol import InterfaceError, Message
+from mmscale.serving.protocol import ChatRequest, CompletionRequest, InterfaceError
 
 Prompts = tuple[TokenizedExample, ...]
 """One a model."""
+
+
+def of_request(solver: Solver, asked: CompletionRequest | ChatRequest, language: str) -> list[Prompts]:
+    """Every prompt of a request; InterfaceError where a model cannot be asked so."""
+    try:
+        if isinstance(asked, ChatRequest):
+            return [_conversation(solver, asked, language)]
+        return [_completion(solver, one, language) for one in asked.prompts]
+    except UserError as error:
+        raise InterfaceError(400, str(error)) from error
 
 
 def _as_it_is(tokenize: ExampleTokenizer, text: str, language: str) -> TokenizedExample:
@@ -26,14 +37,35 @@ def _as_it_is(tokenize: ExampleTokenizer, text: str, language: str) -> Tokenized
     return same([Problem(text, language, origin="prompt")], with_target=False)[0]
 
 
-def completion(solver: Solver, text: str, language: str) -> Prompts:
-    """The same text to every model."""
-    return tuple(_as_it_is(tokenize, text, language) for tokenize in solver.tokenizers)
+def _completion(solver: Solver, prompt: str | list[int], language: str) -> Prompts:
+    """The same text, or the same token ids, to every model."""
+    if isinstance(prompt, str):
+        return tuple(_as_it_is(tokenize, prompt, language) for tokenize in solver.tokenizers)
+    if any(tokenize.encoder_tokenizer for tokenize in solver.tokenizers):
+        raise InterfaceError(
+            400, "this model has an encoder, which reads text: send the prompt as text", param="prompt"
+        )
+    if not solver.ensemble.one_vocabulary:
+        raise InterfaceError(400, "these models have different tokenizers: send the prompt as text", param="prompt")
+    largest = solver.ensemble.vocabulary - 1
+    if max(prompt) > largest:
+        raise InterfaceError(
+            400, f"the prompt holds token id {max(prompt)}, and the largest is {largest}", param="prompt"
+        )
+    return tuple(
+        TokenizedExample(tuple(prompt[starts_with_bos(tokenize, prompt) :]), (), (), language, "prompt")
+        for tokenize in solver.tokenizers
+    )
 
 
-def conversation(solver: Solver, messages: list[Message], language: str) -> Prompts:
+def starts_with_bos(tokenize: ExampleTokenizer, ids: list[int]) -> bool:
+    """Whether token ids bring their BOS; every sequence gets exactly one."""
+    return ids[0] == tokenize.specials.bos
+
+
+def _conversation(solver: Solver, asked: ChatRequest, language: str) -> Prompts:
     """To each model in its own chat format, or, where it has none, the only message in the prompt it was trained with."""
-    turns = [{"role": message.role, "content": message.text} for message in messages]
+    turns = [{"role": message.role, "content": message.text} for message in asked.messages]
     return tuple(_turns(tokenize, turns, language) for tokenize in solver.tokenizers)
 
 

@@ -34,10 +34,15 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(*options: str) -> Iterator[Served]:
+def serving(*options: str, **variables: str) -> Iterator[Served]:
     command = [sys.executable, "-m", "mmscale", "serve", *options, "--port", "0"]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=ROOT,
+        env={**environment(), **variables},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
         line = process.stdout.readline()

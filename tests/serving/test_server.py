@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mmscale.cli.main import main
+from mmscale.models.loading import resolve_path
 from tests.cli.test_generate import ANTI, BASE, expert  # noqa: F401
 
 QUESTION = "Anna has 12 apples. Anna buys 5 apples. How many apples does Anna have now?"
@@ -170,6 +171,42 @@ def test_a_malformed_request_gets_the_error_object(proxy, path, body, status, pa
     error = json.load(raised.value)["error"]
     assert raised.value.code == status and error["param"] == param and message in error["message"]
     assert error["type"] == "invalid_request_error" and set(error) == {"message", "type", "param", "code"}
+
+
+def test_a_prompt_told_again_has_the_log_probabilities_of_the_steered_base(proxy, expert):  # noqa: F811
+    """As lm-eval's local-completions asks for likelihoods: ids, echo and logprobs, against transformers' own forwards."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_path(BASE))
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (PROMPT, "Two cats and Anna.")]
+    with torch.inference_mode():
+        base, tuned, untuned = (
+            [
+                AutoModelForCausalLM.from_pretrained(resolve_path(path)).double()(torch.tensor([[1, *own]]))
+                for own in ids
+            ]
+            for path in (BASE, expert, ANTI)
+        )
+    rows = [
+        (b.logits + t.logits - u.logits)[0].float().log_softmax(-1)
+        for b, t, u in zip(base, tuned, untuned, strict=True)
+    ]
+    for sent in (ids, [PROMPT, "Two cats and Anna."], [[1, *own] for own in ids]):
+        asked = {"model": "proxy", "temperature": 0, "max_tokens": 1, "logprobs": 1, "echo": True, "prompt": sent}
+        found = proxy.client().completions.create(**asked).choices
+        for choice, own, row, text in zip(found, ids, rows, (PROMPT, "Two cats and Anna."), strict=True):
+            told, more = choice.logprobs, len(choice.logprobs.tokens) - len(own) - 1
+            assert more == (isinstance(sent[0], list) and sent[0][0] == 1), "a BOS that was sent is told again, first"
+            assert told.token_logprobs[:more] == [None] * more
+            values, top = told.token_logprobs[more:-1], told.top_logprobs[more:-1]
+            assert values == pytest.approx(row[range(len(own)), own].tolist(), abs=1e-4)
+            best = row[: len(own)].max(-1)
+            assert [max(one.values()) for one in top] == pytest.approx(best.values.tolist(), abs=1e-4)
+            greedy = [value == max(one.values()) for value, one in zip(values, top)]
+            assert greedy == (best.indices == torch.tensor(own)).tolist(), "equal to the last bit where it is the best"
+            assert choice.text.startswith(text)
+            assert told.text_offset[more:][:2] == [0, len(told.tokens[more])]
 
 
 def test_models_are_listed(proxy):
