@@ -10,7 +10,12 @@ import typer
 from mmscale.cli import options
 
 if TYPE_CHECKING:
+    from socket import socket as Socket
+
     from mmscale.models.language_model import LanguageModel
+    from mmscale.serving.app import Server
+    from mmscale.serving.guard import Limits
+    from mmscale.serving.listener import Patience
 
 
 def serve(
@@ -63,20 +68,10 @@ def serve(
     Ask it: `curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{"model": "proxy", "messages": [{"role": "user", "content": "Anna has 12 apples. Anna buys 5 apples. How many apples does Anna have now?"}]}'`
     """
     from mmscale.cli.devices import default_device
-    from mmscale.errors import UserError
     from mmscale.languages import language as known_language
     from mmscale.parallel.layout import Layout
-    from mmscale.progress import say
 
-    try:
-        from mmscale.serving.app import Server, application, guarded
-        from mmscale.serving.guard import LOOPBACK, Limits
-        from mmscale.serving.listener import Patience, listen
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"serving needs the extra serve ({error.name} is missing): pip install 'mmscale[serve]'"
-        ) from error
-
+    _require_extra()
     known_language(language)
     steering = options.proxy_options(
         proxy=proxy,
@@ -95,18 +90,45 @@ def serve(
     said: dict[str, Any] = {"dtype": dtype, "trust": trust_remote_code}
     parts = options.model_parts(model, **said, encoder=encoder, mapping=mapping)
     solver = options.loaded_solver(parts, model, steering, prompt, Layout(default_device()), **said)
+
+    from mmscale.serving.app import Server
+    from mmscale.serving.guard import LOOPBACK, Limits
+    from mmscale.serving.listener import Patience
+
     context = min(max_context, solver.context_length)
-    held = sum(_cache_bytes(one.model.language_model, slots * context) for one in solver.ensemble.models)
-    say(f"keys and values of {slots} x {context:,} tokens take {held / 1e9:.2f} GB")
     server = Server(solver, name or model, language, slots, context, max_waiting)
     hosts = frozenset(name.lower() for name in allowed_host or (LOOPBACK | {host} if host in LOOPBACK else ()))
     limits = Limits(max_body_bytes or 500_000 + 64 * context, body_timeout, api_key, hosts)
-    app = guarded(application(server, stop_seconds), server, limits)
-    socket.listen()  # whoever reads the next line may connect at once
-    print(f"mmscale serves '{server.name}' at http://{host}:{socket.getsockname()[1]}/v1", flush=True)
+    _run(server, limits, Patience(header_timeout, idle_timeout, stop_seconds), socket, host, slots)
+
+
+def _require_extra() -> None:
+    from mmscale.errors import UserError
+
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"serving needs the extra serve ({error.name} is missing): pip install 'mmscale[serve]'"
+        ) from error
+
+
+def _run(server: Server, limits: Limits, patience: Patience, bound: Socket, host: str, slots: int) -> None:
+    """Serve until a signal; exit code 1 where decoding came to an end by itself."""
+    from mmscale.progress import say
+    from mmscale.serving.app import application, guarded
+    from mmscale.serving.listener import listen
+
+    held = sum(_cache_bytes(one.model.language_model, slots * server.context) for one in server.solver.ensemble.models)
+    say(f"keys and values of {slots} x {server.context:,} tokens take {held / 1e9:.2f} GB")
+    app = guarded(application(server, patience.stop_s), server, limits)
+    bound.listen()  # whoever reads the next line may connect at once
+    print(f"mmscale serves '{server.name}' at http://{host}:{bound.getsockname()[1]}/v1", flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises what stopped it once more, when all is done
         signal.signal(number, lambda *_: None)
-    listen(app, server.worker, socket, Patience(header_timeout, idle_timeout, stop_seconds))
+    listen(app, server.worker, bound, patience)
     if server.worker.failure:
         say(f"decoding ended: {server.worker.failure}")
         raise typer.Exit(1)

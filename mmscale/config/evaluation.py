@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mmscale.config.base import Config, LanguageCodes, Seed
 from mmscale.config.data import DataConfig
