@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     from mmscale.serving.guard import Limits
     from mmscale.serving.listener import Patience
 
+_MaxContext = Annotated[
+    int,
+    typer.Option(min=2, help="tokens of a prompt and its continuation; the models' own limit where that is smaller"),
+]
+_ApiKey = Annotated[
+    str, typer.Option(envvar="MMSCALE_API_KEY", help="wanted as 'Authorization: Bearer KEY' of everything below /v1")
+]
+_AllowedHost = Annotated[
+    list[str] | None,
+    typer.Option(help="name that clients may ask under; on loopback its own names, elsewhere any, by default"),
+]
+_MaxBodyBytes = Annotated[
+    int, typer.Option(min=0, help="of a request; 0 takes 0.5 MB and 64 bytes per token of the context")
+]
+
 
 def serve(
     model: options.Model,
@@ -39,24 +54,11 @@ def serve(
     dtype: options.Dtype = "auto",
     slots: Annotated[int, typer.Option(min=1, help="sequences that run at once")] = 16,
     max_waiting: Annotated[int, typer.Option(min=0, help="requests that may wait; more are sent away")] = 64,
-    max_context: Annotated[
-        int,
-        typer.Option(
-            min=2, help="tokens of a prompt and its continuation; the models' own limit where that is smaller"
-        ),
-    ] = 4096,
+    max_context: _MaxContext = 4096,
     stop_seconds: Annotated[int, typer.Option(min=0, help="for running requests to end when the server stops")] = 30,
-    api_key: Annotated[
-        str,
-        typer.Option(envvar="MMSCALE_API_KEY", help="wanted as 'Authorization: Bearer KEY' of everything below /v1"),
-    ] = "",
-    allowed_host: Annotated[
-        list[str] | None,
-        typer.Option(help="name that clients may ask under; on loopback its own names, elsewhere any, by default"),
-    ] = None,
-    max_body_bytes: Annotated[
-        int, typer.Option(min=0, help="of a request; 0 takes 0.5 MB and 64 bytes per token of the context")
-    ] = 0,
+    api_key: _ApiKey = "",
+    allowed_host: _AllowedHost = None,
+    max_body_bytes: _MaxBodyBytes = 0,
     header_timeout: Annotated[float, typer.Option(min=0.1, help="seconds for a request's headers to arrive")] = 20,
     body_timeout: Annotated[float, typer.Option(min=0.1, help="seconds for a request's body to arrive")] = 30,
     idle_timeout: Annotated[int, typer.Option(min=1, help="seconds that a connection may be idle")] = 30,
