@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ from mmscale.models.merge import MergedModel
 from mmscale.tinyworld import tokenizer as tinyworld_tokenizer
 
 torch.set_num_threads(2)
+os.environ.setdefault("MMSCALE_CACHE", str(Path(tempfile.gettempdir()) / "mmscale-tests"))
 VOCABULARY = 64
 _SHAPE = {
     "vocab_size": VOCABULARY,

@@ -42,8 +42,11 @@ def linear_cross_entropy(
     bias_V: Tensor | None = None,
     stretch: Stretch | None = None,
     chunk_bytes: int = CHUNK_BYTES,
+    softcap: float | None = None,
 ) -> Tensor:
     """Scalar loss, float32 (float64 for such inputs), the same on every rank of a group.
+
+    With a softcap c, logits are c tanh(z / c) of the products z (Gemma 2, arXiv 2408.00118, section 2).
 
     hidden_ND, weight_VD, bias_V floating-point of one dtype, or cast to autocast's; targets_N int64, ids in the whole
     vocabulary, one for every row. Raises ValueError on shapes or dtypes that do not fit.
@@ -60,7 +63,7 @@ def linear_cross_entropy(
     longest = weight_VD.shape[0] if stretch is None else stretch.longest
     rows = max(1, chunk_bytes // (max(1, longest) * weight_VD.element_size()))
     with torch.autocast(device, enabled=False):
-        loss: Tensor = _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, targets_N, stretch, rows)
+        loss: Tensor = _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, targets_N, stretch, rows, softcap)
     return loss
 
 
@@ -101,6 +104,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets_N: Tensor,
         stretch: Stretch | None,
         rows: int,
+        softcap: float | None,
     ) -> Tensor:
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
         loss = torch.zeros((), dtype=wide, device=hidden_ND.device)
@@ -112,25 +116,36 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for begin in range(0, hidden_ND.shape[0], rows):
             hidden, targets = hidden_ND[begin : begin + rows], targets_N[begin : begin + rows] - first
             logits = F.linear(hidden, weight_VD, bias_V)
+            slope = None if softcap is None else _cap_(logits, softcap)
             lse, picked = _joined(softmax_statistics(logits, targets), group)
             loss += (lse - picked).sum()
             if not (for_hidden or for_weight or for_bias):
                 continue
             softmax_gradient_(logits, targets, lse)
+            if slope is not None:
+                logits *= slope
             if d_hidden is not None:
                 torch.mm(logits, weight_VD, out=d_hidden[begin : begin + rows])
             if d_weight is not None:
                 _add_product(d_weight, logits.T, hidden)
             if d_bias is not None:
                 d_bias += logits.sum(0, dtype=wide)
-            del logits
+            del logits, slope
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         ctx.dtype = weight_VD.dtype
         return loss
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(_scaled(one, gradient, ctx.dtype) for one in ctx.saved_tensors), None, None, None)
+        return (*(_scaled(one, gradient, ctx.dtype) for one in ctx.saved_tensors), None, None, None, None)
+
+
+def _cap_(products: Tensor, softcap: float) -> Tensor:
+    """Products turn into capped logits c tanh(z / c); returns the slope of that, 1 - tanh(z / c)^2."""
+    products.div_(softcap).tanh_()
+    slope = 1 - products * products
+    products.mul_(softcap)
+    return slope
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

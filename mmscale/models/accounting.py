@@ -33,7 +33,7 @@ def require_whole(
     `build` makes the model without memory; `beside` are tensors of halves that are not loaded; `arguments` are those of
     from_pretrained.
     """
-    with _unpartitioned(), _silent():
+    with unpartitioned(), _silent():
         with torch.device("meta"):
             empty = build()
         model, found = type(empty).from_pretrained(
@@ -96,7 +96,7 @@ def _is_finite(parameter: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def _unpartitioned() -> Iterator[None]:
+def unpartitioned() -> Iterator[None]:
     """Outside of DeepSpeed's stage 3, whatever transformers is told to do with what it builds."""
     from transformers.integrations import deepspeed
 

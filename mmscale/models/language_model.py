@@ -19,6 +19,7 @@ from mmscale.models.loading import DTYPES, load_model_configuration, load_pretra
 from mmscale.models.memory_efficient import make_memory_efficient
 from mmscale.models.packed_layout import PackedLayout, Take
 from mmscale.models.read_rows import spare_unread_rows
+from mmscale.models.self_check import require_known_right
 from mmscale.models.weights import SafetensorsWeights, checkpoint_files
 from mmscale.parallel.layout import Layout
 from mmscale.parallel.tensor import Cut, require_divisible, shard
@@ -30,8 +31,7 @@ class LanguageModel(nn.Module):
     def __init__(self, causal_lm: Any, tokenizer: Any, specials: SpecialTokens, cut: Cut | None = None) -> None:
         super().__init__()
         self.causal_lm, self.tokenizer, self.specials = causal_lm, tokenizer, specials
-        if cut is None:
-            know_the_loss(causal_lm)
+        know_the_loss(causal_lm)
         make_memory_efficient(causal_lm)
         spare_unread_rows(causal_lm.get_decoder())
         self._cut = cut
@@ -148,6 +148,9 @@ def load_model_config(config: LanguageModelConfig) -> Any:
 def load_language_model(config: LanguageModelConfig, layout: Layout) -> LanguageModel:
     """The model of a configuration, in its dtype, on this rank's device: whole, or this rank's part of every layer."""
     model_config, cut = load_model_config(config), None
+    if layout.tensor_size > 1:
+        _require_cuttable(config, model_config, layout)
+    require_known_right(model_config, config.path, layout, bare, config.trust_remote_code)
     require_whole(lambda: _empty(config, model_config), checkpoint_files(config), config.path)
     if layout.tensor_size > 1:
         model, cut = _load_sharded(config, model_config, layout)
@@ -174,15 +177,23 @@ def _empty(config: LanguageModelConfig, model_config: Any) -> Any:
     return AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
 
 
-def _load_sharded(config: LanguageModelConfig, model_config: Any, layout: Layout) -> tuple[Any, Cut]:
-    """Built without memory, cut, then read piece by piece: a rank holds its part and one tensor's piece at a time."""
-    from accelerate import init_empty_weights  # extra `tensor-parallel`
+def bare(causal_lm: Any, cut: Cut | None) -> LanguageModel:
+    """Ours around a model that reads no text."""
+    return LanguageModel(causal_lm, None, SpecialTokens(0, 0), cut)
 
+
+def _require_cuttable(config: LanguageModelConfig, model_config: Any, layout: Layout) -> None:
     if config.quantization != quantization.NONE:
         raise UserError(
             f"language_model.quantization={config.quantization} keeps the model whole: set parallel.tensor_parallel_size=1"
         )
     require_divisible(model_config, layout.tensor_size, config.path)
+
+
+def _load_sharded(config: LanguageModelConfig, model_config: Any, layout: Layout) -> tuple[Any, Cut]:
+    """Built without memory, cut, then read piece by piece: a rank holds its part and one tensor's piece at a time."""
+    from accelerate import init_empty_weights
+
     weights = SafetensorsWeights(config)
     dtype = DTYPES[config.dtype]
     with init_empty_weights(include_buffers=False):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmscale.models.head import LossHead
+from mmscale.parallel.logit_rules import PLAIN
 
 LEAST = 1 << 18
 """Elements of a weight that is worth it: a call of oneDNN's takes about 12 microseconds more than one of torch's, which
@@ -46,6 +47,8 @@ def pack_linears(model: nn.Module) -> None:
     users = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     for module in model.modules():
         if not isinstance(module, nn.Linear) or type(module) not in (nn.Linear, LossHead):  # others know their weights
+            continue
+        if isinstance(module, LossHead) and module.rules != PLAIN:  # which a packed layer knows nothing of
             continue
         if module.weight.numel() >= LEAST and users[id(module.weight)] == 1 and can_pack(module.weight):
             packed = torch.ops.mkldnn._reorder_linear_weight(module.weight.data.contiguous())

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mmscale.errors import UserError
 from mmscale.parallel.layout import Layout
+from mmscale.parallel.logit_rules import PLAIN, LogitRules
 from mmscale.parallel.pieces import Piece, even_piece, is_sharded, mark, piece_of, whole_piece
 from mmscale.parallel.regions import Regions
 
@@ -59,10 +60,10 @@ def shard(model: Any, layout: Layout, dtype: torch.dtype, read: Callable[[str, P
         elif module is head:
             made = layers.head(module)
             _enter_together(name, made, [made], regions.copy)
-        elif style == "colwise" and isinstance(module, nn.Linear):
+        elif style == "colwise" and type(module) is nn.Linear:
             made = layers.column(module)
             columns[name.rpartition(".")[0]].append(made)
-        elif style == "rowwise" and isinstance(module, nn.Linear):
+        elif style == "rowwise" and type(module) is nn.Linear:
             made = layers.row(module, regions)
         elif style in (None, _PARTIAL_GRADIENT):
             continue
@@ -135,9 +136,13 @@ class _Layers:
         return -(-count // self.layout.tensor_size) * self.layout.tensor_size
 
     def embedding(self, module: Any) -> nn.Module:
-        from megatron.core.tensor_parallel import VocabParallelEmbedding
-
-        made = VocabParallelEmbedding(self._padded(module.num_embeddings), module.embedding_dim, **self.common)
+        scale = getattr(module, "scalar_embed_scale", None)  # Gemma's; its buffer has no value on the meta device
+        if type(module) is not nn.Embedding and scale is None:
+            raise UserError(
+                f"embeddings of the kind {type(module).__name__} cannot be cut: set parallel.tensor_parallel_size=1"
+            )
+        made = _embedding_class()(self._padded(module.num_embeddings), module.embedding_dim, **self.common)
+        made.scale = scale
         return self._marked(made, {"weight": self._piece((module.num_embeddings, module.embedding_dim), 0)})
 
     def head(self, module: nn.Linear) -> nn.Module:
@@ -173,6 +178,22 @@ class _Layers:
 
 
 @functools.cache
+def _embedding_class() -> Any:
+    from megatron.core.tensor_parallel import VocabParallelEmbedding
+
+    class Embedding(VocabParallelEmbedding):
+        """Rows of the table, times a factor in its dtype where the architecture has one."""
+
+        scale: float | None
+
+        def forward(self, token_ids: Tensor) -> Tensor:
+            rows: Tensor = super().forward(token_ids)
+            return rows if self.scale is None else rows * torch.tensor(self.scale, dtype=rows.dtype, device=rows.device)
+
+    return Embedding
+
+
+@functools.cache
 def _column_class() -> Any:
     from megatron.core.tensor_parallel import ColumnParallelLinear
 
@@ -194,17 +215,20 @@ def _head_class() -> Any:
         """Logits of a stretch of the vocabulary [N, v]; with targets their summed cross entropy over all of it."""
 
         layout: Layout
+        rules: LogitRules = PLAIN
 
         def forward(self, hidden_ND: Tensor, targets_N: Tensor | None = None) -> Tensor:
             if targets_N is None:
-                logits: Tensor = super().forward(hidden_ND)
-                return logits
+                logits: Tensor = super().forward(
+                    hidden_ND
+                )  # before any factor: it knows what it may read by its storage
+                return self.rules.capped(logits if self.rules.scale == 1.0 else logits * self.rules.scale)
             piece, weight, bias = piece_of(self.weight), self.weight, self.bias
             if piece.size < weight.shape[0]:  # padding has no logits
                 weight, bias = weight[: piece.size], None if bias is None else bias[: piece.size]
-            hidden_ND = self.entrance.check(hidden_ND)
+            hidden_ND = self.rules.scaled(self.entrance.check(hidden_ND))
             stretch = Stretch(self.layout.tensor_group, piece.begin, self.weight.shape[0])
-            return linear_cross_entropy(hidden_ND, weight, targets_N, bias, stretch)
+            return linear_cross_entropy(hidden_ND, weight, targets_N, bias, stretch, softcap=self.rules.softcap)
 
     return Head
 

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from mmscale.cli.main import main
 from mmscale.config.model import LanguageModelConfig
@@ -33,6 +41,8 @@ ARCHITECTURES = {
     "llama-untied-biases-checkpointing": (LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
     "mistral-sliding-window": (MistralConfig, {"sliding_window": 4}),
     "qwen2-biases": (Qwen2Config, {"odd": True}),
+    "gemma-scaled-embedding": (GemmaConfig, {"head_dim": 16, "tie_word_embeddings": True, "odd": True}),
+    "granite-scaled-logits": (GraniteConfig, {"logits_scaling": 8.0, "embedding_multiplier": 3.0, "odd": True}),
     "qwen3-head-norms": (Qwen3Config, {"head_dim": 16, "tie_word_embeddings": True}),
 }
 

@@ -52,6 +52,19 @@ def test_equals_float64(shape, chunk_rows, bias, dtype, bound):
         assert far(gradient / 2, right) < bound
 
 
+@pytest.mark.parametrize("chunk_rows", [1, 3, 1000])
+def test_capped_logits_equal_float64(chunk_rows):
+    hidden, weight, targets, bias = inputs(11, 5, 23, torch.float64, bias=True)
+    loss = linear_cross_entropy(hidden, weight, targets, bias, chunk_bytes=chunk_rows * 23 * 8, softcap=1.5)
+    logits = 1.5 * torch.tanh(F.linear(hidden, weight, bias) / 1.5)
+    right = F.cross_entropy(logits, targets, reduction="sum")
+    assert far(loss.detach(), right.detach()) < 1e-12
+    for found, exact in zip(
+        *(torch.autograd.grad(2 * one, (hidden, weight, bias)) for one in (loss, right)), strict=True
+    ):
+        assert far(found, exact) < 1e-12
+
+
 def test_gradient_and_registration():
     hidden, weight, targets, bias = inputs(5, 3, 7, torch.float64, bias=True)
     assert torch.autograd.gradcheck(lambda *v: linear_cross_entropy(v[0], v[1], targets, v[2]), (hidden, weight, bias))
