@@ -25,7 +25,7 @@ from mmscale.parallel.layout import Layout
 from mmscale.parallel.logit_rules import PLAIN
 
 HERE = Layout(torch.device("cpu"))
-SCALED = ("Granite", "Cohere", "Cohere 2", "Gemma 3 (capped logits)")
+SCALED = ("Granite", "Cohere", "Gemma 3 (capped logits)")
 
 
 @pytest.fixture
