@@ -26,7 +26,7 @@ from mmscale.errors import UserError
 from mmscale.files import write_json
 from mmscale.methods.place import StagePlace
 from mmscale.models.encoders import load_encoder_tokenizer
-from mmscale.models.language_model import load_model_config, load_tokenizer
+from mmscale.models.language_model import context_length, load_model_config, load_tokenizer
 from mmscale.parallel.layout import Layout
 from mmscale.parallel.world import World
 from mmscale.progress import bar, say
@@ -45,7 +45,7 @@ def stage_tokenizer(place: StagePlace) -> tuple[ExampleTokenizer, int]:
     specials = special_tokens(tokenizer, model_config, own.bos_token, own.eos_token)
     encoder_tokenizer = load_encoder_tokenizer(encoder) if encoder else None
     made = ExampleTokenizer(tokenizer, specials, template(place.prompt), place.config.packing, encoder_tokenizer)
-    return made, int(getattr(model_config, "max_position_embeddings", 1 << 30))
+    return made, context_length(model_config)
 
 
 def _file_states(config: DataConfig) -> list[list[Any]]:

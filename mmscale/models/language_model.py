@@ -56,7 +56,7 @@ class LanguageModel(nn.Module):
 
     @property
     def context_length(self) -> int:
-        return int(getattr(self.config, "max_position_embeddings", 1 << 30))
+        return context_length(self.config)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -135,6 +135,18 @@ class LanguageModel(nn.Module):
 
     def new_cache(self, slots: int, capacity: int) -> KeyValueCache:
         return KeyValueCache(int(self.config.num_hidden_layers), slots, capacity, self.device)
+
+
+def context_length(model_config: Any) -> int:
+    """Tokens that a sequence may have. Where rotations change with the longest sequence of a pass (dynamic, longrope), those
+    that it may have before they do: packed with others, or grown since its first tokens, it would have theirs.
+    """
+    longest = int(getattr(model_config, "max_position_embeddings", None) or 1 << 30)
+    rope = getattr(model_config, "rope_parameters", None) or getattr(model_config, "rope_scaling", None) or {}
+    if rope.get("rope_type", rope.get("type")) not in ("dynamic", "longrope"):
+        return longest
+    key = "original_max_position_embeddings"
+    return min((longest, *(int(n) for n in (rope.get(key), getattr(model_config, key, None)) if n)))
 
 
 def load_tokenizer(config: LanguageModelConfig) -> Any:

@@ -8,14 +8,14 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config
 
 from benchmarks.architectures import FAMILIES, PAGE, configuration, find, page, tried
 from mmscale.cli.main import main
 from mmscale.config.model import LanguageModelConfig
 from mmscale.errors import UserError
 from mmscale.models import head, self_check
-from mmscale.models.language_model import bare, load_language_model
+from mmscale.models.language_model import bare, context_length, load_language_model
 from mmscale.models.loading import resolve_path
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.models.packed_linear import pack_linears
@@ -150,6 +150,19 @@ def test_small_configurations_keep_what_matters():
     assert set(small.layer_types) == set(config.layer_types) and small.num_hidden_layers == len(small.layer_types)
     assert small.sliding_window == 4 and small.query_pre_attn_scalar == 16
     assert small.num_key_value_heads % 2 == 0 and small.num_attention_heads > small.num_key_value_heads
+
+
+def test_rotations_that_change_with_length_are_used_below_that_length():
+    factors = {"long_factor": [2.0] * 8, "short_factor": [1.0] * 8}
+    settings = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}
+    longrope = {"rope_type": "longrope", "rope_theta": 1e4, **factors}
+    lengths = {"max_position_embeddings": 1024, "original_max_position_embeddings": 64}
+    config = Phi3Config(**settings, **lengths, rope_parameters=longrope)
+    assert context_length(config) == 64
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    assert context_length(LlamaConfig(max_position_embeddings=256, rope_parameters=dynamic)) == 256
+    assert context_length(configuration("LLaMA 3 (scaled rotations)")) == 256
+    assert context_length(configuration("Gemma 3")) == 256, "whose rotations differ by kind of layer"
 
 
 def test_the_page_says_what_is_found():
