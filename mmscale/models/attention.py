@@ -2,7 +2,8 @@
 
 transformers hands every layer's query, key and value to a registered function together with whatever
 keyword arguments the model was called with. We pass a `PackedLayout`, so that the same model code runs
-training rows (variable lengths end to end) and prefill, or a `KeyValueCache` with the places of new tokens.
+training rows (variable lengths end to end) and prefill, or a `KeyValueCache` with the places of new tokens. The
+keywords are ours by name: transformers' own change ("cache" became one of its layers' in 5.24).
 
 Legend: N new tokens, Q of each sequence, B sequences, H heads, K key/value heads, D head width.
 """
@@ -55,15 +56,15 @@ def _attend(varlen_function: Any) -> Any:
         scaling: float | None = None,
         dropout: float = 0.0,
         sliding_window: int | None = None,
-        layout: PackedLayout | None = None,
-        cache: KeyValueCache | None = None,
-        new: NewTokens | None = None,
+        mmscale_layout: PackedLayout | None = None,
+        mmscale_cache: KeyValueCache | None = None,
+        mmscale_new: NewTokens | None = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
         # query arrives as [1, H, T, D], key and value as [1, K, T, D]
         rows = [states[0].transpose(0, 1) for states in (query, key, value)]
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-        layer = int(getattr(module, "layer_idx", 0))
+        layer, layout, cache, new = int(getattr(module, "layer_idx", 0)), mmscale_layout, mmscale_cache, mmscale_new
         if cache is not None:
             assert new is not None
             cache.write(layer, rows[1], rows[2], new)

@@ -87,10 +87,10 @@ class LanguageModel(nn.Module):
             position_ids=position_ids[None],
             attention_mask=None,
             use_cache=False,
-            layout=layout,
-            cache=cache,
-            new=new,
-            read_rows=self._known_to_layers(read),
+            mmscale_layout=layout,
+            mmscale_cache=cache,
+            mmscale_new=new,
+            mmscale_read_rows=self._known_to_layers(read),
         ).last_hidden_state
         states: Tensor = found[0] if self._cut is None else self._cut.regions.end(found)[0]
         return states if read is None else Take.apply(states, read)

@@ -17,7 +17,7 @@ _ALONE = ("self_attn.o_proj", "mlp")
 
 
 def spare_unread_rows(trunk: Any) -> None:
-    """Let the last layer of a trunk take the argument `read_rows` (int64 [N], none twice), once however often called.
+    """Let the last layer of a trunk take the argument `mmscale_read_rows` (int64 [N], none twice), once however often called.
 
     A trunk whose layers go by another name computes all rows.
     """
@@ -42,7 +42,7 @@ class _ReadRows:
             part.register_forward_hook(self._put)
 
     def _begin(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self.rows = kwargs.get("read_rows")
+        self.rows = kwargs.get("mmscale_read_rows")
 
     def _take(self, part: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
         if self.rows is None:
