@@ -17,13 +17,21 @@ RESULTS = Path(os.environ.get("MMSCALE_RESULTS") or Path(__file__).parent / "res
 
 
 def record(name: str, values: dict[str, Any]) -> Path:
-    """Write a result file; commit is empty outside a repository."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    """Write a result file."""
     script = f"benchmarks/{Path(sys.argv[0]).name}"
     words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]  # no folder of this machine
-    made_with = {"command": ["python", script, *words], "commit": found.stdout.strip(), **describe_environment()}
+    made_with = {"command": ["python", script, *words], "commit": _commit(), **describe_environment()}
     made_with["system"] = platform.system()  # its release says more of a workplace than of a measurement
     path = RESULTS / f"{name}.json"
     write_json(path, {"made_with": made_with, **values})
     return path
+
+
+def _commit() -> str:
+    """Empty outside a repository, and where git is not installed."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    except OSError:
+        return ""
+    return found.stdout.strip()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from mmscale.models.attention import choose
@@ -71,9 +70,12 @@ def random_llama(shape: dict[str, Any], device: torch.device) -> Any:
 
 def as_transformers_runs_it(model: Any, attention: str) -> Any:
     """The same weights in memory, in a model of transformers with an attention of its own."""
-    with init_empty_weights(include_buffers=False):
+    with torch.device("meta"):
         made = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), attn_implementation=attention)
     made.load_state_dict(model.state_dict(), assign=True)
+    for name, buffer in model.named_buffers():  # those that no state has, such as the frequencies of positions
+        owner, _, leaf = name.rpartition(".")
+        setattr(made.get_submodule(owner), leaf, buffer)
     made.tie_weights()
     return made.to(model.device).eval().requires_grad_(False)
 

@@ -29,6 +29,8 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UserError:
 class Interrupted(Exception):
     """Work was stopped from outside by a signal or a time limit; everything done is saved, the same command goes on."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, signal_number: int = 0) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.exit_code = 128 + signal_number if signal_number else 0
+        """As a shell would say of a process that the signal ended; 0 of a limit that was set."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1] / "mmscale"
 LAYERS = (
-    {"errors", "files", "languages", "locks", "progress", "reading", "tensor_writing", "transfer"},
+    {"errors", "files", "languages", "locks", "progress", "reading", "tensor_writing", "transfer", "versions"},
     {"config"},
     {"data"},
     {"parallel"},

@@ -13,14 +13,12 @@ import typer
 
 from mmscale.errors import UserError, unknown_name
 
-_HELPERS = ("memory", "recording", "widening")
-"""Files of benchmarks/ that measure nothing by themselves."""
-
 
 def _scripts() -> dict[str, Path]:
+    """Those of benchmarks/ that can be run; the others help them."""
     folder = Path(str(resources.files("mmscale.benchmarks")))
-    found = {file.stem.replace("_", "-"): file for file in sorted(folder.glob("*.py"))}
-    return {name: file for name, file in found.items() if file.stem not in (*_HELPERS, "__init__")}
+    found = [file for file in sorted(folder.glob("*.py")) if "__main__" in file.read_text(encoding="utf-8")]
+    return {file.stem.replace("_", "-"): file for file in found}
 
 
 def bench(

@@ -48,13 +48,14 @@ def started() -> World:
 def joined(parallel: ParallelConfig, world: World | None = None) -> Iterator[Layout]:
     """The layout of a world, by default the one that `started` finds.
 
-    When training inside is Interrupted, a Slurm job goes back into the queue, and the process ends with exit code 0.
+    When training inside is Interrupted, a Slurm job goes back into the queue, and the process ends with exit code 0: Slurm
+    would take another for a failure.
     """
     import torch
     import torch.distributed as dist
 
     from mmscale.parallel.layout import process_groups
-    from mmscale.parallel.slurm import requeue
+    from mmscale.parallel.slurm import job, requeue
 
     _require_extras(parallel)
     world = world or started()
@@ -67,10 +68,12 @@ def joined(parallel: ParallelConfig, world: World | None = None) -> Iterator[Lay
         layout = replace(groups, sequence_parallel=parallel.sequence_parallel)
         try:
             yield layout
-        except Interrupted:
+        except Interrupted as interrupted:
             layout.barrier()
-            if layout.is_first and parallel.interruption.requeue:
-                requeue()
+            if parallel.interruption.requeue and job() is not None:
+                interrupted.exit_code = 0
+                if layout.is_first:
+                    requeue()
             raise
         except dist.DistError as error:
             raise _lost(layout, error) from error
@@ -81,15 +84,23 @@ def joined(parallel: ParallelConfig, world: World | None = None) -> Iterator[Lay
 
 
 def _require_extras(parallel: ParallelConfig) -> None:
-    """UserError when a library that the layout needs is not installed."""
+    """UserError when a library that the layout needs is not installed, or too old."""
     from importlib.util import find_spec
 
-    for key, wanted, package, extra in (
-        ("zero.stage", parallel.zero.stage > 0, "deepspeed", "deepspeed"),
-        ("tensor_parallel_size", parallel.tensor_parallel_size > 1, "megatron", "tensor-parallel"),
+    from mmscale.versions import require_known_versions
+
+    for key, wanted, packages, extra in (
+        ("zero.stage", parallel.zero.stage > 0, ("deepspeed", "accelerate"), "deepspeed"),
+        ("tensor_parallel_size", parallel.tensor_parallel_size > 1, ("megatron", "accelerate"), "tensor-parallel"),
     ):
-        if wanted and find_spec(package) is None:
-            raise UserError(f"parallel.{key} needs the extra {extra}: pip install 'mmscale[{extra}]'")
+        if not wanted:
+            continue
+        missing = [package for package in packages if find_spec(package) is None]
+        if missing:
+            raise UserError(
+                f"parallel.{key} needs the extra {extra}: pip install 'mmscale[{extra}]' ({missing[0]} is not here)"
+            )
+        require_known_versions(extra)
 
 
 def _lost(layout: Layout, error: Exception) -> UserError:

@@ -18,8 +18,10 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON object
     from mmscale.methods.environment import describe_environment
     from mmscale.models.attention import choose
     from mmscale.models.loading import resolve_path
+    from mmscale.versions import untried
 
     facts = describe_environment()
+    facts["untried"] = untried()
     device = default_device()
     facts["device"] = str(device)
     facts["attention"] = choose("auto", device)

@@ -1,9 +1,11 @@
-"""Entry point `mmscale`: verbs, and exit codes 0 (done), 2 (your mistake, one sentence), 1 (ours)."""
+"""Entry point `mmscale`: verbs, and exit codes 0 (done, or Slurm will go on), 2 (your mistake, one sentence), 1 (ours), 128 +
+the number of the signal that stopped it."""
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -27,6 +29,11 @@ from mmscale.cli import (
     train,
 )
 from mmscale.errors import Interrupted, UserError
+from mmscale.versions import require_known_versions, untried
+
+_HARMLESS = frozenset(("doctor", "--help"))
+"""What answers under any version of the libraries."""
+_WITH_TRACEBACK = "MMSCALE_TRACEBACK"
 
 app = typer.Typer(
     name="mmscale",
@@ -81,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; by default this process's own; returns its code."""
     _quiet_libraries()
     try:
+        if not _HARMLESS.intersection(sys.argv[1:] if arguments is None else arguments):
+            require_known_versions()
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except UserError as error:
         print(f"mmscale: {error}", file=sys.stderr)
@@ -94,13 +103,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"mmscale: {sentence}", file=sys.stderr)
         code = 2
-    except Interrupted:
-        code = 0  # saved, and said; a scheduler must not take it for a failure
+    except Interrupted as error:
+        code = error.exit_code  # saved, and said
     except (KeyboardInterrupt, typer.Abort) as error:
         if isinstance(error.__cause__, EOFError):  # typer takes a file that ended early for Ctrl-D
             raise error.__cause__ from None
         print("mmscale: stopped; the same command goes on from the last save", file=sys.stderr)
         code = 130
+    except Exception as error:
+        if os.environ.get(_WITH_TRACEBACK) or not (newer := untried()):
+            raise
+        print(
+            f"mmscale: {type(error).__name__}: {error} ({'; '.join(newer)}; or see the whole error with {_WITH_TRACEBACK}=1)",
+            file=sys.stderr,
+        )
+        code = 1
     return int(code or 0)
 
 
@@ -108,4 +125,6 @@ def program(arguments: Sequence[str] | None = None) -> NoReturn:
     """`main` as a process of its own, which ends with its code."""
     from mmscale.parallel.world import leave
 
+    if "SLURM_JOB_ID" in os.environ:  # a signal before anything can be saved: go on, the job's end is known as well
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     leave(main(arguments))

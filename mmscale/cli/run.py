@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from mmscale.config.run import RunConfig
+    from mmscale.methods.recipe import Run
 
 
 def run(
@@ -30,6 +33,9 @@ def run(
             "--model", help="let this model alone (base, a method, ...) answer its tasks; no scores, no report"
         ),
     ] = None,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="train nothing and ask nothing: scores and report of what was answered")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print scores.json (or the dry run) as JSON")] = False,
 ) -> None:
     """Run a whole recipe: base evaluation, every stage of every method, evaluation, report.
@@ -40,6 +46,8 @@ def run(
 
     Starting the same run again continues it; a finished stage is not repeated. Under a launcher its ranks share
     training and evaluation: `torchrun --nproc-per-node 8 -m mmscale run CONFIG`.
+
+    Example, after models have answered in jobs of their own: `mmscale run runs/quickstart/run.yaml --scores`
     """
     from mmscale.config.run import load_run
     from mmscale.errors import UserError
@@ -50,18 +58,13 @@ def run(
         return
     if cluster is not None:
         raise UserError("--cluster goes with --dry-run; mmscale launch CONFIG --cluster FILE runs on it")
-    from mmscale.cli.devices import joined, started
-    from mmscale.methods.recipe import Run, prepared_places
-    from mmscale.methods.tokenizing import prepare
+    if scores and models:
+        raise UserError("--scores counts what all models answered: leave out --model")
     from mmscale.progress import say
     from mmscale.reporting.html import write_report
 
-    world = started()
-    prepare(prepared_places(loaded), world)
-    with joined(loaded.parallel, world) as layout:
-        work = Run(loaded, layout)
-        work.execute(models or ())
-    if not layout.is_first or models:
+    work = _counted(loaded) if scores else _worked(loaded, models or ())
+    if work is None or models:
         return
     report = write_report([work.folder], work.folder / "report.html")
     if as_json:
@@ -73,6 +76,32 @@ def run(
 
         print(score_table(work.scores()))
     say(f"report: {report}")
+
+
+def _worked(loaded: RunConfig, models: Collection[str]) -> Run | None:
+    """The run, executed by all ranks; None where another rank speaks for all."""
+    from mmscale.cli.devices import joined, started
+    from mmscale.methods.recipe import Run, prepared_places
+    from mmscale.methods.tokenizing import prepare
+
+    world = started()
+    prepare(prepared_places(loaded), world)
+    with joined(loaded.parallel, world) as layout:
+        work = Run(loaded, layout)
+        work.execute(models)
+    return work if layout.is_first else None
+
+
+def _counted(loaded: RunConfig) -> Run:
+    """The run as its models left it, by this process alone."""
+    import torch
+
+    from mmscale.methods.recipe import Run
+    from mmscale.parallel.layout import Layout
+
+    work = Run(loaded, Layout(torch.device("cpu")))
+    work.count()
+    return work
 
 
 def _dry_run(loaded: RunConfig, cluster: str | None, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -11,6 +12,19 @@ from mmscale.config.run import find_config, read_with_parent
 
 _TIME = re.compile(r"(\d+-)?\d{1,2}(:\d{2}){0,2}$|\d+$")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*$")
+
+
+def _time_limit(value: str) -> str:
+    if not _TIME.match(value):
+        raise ValueError("give the time limit as minutes, HH:MM:SS or D-HH:MM:SS")
+    return value
+
+
+def _sbatch_options(value: tuple[str, ...]) -> tuple[str, ...]:
+    for line in value:
+        if not line.startswith("--") or "\n" in line:
+            raise ValueError(f"'{line}' is no sbatch option: one option a line, starting with --")
+    return value
 
 
 class GpuConfig(Config):
@@ -28,6 +42,29 @@ class GpuConfig(Config):
     """To other nodes, one way, a GPU: 400 Gb/s."""
 
 
+class ScoresJobConfig(Config):
+    """The job that makes scores and a report of what the models answered: one CPU, whatever the others take."""
+
+    time: str = "00:30:00"
+    """As sbatch --time takes it."""
+    partition: str | None = None
+    """None takes that of the other jobs, which may not let jobs in that use no GPU."""
+    memory: str | None = None
+    """As sbatch --mem takes it."""
+    extra_sbatch: tuple[str, ...] = ()
+    """Of this job alone: those of the others ask for whole nodes."""
+
+    @field_validator("time")
+    @classmethod
+    def _is_time(cls, value: str) -> str:
+        return _time_limit(value)
+
+    @field_validator("extra_sbatch")
+    @classmethod
+    def _are_options(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _sbatch_options(value)
+
+
 class ClusterConfig(Config):
     """Everything `mmscale launch` has to know to write a batch script."""
 
@@ -38,6 +75,8 @@ class ClusterConfig(Config):
     ranks_per_node: int | None = Field(default=None, ge=1)
     """Processes on a node; None takes one a GPU."""
     cpus_per_rank: int = Field(default=8, ge=1)
+    launcher: Literal["srun", "torchrun", "deepspeed"] = "srun"
+    """What starts the ranks of a node: srun each of them, or one torchrun or deepspeed that srun starts there."""
     time: str = "24:00:00"
     """Limit of a job, as sbatch --time takes it."""
     partition: str | None = None
@@ -61,13 +100,12 @@ class ClusterConfig(Config):
     """How long before the end Slurm sends SIGUSR1; half a minute of it is Slurm's own slack."""
     extra_sbatch: tuple[str, ...] = ()
     """More #SBATCH lines, without that word: "--exclusive"."""
+    scores: ScoresJobConfig = ScoresJobConfig()
 
     @field_validator("time")
     @classmethod
     def _is_time(cls, value: str) -> str:
-        if not _TIME.match(value):
-            raise ValueError("give the time limit as minutes, HH:MM:SS or D-HH:MM:SS")
-        return value
+        return _time_limit(value)
 
     @field_validator("environment")
     @classmethod
@@ -80,10 +118,7 @@ class ClusterConfig(Config):
     @field_validator("extra_sbatch")
     @classmethod
     def _are_options(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for line in value:
-            if not line.startswith("--") or "\n" in line:
-                raise ValueError(f"'{line}' is no sbatch option: one option a line, starting with --")
-        return value
+        return _sbatch_options(value)
 
     @property
     def ranks_on_node(self) -> int:

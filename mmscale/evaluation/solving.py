@@ -141,7 +141,7 @@ def solve(
     reason = interruption.reason()
     if reason is not None:
         say(f"{solver.title}: stopped by {reason}; the same command goes on from there")
-        raise Interrupted(reason)
+        raise Interrupted(reason, interruption.signal)
     log.collect([record.origin for record in records])
     return [judge(log.rows[record.origin], rule_name) for record in records]
 

@@ -82,7 +82,8 @@ def _evaluation(run: RunConfig, cluster: ClusterConfig, after: tuple[str, ...]) 
         script = _folder(run) / f"{ANSWERS}.sbatch"
         found.append(Job(ANSWERS, "Answers", None, after, script, _log(run, f"{ANSWERS}-%a"), text))
         after = (ANSWERS,)
-    text, script = _text(run, cluster, EVALUATION, ["run"]), _folder(run) / f"{EVALUATION}.sbatch"
+    text = _text(run, cluster, EVALUATION, ["run", "--scores"], template="scores")
+    script = _folder(run) / f"{EVALUATION}.sbatch"
     return [*found, Job(EVALUATION, "Scores and report", None, after, script, _log(run, EVALUATION), text)]
 
 
@@ -94,17 +95,25 @@ def _log(run: RunConfig, name: str) -> Path:
     return _folder(run) / f"{name}.log"
 
 
-def _text(run: RunConfig, cluster: ClusterConfig, name: str, verb: list[str], models: Sequence[str] = ()) -> str:
+def _text(
+    run: RunConfig,
+    cluster: ClusterConfig,
+    name: str,
+    verb: list[str],
+    models: Sequence[str] = (),
+    template: str = "train",
+) -> str:
     """The batch script of a job; of an array with an element a model, where there are any."""
     values = {
         "job_name": f"{run.name}-{name}",
         "log": _log(run, f"{name}-%a" if models else name),
+        "folder": _folder(run),
         "directory": Path.cwd(),
         "arguments": [verb[0], str(_folder(run) / "run.yaml"), *verb[1:]],
     }
     if models:
         return slurm.render("evaluation", cluster, **values, models=models)
-    return slurm.render("train", cluster, **values)
+    return slurm.render(template, cluster, **values)
 
 
 def submit(run: RunConfig, made: list[Job]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmscale.config.evaluation import ProxyConfig, TaskConfig
 from mmscale.config.run import RunConfig, dump_run
@@ -25,7 +25,7 @@ from mmscale.parallel.interruption import Interruption
 from mmscale.parallel.layout import Layout
 from mmscale.progress import say
 
-BASE = "base"
+BASE, RUN_FILE = "base", "run.yaml"
 
 LanguageRows = dict[str, list[Prediction]]
 TaskRows = dict[str, LanguageRows]
@@ -116,7 +116,7 @@ class Run:
         self.folder = config.directory
         self.rows: dict[str, TaskRows] = {}
         self.titles: dict[str, str] = {}
-        self._only, self._scores = frozenset(self.models), True
+        self._only, self._scores, self._counting = frozenset(self.models), True, False
 
     @property
     def models(self) -> list[str]:
@@ -146,8 +146,22 @@ class Run:
                 raise unknown_name("model of this run", name, self.models)
         self._only = frozenset(models or self.models)
         self._scores = not models
+        self._execute()
+
+    def count(self) -> None:
+        """Scores of what the models have answered, by one process of any kind; UserError where a stage or an answer is
+        missing, since it trains nothing and asks nothing.
+        """
+        for place in prepared_places(self.config):
+            if not place.finished:
+                raise UserError(f"{place.title} is not trained: run it first, or leave out --scores")
+        self._counting = True
+        self._execute()
+
+    def _execute(self) -> None:
         set_up_torch(self.config)
-        self.layout.on_first(self._describe)
+        if not (self._counting and (self.folder / RUN_FILE).is_file()):  # made where it was trained
+            self.layout.on_first(self._describe)
         stages = [place.name for place in places(self.config)]
         say(f"run {self.config.name} in {self.folder}: {', '.join(stages) or 'evaluation only'}")
         untouched = ModelParts(self.config.language_model)
@@ -163,7 +177,7 @@ class Run:
             say(f"proxy: none of its languages ({named}) is among this run's, so it answers nothing")
 
     def _describe(self) -> None:
-        with atomic_write(self.folder / "run.yaml") as handle:
+        with atomic_write(self.folder / RUN_FILE) as handle:
             handle.write(dump_run(self.config))
         write_json(self.folder / "environment.json", describe_environment())
 
@@ -185,6 +199,8 @@ class Run:
         chosen = {t: tasks[t] for t in (only.tasks if only and only.tasks else tasks)}
         if not chosen or name not in self._only:
             return
+        if self._counting:
+            solver = LazySolver(title, solver.fingerprint, lambda: _unanswered(title), solver.prompt)
         languages = self._steered if only else self.config.languages
         self.rows[name], self.titles[name] = {}, title
         for task_name, task in chosen.items():
@@ -256,6 +272,10 @@ class Run:
                 others = [self.rows[model][task] for model in (steered.BASE, steered.CEILING)]
                 entry["tasks"][task]["gap_closed"] = steered.closed(others[0], rows, others[1], confidence)
         return entry
+
+
+def _unanswered(title: str) -> NoReturn:
+    raise UserError(f"{title} has not answered all of its tasks: let it answer first, or leave out --scores")
 
 
 def _same(before: LanguageRows | None, rows: LanguageRows) -> LanguageRows | None:

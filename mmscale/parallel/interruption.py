@@ -38,6 +38,8 @@ class Interruption:
         # one rank asks the controller; what it knows all agree on
         self._deadline = deadline(config, time.time(), slurm.job_end() if layout.is_first else None)
         self._received = 0
+        self.signal = 0
+        """Number of the one that all ranks agreed to stop by."""
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> Interruption:
@@ -71,5 +73,6 @@ class Interruption:
         """Why all ranks should stop now; every rank asks, and all get the same answer."""
         codes = self._layout.maximum([float(self._received), float(self._late)])
         if codes[0]:
-            return f"signal {signal.Signals(int(codes[0])).name}"
+            self.signal = int(codes[0])
+            return f"signal {signal.Signals(self.signal).name}"
         return "the time limit" if codes[1] else None

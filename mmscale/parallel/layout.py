@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from mmscale.errors import UserError
 from mmscale.locks import alone_in
-from mmscale.parallel.world import World, free_port
+from mmscale.parallel.world import World, exported, free_port
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,8 @@ def process_groups(
             f"({str(error).splitlines()[0]}): free that port or set MASTER_PORT, and check that the host is reachable"
         ) from error
     try:
-        yield grouped(world, device, datetime.timedelta(minutes=timeout_minutes), tensor_size)
+        with exported(world, port):
+            yield grouped(world, device, datetime.timedelta(minutes=timeout_minutes), tensor_size)
     finally:
         dist.destroy_process_group()
 

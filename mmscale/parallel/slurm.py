@@ -77,18 +77,23 @@ def job_end() -> float | None:
 
     Slurm 23.02 and newer say it in a variable, older controllers are asked.
     """
-    job, told = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_END_TIME", "")
+    number, told = job(), os.environ.get("SLURM_JOB_END_TIME", "")
     if told.isdigit():
         return float(told)
-    if job is None or shutil.which("scontrol") is None:
+    if number is None or shutil.which("scontrol") is None:
         return None
     try:
-        done = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["scontrol", "show", "job", "-o", number], capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
-        say(f"Slurm job {job}: the controller does not answer, so its end is not known; signals are still heeded")
+        say(f"Slurm job {number}: the controller does not answer, so its end is not known; signals are still heeded")
         return None
     found = re.search(r"EndTime=(\d{4}-\d\d-\d\dT[\d:]+)", done.stdout)
     return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
+
+
+def job() -> str | None:
+    """The number of the Slurm job that this process belongs to."""
+    return os.environ.get("SLURM_JOB_ID")
 
 
 def requeue() -> None:
@@ -96,14 +101,16 @@ def requeue() -> None:
 
     Not one that Slurm is ending already: somebody cancelled it, or it is preempted and Slurm requeues it by itself.
     """
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
+    number = job()
+    if number is None:
         return
-    now = state(job)
+    now = state(number)
     if now != "RUNNING":
-        say(f"Slurm job {job}: not put back into the queue, since it is {now.lower()} already")
+        say(f"Slurm job {number}: not put back into the queue, since it is {now.lower()} already")
         return
-    say(f"Slurm job {job}: going back into the queue")  # before it is done: then this process may be ended any moment
-    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+    say(
+        f"Slurm job {number}: going back into the queue"
+    )  # before it is done: then this process may be ended any moment
+    done = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
-        say(f"Slurm job {job}: not requeued ({done.stderr.strip()})")
+        say(f"Slurm job {number}: not requeued ({done.stderr.strip()})")

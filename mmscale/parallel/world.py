@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
-import re
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
 from mmscale.errors import UserError
+from mmscale.parallel.hosts import first_host
 
 DEFAULT_PORT = 29500
 """torch.distributed's own."""
@@ -39,10 +40,10 @@ def discover(environment: Mapping[str, str] | None = None) -> World:
     found = dict(os.environ) if environment is None else dict(environment)
     if "RANK" in found and "WORLD_SIZE" in found:
         world = _from_variables(found)
-    elif int(found.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in found:
-        world = _from_slurm(found)
-    elif _mpi_size(found) > 1:
+    elif _mpi_size(found) > _slurm_size(found):  # in an allocation mpirun starts its own servants by srun, one a node
         world = _from_mpi(found)
+    elif _slurm_size(found) > 1 and "SLURM_PROCID" in found:
+        world = _from_slurm(found)
     else:
         world = World()
     _require_one_world(world, found)
@@ -65,25 +66,22 @@ def _from_variables(found: Mapping[str, str]) -> World:
     )
 
 
+def _slurm_size(found: Mapping[str, str]) -> int:
+    """Tasks of the job step; a batch script is none."""
+    return int(found.get("SLURM_STEP_NUM_TASKS", "1"))
+
+
 def _from_slurm(found: Mapping[str, str]) -> World:
     """srun: one task a rank. The port follows from the job, so that jobs sharing a node do not meet."""
     job = int(found.get("SLURM_JOB_ID", "0"))
     return World(
         int(found["SLURM_PROCID"]),
-        int(found["SLURM_STEP_NUM_TASKS"]),
+        _slurm_size(found),
         int(found["SLURM_LOCALID"]),
         found.get("MASTER_ADDR") or first_host(found["SLURM_STEP_NODELIST"]),
         int(found.get("MASTER_PORT") or 20000 + job % 10000),
         "srun",
     )
-
-
-def first_host(nodes: str) -> str:
-    """The first name of a Slurm node list: "n[03-05,9],m1" -> "n03"."""
-    match = re.match(r"([^\[,]+)(?:\[([^\],-]+))?", nodes)
-    if match is None:
-        raise UserError(f"cannot read the Slurm node list '{nodes}': set MASTER_ADDR to the host of the first rank")
-    return match[1] + (match[2] or "")
 
 
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
@@ -120,14 +118,44 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+_PER_NODE_LAUNCHERS = ("GROUP_WORLD_SIZE", "CROSS_SIZE")
+"""On how many nodes torchrun and deepspeed know of each other; where they start the ranks, Slurm's task is the launcher."""
+
+
 def _require_one_world(world: World, found: Mapping[str, str]) -> None:
-    """`deepspeed --launcher slurm` on its own starts N worlds of one rank that all train the same and succeed."""
-    started = max(int(found.get("SLURM_STEP_NUM_TASKS", "1")), _mpi_size(found))
-    if started > world.size:
+    """`deepspeed --launcher slurm` on its own starts N worlds of one rank that all train the same and succeed, and
+    `srun torchrun --standalone` a world on each node.
+    """
+    started = max(_slurm_size(found), _mpi_size(found))
+    launchers = [int(found[name]) for name in _PER_NODE_LAUNCHERS if name in found]
+    if started > (min(launchers) if launchers else world.size):
         raise UserError(
             f"the launcher started {started} processes but this one belongs to a world of {world.size}, so each would "
-            f"train alone: start one task a node with torchrun in it, or let srun or mpirun start the ranks themselves"
+            f"train alone: start one task a node with torchrun in it that knows the others (--nnodes and a rendezvous), or "
+            f"let srun or mpirun start the ranks themselves"
         )
+
+
+@contextlib.contextmanager
+def exported(world: World, port: int) -> Iterator[None]:
+    """This rank in the variables of torch's launchers, whoever started it: DeepSpeed and accelerate look nowhere else."""
+    told = {
+        "RANK": str(world.rank),
+        "WORLD_SIZE": str(world.size),
+        "LOCAL_RANK": str(world.local_rank),
+        "MASTER_ADDR": world.address,
+        "MASTER_PORT": str(port),
+    }
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def leave(code: int) -> NoReturn:

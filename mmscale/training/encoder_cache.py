@@ -244,6 +244,6 @@ def _make(
             reason = interruption.reason()
             if reason is not None:
                 say(f"{place.title}: stopped by {reason}; the same command goes on from there")
-                raise Interrupted(reason)
+                raise Interrupted(reason, interruption.signal)
             for _ in turn:
                 progress.advance()

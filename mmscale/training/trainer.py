@@ -130,7 +130,7 @@ class Trainer:
         if self._saved_step != self.state.step:
             self._save()
         say(f"{self.title}: stopped after step {self.state.step} by {reason}; the same command goes on from there")
-        raise Interrupted(reason)
+        raise Interrupted(reason, self.interruption.signal)
 
     def _log(self, metrics: Metrics, progress: Bar, result: StepResult, rate: float, tokens_per_s: float) -> None:
         step, last = self.state.step, self.state.step == self.total_steps

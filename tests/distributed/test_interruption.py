@@ -26,7 +26,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_bit_for_bit(tmp_path
     started[1].send_signal(signal.SIGUSR1)
     started[1].send_signal(signal.SIGUSR1)  # Slurm may send it twice
     results = ranks.finish(started)
-    assert [code for code, _ in results] == [0, 0], results
+    assert [code for code, _ in results] == [128 + signal.SIGUSR1] * 2, results
     assert "by signal SIGUSR1; the same command goes on" in results[0][1].replace("\n", " ")
     saved = max(checkpoint.steps(stage(tmp_path) / "checkpoints"))
     assert 13 <= saved < STEPS and saved == losses(tmp_path)[-1][0], "no step beyond the save was lost"
@@ -58,7 +58,7 @@ def until_step(folder: Path, step: int, target: str, layout: tuple[int, int, int
     ranks.wait_for(lambda: reached(folder, step, target), started)
     started[-1].send_signal(signal.SIGTERM)
     codes = ranks.finish(started)
-    assert [code for code, _ in codes] == [0] * count, codes
+    assert [code for code, _ in codes] == [128 + signal.SIGTERM] * count, codes
 
 
 @pytest.mark.parametrize(

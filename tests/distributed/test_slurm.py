@@ -5,7 +5,9 @@ Needs root and Debian's slurm-wlm, munge and iproute2; tests/distributed/slurm s
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import yaml
 
 from mmscale.cli.main import main
 from mmscale.parallel import slurm
+from mmscale.parallel.extensions import build_folder
 from mmscale.training import checkpoint
 from tests.distributed import ranks
 from tests.distributed.mapping_run import MAPPING, STEPS, command, final, losses, reached, stage
@@ -44,6 +47,7 @@ def cluster() -> Iterator[Path]:
     folder.chmod(0o755)
     os.environ["SL_DIR"] = str(folder)
     os.environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
+    share_builds(folder / "extensions")
     script("slurm-up.sh")
     yield folder
     script("slurm-down.sh")
@@ -51,7 +55,16 @@ def cluster() -> Iterator[Path]:
     del os.environ["SLURM_CONF"], os.environ["SL_DIR"]
 
 
-def describe(folder: Path, minutes: int = 20) -> Path:
+def share_builds(root: Path) -> None:
+    """What DeepSpeed compiles on each node: all of them are this machine."""
+    ours = build_folder()
+    ours.mkdir(parents=True, exist_ok=True)
+    root.mkdir()
+    for node in ("n1", "n2"):
+        (root / ours.name.replace(platform.node(), node, 1)).symlink_to(ours)
+
+
+def describe(folder: Path, minutes: int = 20, **more: object) -> Path:
     """A cluster file: two nodes, one rank each."""
     values = {
         "nodes": 2,
@@ -62,17 +75,22 @@ def describe(folder: Path, minutes: int = 20) -> Path:
         "partition": "main",
         "signal_seconds": 30,
         "python": sys.executable,
-        "environment": {**ranks.QUIET, "GREETING": "it's; $HOME"},
+        "environment": {
+            **ranks.QUIET,
+            "GREETING": "it's; $HOME",
+            "TORCH_EXTENSIONS_DIR": str(Path(os.environ["SL_DIR"]) / "extensions"),
+        },
+        **more,
     }
     path = folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
 
 
-def submit(folder: Path, capsys: pytest.CaptureFixture[str], *more: str, minutes: int = 20) -> str:
+def submit(folder: Path, capsys: pytest.CaptureFixture[str], *more: str, minutes: int = 20, **described: object) -> str:
     """The job number of `mmscale launch … --submit`."""
     _, config, target, *overrides = command(folder)
-    cluster = ["--cluster", str(describe(folder, minutes))]
+    cluster = ["--cluster", str(describe(folder, minutes, **described))]
     assert main(["launch", config, target, *overrides, *more, *cluster, "--submit"]) == 0
     return capsys.readouterr().out.strip()
 
@@ -102,6 +120,25 @@ def test_two_nodes_train_as_two_ranks_and_a_signal_is_survived(cluster, undistur
     saved = max(checkpoint.steps(stage(tmp_path) / "checkpoints"))
     assert 12 <= saved < STEPS and losses(tmp_path)[-1][0] == saved
     require_undisturbed(tmp_path, undisturbed, job)
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "launcher", [pytest.param("srun", marks=SLOW), pytest.param("torchrun", marks=SLOW), "deepspeed"]
+)
+def test_zero_3_over_two_nodes_under_every_launcher(cluster, undisturbed, tmp_path, capsys, launcher):
+    """A signal in between is for the ranks: the launcher on the node leaves it to them."""
+    zero = ["parallel.zero.stage=3", "parallel.zero.persistence_threshold=0"]
+    job = submit(tmp_path, capsys, *zero, launcher=launcher)
+    wait(lambda: reached(tmp_path, 12), tmp_path)
+    subprocess.run(["scancel", "--signal=USR1", job], check=True)
+    log = tmp_path / "slurm" / "mindmerger.mapping.log"
+    wait(lambda: "back into the queue" in log.read_text(), tmp_path)
+    wait(lambda: slurm.state(job) in slurm.FINAL_STATES, tmp_path)
+    assert slurm.state(job) == "COMPLETED", log.read_text()
+    assert dict(losses(tmp_path)) == pytest.approx(dict(losses(undisturbed)), abs=1e-4)
 
 
 def test_preempted_by_a_higher_partition(cluster, undisturbed, tmp_path, capsys):
@@ -162,7 +199,8 @@ def watch(folder: Path, *words: str) -> int:
     settings += [f"recipes.mindmerger.{name}.steps=4" for name in ("mapping", "augmentation")]
     task = "evaluation.tasks.tinyworld"
     settings += ["methods=[mindmerger]", f"{task}.data.limit_per_language=4", f"{task}.generation.max_new_tokens=8"]
-    return main(["launch", config, *settings, *words, "--cluster", str(describe(folder)), "--watch"])
+    cluster = describe(folder, launcher="torchrun", memory="1500M")
+    return main(["launch", config, *settings, *words, "--cluster", str(cluster), "--watch"])
 
 
 def test_a_whole_run_is_watched_stage_by_stage_to_its_report(cluster, tmp_path, capsys):
@@ -172,6 +210,11 @@ def test_a_whole_run_is_watched_stage_by_stage_to_its_report(cluster, tmp_path, 
     ends += ["Answers: completed", "Scores and report: completed"]
     assert sorted(ends, key=said.index) == ends
     assert (tmp_path / "report.html").is_file()
+    asked = (tmp_path / "slurm" / "evaluation.sbatch").read_text().splitlines()
+    assert {"#SBATCH --nodes=1", "#SBATCH --ntasks=1", "#SBATCH --cpus-per-task=1", "#SBATCH --time=00:30:00"} <= set(
+        asked
+    )
+    assert "#SBATCH --array=0-1" in (tmp_path / "slurm" / "answers.sbatch").read_text()
     logs = [(tmp_path / "slurm" / f"answers-{element}.log").read_text() for element in (0, 1)]
     assert ["Base: tinyworld" in log for log in logs] == [True, False], "an element of the array for each model"
     assert ["MindMerger: tinyworld" in log for log in logs] == [False, True]
@@ -184,6 +227,48 @@ def test_a_failed_stage_ends_the_watch_and_the_chain(cluster, tmp_path, capsys):
     log = (tmp_path / "slurm" / "mindmerger.mapping.log").read_text().replace("\n", " ")
     assert "packing.row_tokens is 16: raise it above that" in log
     wait(lambda: "JobState=CANCELLED" in jobs_called("mindmerger.augmentation"), tmp_path)
+
+
+TRANSLATION, PROBLEM = "translation", "problem"
+SHIPPED = {
+    "question_alignment/llama2-7b": ({"translation": TRANSLATION, "response": PROBLEM}, "torchrun"),
+    "mindmerger/llama2-7b-mt5-xl": ({"mapping": TRANSLATION, "augmentation": PROBLEM}, "srun"),
+    "multilingual_cot/llama2-7b": ({"tuning": PROBLEM}, "deepspeed"),
+    "proxy_tuning/llama2-70b-by-7b": ({"translation": TRANSLATION, "response": PROBLEM}, "srun"),
+}
+"""Published configurations, what their stages read, and the launcher each is tried with."""
+
+
+def tiny(method: str, stages: dict[str, str]) -> list[str]:
+    """A published configuration with tinyworld's models and a few of its problems; all else as it is."""
+    task = {"source": "tinyworld", "split": "test", "limit_per_language": 4}
+    settings: dict[str, object] = {
+        "language_model.path": "tinyworld:llm",
+        "languages": ["en", "sw"],
+        "threads": 1,
+        "evaluation.tasks": {"tinyworld": {"data": task, "generation": {"max_new_tokens": 8, "batch_size": 4}}},
+    }
+    for name, form in stages.items():
+        data = {"source": "tinyworld", "languages": ["sw"], "limit_per_language": 40, "options": {"form": form}}
+        recipe = "question_alignment" if method == "proxy_tuning" else method
+        settings |= {f"recipes.{recipe}.{name}.data": [data], f"recipes.{recipe}.{name}.dev_examples": 4}
+    if method == "mindmerger":
+        settings["encoder.path"] = "tinyworld:encoder"
+    if method == "proxy_tuning":  # a model of eight key heads is not at hand
+        settings |= {"proxy.base.path": "tinyworld:large_llm", "parallel.tensor_parallel_size": 2}
+    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+
+
+@SLOW
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_configuration_of_every_method_runs_through_its_batch_scripts(cluster, tmp_path, name):
+    stages, launcher = SHIPPED[name]
+    words = [f"configs/{name}.yaml", f"output_dir={tmp_path}", *tiny(name.split("/")[0], stages)]
+    described = describe(tmp_path, launcher=launcher, cpus_per_rank=1, ranks_per_node=1, memory="1500M")
+    assert main(["launch", *words, "--cluster", str(described), "--watch"]) == 0, (tmp_path / "slurm").iterdir()
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert (tmp_path / "report.html").is_file()
+    assert all(entry["tasks"]["tinyworld"]["languages"]["sw"]["n"] == 4 for entry in scores.values())
 
 
 def jobs_called(name: str) -> str:

@@ -271,3 +271,12 @@ def test_a_stage_is_evaluated_by_task_while_it_trains_and_keeps_the_best(tmp_pat
     rows = read_metrics(tmp_path / "x" / "stages" / "multilingual_cot.tuning" / "metrics.jsonl")
     accuracy = {row["step"]: row["accuracy"] for row in rows if "accuracy" in row}
     assert set(accuracy) == {2, 4} and all(0 <= value <= 1 for value in accuracy.values())
+
+
+def test_scores_alone_train_and_ask_nothing(tmp_path, capsys):
+    assert main(["run", "configs/quickstart.yaml", f"output_dir={tmp_path}", "--scores"]) == 2
+    assert "Question alignment: translation is not trained: run it first" in capsys.readouterr().err.replace("\n", " ")
+    nothing = ["methods=[]", "proxy=null", "languages=[sw]", "evaluation.tasks.tinyworld.data.limit_per_language=2"]
+    assert main(["run", "configs/quickstart.yaml", f"output_dir={tmp_path}", *nothing, "--scores"]) == 2
+    assert "Base has not answered all of its tasks" in capsys.readouterr().err.replace("\n", " ")
+    assert not any(path.read_text() for path in tmp_path.rglob("*.jsonl")) and not (tmp_path / "scores.json").exists()
