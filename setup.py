@@ -28,7 +28,7 @@ setup(
         "torch>=2.6",
         "transformers>=5.0",
         "safetensors>=0.5",
-        "accelerate>=1.1",  # transformers loads a checkpoint's outline through it, and ZeRO-3 models
+        "accelerate>=1.2",  # transformers loads a checkpoint's outline through it, and ZeRO-3 models
         "datasets>=3.0",
         "pyarrow>=16.0",
         "tokenizers>=0.22",

@@ -1,7 +1,7 @@
 """Memory of each rank while it loads its pieces of a sharded checkpoint: python benchmarks/loading_memory.py [--gigabytes 2]
 
 Makes a random LLaMA in bfloat16, saves it in safetensors shards, then loads it on two ranks cut by tensor parallelism
-and partitioned by ZeRO-3. Reported is anonymous resident memory (RssAnon): pages of a mapped file belong to the page
+or partitioned by ZeRO-3, and on four by both. Reported is anonymous resident memory (RssAnon): pages of a mapped file belong to the page
 cache. A rank should never hold more than its share, one shard and what Python needs.
 """
 
@@ -35,7 +35,9 @@ from mmscale.parallel.zero import partitioned_loading
 MODES = {
     "tensor parallel 2": ParallelConfig(tensor_parallel_size=2),
     "ZeRO-3 on 2": ParallelConfig(zero=ZeroConfig(stage=3)),
+    "tensor parallel 2, ZeRO-3 on 2": ParallelConfig(tensor_parallel_size=2, zero=ZeroConfig(stage=3)),
 }
+RANKS = {mode: 4 if "ZeRO" in mode and "tensor" in mode else 2 for mode in MODES}
 MIB = 2**20
 
 
@@ -73,8 +75,8 @@ def load(folder: str, mode: str) -> None:
         with partitioned_loading(parallel.zero, stage, layout):
             pass  # DeepSpeed's own start is not loading
         before = anonymous_bytes()
-        with peak() as found, partitioned_loading(parallel.zero, stage, layout):
-            model = load_language_model(LanguageModelConfig(path=folder, dtype="bfloat16"), layout)
+        with peak() as found, partitioned_loading(parallel.zero, stage, layout) as partition:
+            model = load_language_model(LanguageModelConfig(path=folder, dtype="bfloat16"), layout, partition)
         held = anonymous_bytes() - before
         gathered = layout.gather({"peak": found[0] - before, "held": held})
         assert model.width
@@ -103,10 +105,10 @@ def make(folder: Path, gigabytes: float) -> tuple[int, int]:
 
 
 def ranks(folder: Path, mode: str) -> list[dict[str, int]]:
-    """What two ranks report."""
+    """What each rank reports."""
     # without it glibc keeps what was freed, and the measurement shows that instead
     quiet = {"MALLOC_MMAP_THRESHOLD_": "131072", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TQDM_DISABLE": "1"}
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    world = {"WORLD_SIZE": str(RANKS[mode]), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     started = [
         subprocess.Popen(
             [sys.executable, __file__, "--load", str(folder), mode],
@@ -114,7 +116,7 @@ def ranks(folder: Path, mode: str) -> list[dict[str, int]]:
             stdout=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(RANKS[mode])
     ]
     outputs = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):
@@ -154,7 +156,7 @@ def main() -> None:
     print(f"checkpoint {total / MIB:,.0f} MiB, largest shard {shard / MIB:,.0f} MiB")
     for mode, both in found["ranks"].items():
         for rank, one in enumerate(both):
-            limit = total / 2 + shard
+            limit = total / RANKS[mode] + shard
             print(
                 f"{mode}, rank {rank}: peak {one['peak'] / MIB:,.0f} MiB = {100 * one['peak'] / total:.0f} % of the checkpoint "
                 f"(share + one shard {limit / MIB:,.0f}), afterwards {one['held'] / MIB:,.0f}"

@@ -23,6 +23,7 @@ from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
 from mmscale.models.seal import SEAL_FILE, is_sealed, require_unchanged
 from mmscale.parallel.layout import Layout
+from mmscale.parallel.zero import Partition
 from mmscale.reading import read_json_object
 
 PARTS_FILE = "mmscale.json"
@@ -152,18 +153,18 @@ def assemble(
     parts: ModelParts,
     layout: Layout,
     seed: int = 0,
-    llm_loading: AbstractContextManager[None] | None = None,
+    llm_loading: AbstractContextManager[Partition | None] | None = None,
     with_encoder: bool = True,
 ) -> tuple[MergedModel, FamilyTokenizer | None]:
     """The model and, when it has an encoder, the encoder's tokenizer; everything frozen, in evaluation mode.
 
     A new mapping is initialised from `seed`, the same whatever was loaded before it and however. The LLM is
-    loaded inside `llm_loading`, which may send its shards elsewhere. Without its encoder a model works on rows that
+    loaded inside `llm_loading`, which may send its tensors elsewhere. Without its encoder a model works on rows that
     bring their encoder states.
     """
     require_sealed_unchanged(parts, layout)
-    with llm_loading or nullcontext():
-        language_model = load_language_model(parts.language_model, layout)
+    with llm_loading or nullcontext() as partition:
+        language_model = load_language_model(parts.language_model, layout, partition)
     if parts.encoder is None:
         model = MergedModel(language_model)
         freeze(model)

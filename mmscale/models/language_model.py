@@ -23,6 +23,7 @@ from mmscale.models.self_check import require_known_right
 from mmscale.models.weights import SafetensorsWeights, checkpoint_files
 from mmscale.parallel.layout import Layout
 from mmscale.parallel.tensor import Cut, require_divisible, shard
+from mmscale.parallel.zero import Partition
 
 
 class LanguageModel(nn.Module):
@@ -157,15 +158,19 @@ def load_model_config(config: LanguageModelConfig) -> Any:
     return load_model_configuration(config, "model configuration")
 
 
-def load_language_model(config: LanguageModelConfig, layout: Layout) -> LanguageModel:
-    """The model of a configuration, in its dtype, on this rank's device: whole, or this rank's part of every layer."""
+def load_language_model(
+    config: LanguageModelConfig, layout: Layout, partition: Partition | None = None
+) -> LanguageModel:
+    """The model of a configuration, in its dtype, on this rank's device: whole, or this rank's part of every layer, which
+    `partition` cuts further.
+    """
     model_config, cut = load_model_config(config), None
     if layout.tensor_size > 1:
         _require_cuttable(config, model_config, layout)
     require_known_right(model_config, config.path, layout, bare, config.trust_remote_code)
     require_whole(lambda: _empty(config, model_config), checkpoint_files(config), config.path)
     if layout.tensor_size > 1:
-        model, cut = _load_sharded(config, model_config, layout)
+        model, cut = _load_sharded(config, model_config, layout, partition)
     else:
         dtype = DTYPES[config.dtype]
         arguments = {
@@ -202,7 +207,9 @@ def _require_cuttable(config: LanguageModelConfig, model_config: Any, layout: La
     require_divisible(model_config, layout.tensor_size, config.path)
 
 
-def _load_sharded(config: LanguageModelConfig, model_config: Any, layout: Layout) -> tuple[Any, Cut]:
+def _load_sharded(
+    config: LanguageModelConfig, model_config: Any, layout: Layout, partition: Partition | None
+) -> tuple[Any, Cut]:
     """Built without memory, cut, then read piece by piece: a rank holds its part and one tensor's piece at a time."""
     from accelerate import init_empty_weights
 
@@ -212,7 +219,7 @@ def _load_sharded(config: LanguageModelConfig, model_config: Any, layout: Layout
         model = AutoModelForCausalLM.from_config(
             model_config, dtype=dtype, attn_implementation=attention.choose(config.attention, layout.device)
         )
-    cut = shard(model, layout, dtype, weights.read)
+    cut = shard(model, layout, dtype, weights.read, partition)
     return model.to(layout.device), cut
 
 

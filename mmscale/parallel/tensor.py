@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from mmscale.errors import UserError
 from mmscale.parallel.layout import Layout
 from mmscale.parallel.logit_rules import PLAIN, LogitRules
-from mmscale.parallel.pieces import Piece, even_piece, is_sharded, mark, piece_of, whole_piece
+from mmscale.parallel.pieces import Piece, even_piece, is_sharded, mark, piece_of
 from mmscale.parallel.regions import Regions
+from mmscale.parallel.zero import Partition
 
 _PARTIAL_GRADIENT = "replicated_with_grad_allreduce"
 """A whole layer that sees a part of the heads on each rank."""
@@ -44,8 +45,15 @@ def require_divisible(config: Any, size: int, path: str) -> None:
             )
 
 
-def shard(model: Any, layout: Layout, dtype: torch.dtype, read: Callable[[str, Piece], Tensor]) -> Cut:
-    """Cut a causal LM, whose parameters are on the meta device, and fill what this rank holds by `read(name, piece)`.
+def shard(
+    model: Any,
+    layout: Layout,
+    dtype: torch.dtype,
+    read: Callable[[str, Piece], Tensor],
+    partition: Partition | None = None,
+) -> Cut:
+    """Cut a causal LM, whose parameters are on the meta device, and fill what this rank holds by `read(name, piece)`, one
+    parameter at a time; `partition` cuts each over the data-parallel ranks before the next one is read.
 
     Returns how to use it. Raises UserError for layers whose plan we do not know.
     """
@@ -74,38 +82,68 @@ def shard(model: Any, layout: Layout, dtype: torch.dtype, read: Callable[[str, P
         _enter_together(name, model.get_submodule(name), found, regions.enter)
     if model.config.tie_word_embeddings:
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
-    _fill(model, layout, dtype, read)
     partly_seen = [pattern for pattern, style in plan.items() if style == _PARTIAL_GRADIENT]
-    for name, module in model.named_modules():
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in partly_seen):
-            _sum_gradients(list(module.parameters()), layout)
-    if layout.sequence_parallel:  # what is whole on every rank sees a stretch of the tokens there
-        _sum_gradients([p for p in model.parameters() if not is_sharded(p) and not p._backward_hooks], layout)
+    summed = _partly_used(model, partly_seen, layout)
+    fill = _Filling(layout, dtype, read, summed, partition)
+    fill.all(model)
     return Cut(int(model.config.vocab_size), layout, regions)
 
 
-def _fill(model: Any, layout: Layout, dtype: torch.dtype, read: Callable[[str, Piece], Tensor]) -> None:
-    """Every parameter from its file, part by part."""
-    for name, parameter in list(model.named_parameters()):
-        piece: Piece | None = getattr(parameter, "piece", None)
-        if piece is None:
-            values = read(name, whole_piece(tuple(parameter.shape)))
-            owner = model.get_submodule(name.rpartition(".")[0])
-            setattr(owner, name.rpartition(".")[2], nn.Parameter(values.to(layout.device, dtype)))
-        elif piece.size:
-            rows = parameter.data.narrow(piece.dimension, 0, piece.size)
-            rows.copy_(read(name, piece))
+def _partly_used(model: Any, patterns: Sequence[str], layout: Layout) -> set[str]:
+    """Parameters that are whole on every rank of the tensor group, each of which sees a part of their uses."""
+    found = {
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        for own, _ in module.named_parameters()
+    }
+    if layout.sequence_parallel:  # what is whole on every rank sees a stretch of the tokens there
+        found |= {name for name, parameter in model.named_parameters() if not is_sharded(parameter)}
+    return found
 
 
-def _sum_gradients(parameters: Sequence[nn.Parameter], layout: Layout) -> None:
-    """Of parameters that are whole on every rank of the tensor group, each of which sees a part of their uses."""
+@dataclass(frozen=True)
+class _Filling:
+    """Puts memory and values in the place of parameters that have neither; at no time more than one is whole."""
 
-    def summed(gradient: Tensor) -> Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=layout.tensor_group)
-        return total
+    layout: Layout
+    dtype: torch.dtype
+    read: Callable[[str, Piece], Tensor]
+    summed: set[str]
+    """Names of those whose gradients the tensor group adds up."""
+    partition: Partition | None
 
-    for parameter in parameters:
+    def all(self, model: Any) -> None:
+        places: dict[int, list[str]] = defaultdict(list)  # tied ones have several
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            places[id(parameter)].append(name)
+        for name, empty in list(model.named_parameters()):
+            made = self._made(name, empty)
+            for place in places[id(empty)]:
+                owner, _, leaf = place.rpartition(".")
+                setattr(model.get_submodule(owner), leaf, made)
+            if self.partition is not None:
+                self.partition(made)
+
+    def _made(self, name: str, empty: nn.Parameter) -> nn.Parameter:
+        """The values of this rank's piece; rows that pad it are zero."""
+        piece = piece_of(empty)
+        wanted = self.partition.dtype if self.partition is not None else None
+        values = torch.zeros(empty.shape, dtype=wanted or self.dtype, device=self.layout.device)
+        if piece.size:
+            values.narrow(piece.dimension, 0, piece.size).copy_(self.read(name, piece))
+        made = nn.Parameter(values)
+        made.__dict__.update(empty.__dict__)  # piece, and what megatron-core notes
+        if name in self.summed:
+            self._sum_gradients(made)
+        return made
+
+    def _sum_gradients(self, parameter: nn.Parameter) -> None:
+        def summed(gradient: Tensor) -> Tensor:
+            total = gradient.clone(memory_format=torch.contiguous_format)
+            dist.all_reduce(total, group=self.layout.tensor_group)
+            return total
+
         parameter.register_hook(summed)
 
 
@@ -171,9 +209,10 @@ class _Layers:
     @staticmethod
     def _marked(module: nn.Module, pieces: dict[str, Piece]) -> nn.Module:
         for name, piece in pieces.items():
-            parameter = getattr(module, name)
-            nn.init.zeros_(parameter)  # padding rows stay so
-            mark(parameter, piece)
+            whole = getattr(module, name)
+            setattr(module, name, nn.Parameter(whole.to("meta")))  # megatron-core gives it memory, on a GPU too
+            getattr(module, name).__dict__.update(whole.__dict__)
+            mark(getattr(module, name), piece)
         return module
 
 

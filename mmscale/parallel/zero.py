@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from mmscale.config.base import laid_over
@@ -64,25 +65,53 @@ def _offload(config: OffloadConfig) -> dict[str, Any]:
     return values
 
 
-@contextlib.contextmanager
-def partitioned_loading(zero: ZeroConfig, stage: StageConfig, layout: Layout) -> Iterator[None]:
-    """Under stage 3, models that transformers loads inside go shard by shard into each rank's pieces.
+class Partition:
+    """Cuts parameters over the data-parallel ranks one by one, as they come from a file: a rank keeps its piece of each.
 
-    Not so those that tensor parallelism has cut already: DeepSpeed partitions each rank's share when it starts.
+    For models that tensor parallelism has cut already; transformers has its own for whole ones.
     """
-    if zero.stage != 3 or layout.tensor_size > 1:
-        yield
+
+    def __init__(self, zero: ZeroConfig, stage: StageConfig, layout: Layout) -> None:
+        self._deepspeed, self._layout = start_deepspeed(zero, layout), layout
+        self._config = deepspeed_json(zero, stage, layout.data_size)
+        self.dtype = torch.bfloat16 if stage.precision == "bfloat16" else None
+        """DeepSpeed computes in; None is the model's own."""
+        self._first: Any = None
+
+    def __call__(self, parameter: nn.Parameter) -> None:
+        if self._first is None:  # makes what DeepSpeed needs, and knows how to cut others
+            self._deepspeed.zero.Init(
+                module=nn.ParameterList([parameter]),
+                data_parallel_group=self._layout.data_group,
+                mpu=_ModelParallelUnit(self._layout),
+                config_dict_or_path=self._config,
+            )
+            self._first = parameter
+        else:
+            self._first.convert_to_zero_parameters(param_list=[parameter])
+
+
+@contextlib.contextmanager
+def partitioned_loading(zero: ZeroConfig, stage: StageConfig, layout: Layout) -> Iterator[Partition | None]:
+    """Under stage 3, models that are loaded inside go tensor by tensor into each rank's pieces: those that transformers
+    loads by themselves, those cut by tensor parallelism through what is given.
+    """
+    if zero.stage != 3:
+        yield None
         return
     start_deepspeed(zero, layout)
     if zero.hierarchical_partition_size > 1:
         from deepspeed.utils import groups
 
         groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # an earlier stage's; DeepSpeed makes its own, once a process
+    if layout.tensor_size > 1:
+        yield Partition(zero, stage, layout)
+        return
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
     alive = HfDeepSpeedConfig(deepspeed_json(zero, stage, layout.data_size))
     try:
-        yield
+        yield None
     finally:
         del alive
         unset_hf_deepspeed_config()
