@@ -177,6 +177,13 @@ def _children(node: Any) -> list[Any]:
     return []
 
 
+def require_text(text: str, what: str) -> str:
+    """A text of the command line or standard input itself; UserError where its bytes were no UTF-8."""
+    if not _encodable(text):
+        raise UserError(f"{what} is not UTF-8: convert it, for example with iconv -f ISO-8859-1 -t UTF-8")
+    return text
+
+
 def _encodable(text: str) -> bool:
     try:
         text.encode()

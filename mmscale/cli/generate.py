@@ -93,15 +93,28 @@ def generate(
 
 def _questions(given: list[str] | None, file: Path | None) -> list[str]:
     from mmscale.errors import UserError
-    from mmscale.reading import numbered_lines
+    from mmscale.reading import numbered_lines, require_text
 
     if given:
-        return given
-    lines = [text for _, text in numbered_lines(file)] if file else sys.stdin.read().splitlines()
+        return [require_text(text, f"question {i}") for i, text in enumerate(given, start=1)]
+    lines = [text for _, text in numbered_lines(file)] if file else _lines_of_input()
     questions = [line for line in lines if line.strip()]
     if not questions:
         raise UserError("no question given: write it on the command line, in --input FILE or on standard input")
     return questions
+
+
+def _lines_of_input() -> list[str]:
+    from mmscale.errors import UserError
+    from mmscale.reading import require_text
+
+    try:
+        lines = sys.stdin.read().split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError("standard input is not UTF-8: convert it, for example with iconv") from error
+    return [
+        require_text(line.removesuffix("\r"), f"line {i} of standard input") for i, line in enumerate(lines, start=1)
+    ]
 
 
 def _answer(

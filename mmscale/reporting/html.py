@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ def _run(folder: Path) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def of_runs(runs: Sequence[Path]) -> Iterator[None]:
+    """UserError where a file of a run is JSON or YAML, but not what a run writes."""
+    try:
+        yield
+    except (jinja2.UndefinedError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"{', '.join(map(str, runs))}: scores.json, run.yaml, environment.json or a stage's data.json is not as a run writes it "
+            f"({error}): run the same command again, it is made anew"
+        ) from error
+
+
 def write_report(runs: Sequence[Path], output: Path) -> Path:
     """Write the report of one or several run directories; returns `output`. UserError when a folder is no run."""
     environment = jinja2.Environment(
@@ -118,7 +131,9 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     )
     environment.globals.update(few=FEW, worth_showing=worth_showing)
     names = {code: language.name for code, language in LANGUAGES.items()}
-    text = environment.get_template("report.html.j2").render(runs=[_run(Path(run)) for run in runs], names=names)
+    with of_runs(runs):
+        found = [_run(Path(run)) for run in runs]
+        text = environment.get_template("report.html.j2").render(runs=found, names=names)
     with atomic_write(output) as handle:
         handle.write(text)
     return output

@@ -11,6 +11,7 @@ from mmscale.errors import UserError
 from mmscale.evaluation.scores import read_scores
 from mmscale.files import atomic_write
 from mmscale.reading import read_yaml
+from mmscale.reporting.html import of_runs
 
 
 def write_model_card(run: Path, output: Path) -> Path:
@@ -27,7 +28,8 @@ def write_model_card(run: Path, output: Path) -> Path:
         lstrip_blocks=True,
         autoescape=False,
     )
-    text = environment.get_template("model_card.md.j2").render(config=config, scores=scores)
+    with of_runs([run]):
+        text = environment.get_template("model_card.md.j2").render(config=config, scores=scores)
     with atomic_write(output) as handle:
         handle.write(text)
     return output

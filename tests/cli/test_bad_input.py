@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -98,6 +99,14 @@ def test_a_damaged_model_is_one_sentence(tmp_path, capsys):
     assert main(["generate", str(tmp_path), "hi"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("mmscale: cannot load the") and str(tmp_path) in error
+
+
+def test_questions_that_are_no_utf8_are_one_sentence(capsys, monkeypatch):
+    assert main(["generate", "tinyworld:llm", "a\udcff", "--max-new-tokens", "2"]) == 2
+    assert "question 1 is not UTF-8" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\xff\n"), encoding="utf-8"))
+    assert main(["generate", "tinyworld:llm", "--max-new-tokens", "2"]) == 2
+    assert "standard input is not UTF-8" in capsys.readouterr().err
 
 
 def test_help_does_not_import_torch():

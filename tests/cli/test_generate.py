@@ -149,8 +149,9 @@ def test_a_vocabulary_map_leads_to_the_same_answers(expert, tmp_path, capsys):
     for text, message in (
         ("{}", "'a' of the base leads to 'a', which the expert does not have"),
         ('{"a": "b"}', "'a' and 'b' both lead to 'b'"),
-        ("[]", "holds no object"),
-        ("{", "is not JSON"),
+        ("[]", "holds no JSON object"),
+        ("{", r"map.json:1 is not valid JSON .*: write an object"),
+        ('{"a": ["A"]}', "which the expert does not have"),
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=message):

@@ -144,3 +144,18 @@ def test_what_is_rendered(report, browser, width):
 def test_the_model_card_names_what_was_run(report):
     card = (report.parent / "MODEL_CARD.md").read_text()
     assert "# Models of run test" in card and "`x`" in card
+
+
+@pytest.mark.parametrize("name", ["scores.json", "run.yaml", "environment.json", "stages/mindmerger.mapping/data.json"])
+@pytest.mark.parametrize(
+    "content", ["[]", "1", '"x"', '{"base": 1}', '{"base": {"title": "b", "tasks": []}}', "{", "\0\0"]
+)
+def test_a_run_whose_files_were_damaged_is_reported_or_refused_in_a_sentence(tmp_path, capsys, name, content):
+    make_run(tmp_path / "run")
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+    code = main(["report", str(tmp_path / "run"), "--model-card"])
+    assert code in (0, 2)
+    if content in ("{", "\0\0") and name != "run.yaml":
+        assert code == 2 and f"{name.split('/')[-1]}:1 is not valid JSON" in capsys.readouterr().err
