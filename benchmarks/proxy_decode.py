@@ -1,6 +1,6 @@
-"""Proxy-tuned decoding, ours against the published way: python benchmarks/proxy_decode.py
+"""Proxy-tuned decoding, ours against the published loop: python benchmarks/proxy_decode.py
 
-    (a) the published way: three sequential transformers forwards a token, growing caches, concatenated ids, left padding
+    (a) the published loop, written again for today's transformers: three sequential transformers forwards a token, growing caches, concatenated ids, left padding
     (b) the base alone, by our engine
     (c) base, expert and anti-expert by our engine, a token a round
     (d) the same, the expert drafting, as many tokens a round as measured acceptance and costs make fastest
@@ -121,7 +121,7 @@ def largest_base() -> str:
 
 
 def show(values: dict[str, Any]) -> None:
-    table = Table("batch", "way", "tokens/s", "times the published way", "times the base alone")
+    table = Table("batch", "way", "tokens/s", "times the published loop", "times the base alone")
     for row in values["batches"]:
         for name in row["tokens_per_s"]:
             numbers = (row["tokens_per_s"][name], row["times_published"][name], row["times_base_alone"][name])

@@ -1,8 +1,9 @@
-"""A MindMerger augmentation step, ours against the published way of running it: python benchmarks/train_step.py
+"""A MindMerger augmentation step, ours against one padded batch run eagerly: python benchmarks/train_step.py
 
 The same examples, models and optimizer: a batch of problems through the frozen encoder, the trained mapping and the frozen
-LLM: tinyworld's by default, or random weights of a published shape and lengths like MGSM's (--shape 7b, for a GPU). The published way pads, runs the encoder in every step, sorts padding to the left, attends eagerly and
-computes every position's logits. Ours is put together one part at a time. Losses have to agree to 1e-3 before anything
+LLM: tinyworld's by default, or random weights of a published shape and lengths like MGSM's (--shape 7b, for a GPU). The first way pads the whole batch at
+once, runs the encoder in every step, sorts padding to the left, attends eagerly and computes every position's logits. That is not how MindMerger's authors
+train: their micro-batches hold 2 (math) or 8 examples, attention is SDPA, and columns that are padding in every row are cut. Ours is put together one part at a time. Losses have to agree to 1e-3 before anything
 is timed; times are medians of steps that take turns. On a CPU only the ratios mean anything.
 """
 
@@ -208,7 +209,7 @@ def ways_of(setup: Setup, device: torch.device) -> tuple[dict[str, Step], dict[s
     model.mapping.requires_grad_(True)
     ours = packed(model, setup.specials, device)
     ways: dict[str, Step] = {
-        "published: padded, eager, all logits": Published(model, setup.specials, device),
+        "one padded batch, eager, all logits": Published(model, setup.specials, device),
         "+ packed rows": packed_by_parts(with_layers_of_transformers(model), setup.specials, device),
         "+ norms and SwiGLUs that keep less": packed_by_parts(model, setup.specials, device),
         "+ mapping and merge in one op": packed_with_all_logits(model, setup.specials, device),
@@ -228,7 +229,7 @@ def measure(setup: Setup, device: torch.device, batches: int) -> list[dict[str, 
     for name, found in losses.items():
         far = max(abs(a - b) for a, b in zip(found, first, strict=True))
         if not far <= agree:
-            raise SystemExit(f"{name} has another loss than the published way, by {far:.1e}")
+            raise SystemExit(f"{name} has another loss than the first way, by {far:.1e}")
     optimizer = torch.optim.AdamW(weights, lr=1e-6)
 
     def whole(name: str, number: int) -> None:
@@ -256,6 +257,12 @@ def measure(setup: Setup, device: torch.device, batches: int) -> list[dict[str, 
     ]
 
 
+BASELINE = (
+    "one padded batch of all examples with eager attention: not how MindMerger's authors train (micro-batch 2 or 8, SDPA, cut columns), "
+    "against which ours is 1.5 to 1.6 times as fast at 2 and about 3.4 times at 8 on a CPU"
+)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="tinyworld", choices=["tinyworld", *SHAPES], help="of the models")
@@ -281,6 +288,7 @@ def main() -> None:
         "batch": chosen.batch,
         "speedup": last["times_as_fast"],
         "share_of_peak": last["share_of_peak"],
+        "baseline": BASELINE,
         "ways": found,
     }
     path = record("train_step" if chosen.shape == "tinyworld" else f"train_step_{chosen.shape}", values)

@@ -50,7 +50,7 @@ def test_a_kernel_that_spills_or_needs_too_much_is_a_fault():
 
 
 @pytest.mark.parametrize("shape", ["tinyworld", "small"])
-def test_a_step_is_compared_with_the_published_way(tmp_path, capfd, monkeypatch, shape):
+def test_a_step_is_put_together_part_by_part(tmp_path, capfd, monkeypatch, shape):
     """What was measured is kept where git is not."""
     monkeypatch.setenv("PATH", without("git"))
     arguments = ["--batch", "6" if shape == "tinyworld" else "3", "--batches", "2", "--json", "--shape", shape]
