@@ -10,6 +10,10 @@ class UserError(Exception):
     """A mistake in a user's file, key or command line, told in one sentence that names the remedy."""
 
 
+class NotHereYet(UserError):
+    """A file, folder or hub repository that is named but not at hand; a dry run goes on without it."""
+
+
 class BadRow(Exception):
     """One row of a data file that can't be read; counted and kept out until too many share its fate."""
 

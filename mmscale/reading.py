@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import yaml
 
-from mmscale.errors import UserError
+from mmscale.errors import NotHereYet, UserError
 
 _MAX_DEPTH = 100
 """Of values inside values in a YAML file; a configuration has eight."""
@@ -45,8 +45,10 @@ def is_file(path: Path) -> bool:
 
 def existing_file(path: Path, what: str) -> Path:
     """`path` itself, or a UserError that says which file is looked for."""
+    if path.exists() and not is_file(path):
+        raise UserError(f"{what}: {path} is no regular file: name one in the configuration")
     if not is_file(path):
-        raise UserError(f"{what} not found: {path} is not a file; check the path in the configuration")
+        raise NotHereYet(f"{what} not found: {path} is not a file; check the path in the configuration")
     return path
 
 

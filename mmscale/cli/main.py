@@ -9,7 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -43,6 +43,25 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Give an LLM that reasons in English the same ability in other languages.",
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"mmscale {version('mmscale')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and stop")
+    ] = False,
+) -> None:
+    """Give an LLM that reasons in English the same ability in other languages."""
+
+
 app.command("run")(run.run)
 app.command("train")(train.train)
 app.command("launch")(launch.launch)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from mmscale.config.run import RunConfig
+from mmscale.data.loading import load_records
 from mmscale.data.packing import DataParallelRank, StepOrder
-from mmscale.errors import UserError
+from mmscale.data.prompts import require_readable, template
+from mmscale.data.records import record_language
+from mmscale.errors import NotHereYet
+from mmscale.evaluation.solving import require_scorable
 from mmscale.methods.place import StagePlace
-from mmscale.methods.recipe import places
+from mmscale.methods.recipe import asked_prompts, places
 from mmscale.methods.tokenizing import stage_tokenizer
 from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
 from mmscale.models.mapping import Mapping
@@ -24,14 +29,14 @@ def _parameters(run: RunConfig) -> dict[str, Any]:
         model = empty_language_model(run.language_model)
         found["language_model"] = count(model)
         widths.append(int(model.config.hidden_size))
-    except UserError as error:
+    except NotHereYet as error:
         found["language_model"] = f"not found: {error}"
     if run.encoder is None:
         return found
     try:
         found["encoder"] = count(empty_encoder(run.encoder))
         widths.append(encoder_width(run.encoder))
-    except UserError as error:
+    except NotHereYet as error:
         found["encoder"] = f"not found: {error}"
     if len(widths) == 2:
         found["mapping"] = count(Mapping(widths[1], widths[0]))
@@ -70,7 +75,7 @@ def stage_tokens(place: StagePlace) -> dict[str, Any]:
 
 
 def dry_run(run: RunConfig) -> dict[str, Any]:
-    """Everything that can be known before training; what is missing is named, not fatal."""
+    """Everything that can be known before training. What is not here yet is named; a mistake is a UserError."""
     parameters = _parameters(run)
     stages: dict[str, Any] = {}
     for place in places(run):
@@ -79,7 +84,7 @@ def dry_run(run: RunConfig) -> dict[str, Any]:
             entry["deepspeed"] = deepspeed_json(run.parallel.zero, place.config, ranks=1)
         try:
             entry |= stage_tokens(place)
-        except UserError as error:
+        except NotHereYet as error:
             entry["missing"] = str(error)
         stages[place.name] = entry
     return {
@@ -87,8 +92,22 @@ def dry_run(run: RunConfig) -> dict[str, Any]:
         "output_dir": str(run.directory),
         "parameters": parameters,
         "stages": stages,
-        "tasks": {name: task.data.source for name, task in run.evaluation.tasks.items()},
+        "tasks": {name: _task(run, name) for name in run.evaluation.tasks},
     }
+
+
+def _task(run: RunConfig, name: str) -> dict[str, Any]:
+    """Problems of each language of a task, or what is missing; UserError where it could not be scored or asked."""
+    task = run.evaluation.tasks[name]
+    entry: dict[str, Any] = {"source": task.data.source}
+    try:
+        records, accounts = load_records(task.data, run.languages)
+    except NotHereYet as error:
+        return entry | {"missing": str(error)}
+    require_scorable(records, task.rule)
+    for prompt in {task.prompt} if task.prompt else asked_prompts(run):
+        require_readable(template(prompt), records)
+    return entry | {"problems": dict(Counter(map(record_language, records))), "data": accounts.summary()}
 
 
 def show(found: dict[str, Any]) -> None:
@@ -110,4 +129,6 @@ def show(found: dict[str, Any]) -> None:
             )
         if "missing" in entry:
             print(f"    missing: {entry['missing']}")
-    print(f"  tasks: {', '.join(f'{k} ({v})' for k, v in found['tasks'].items()) or 'none'}")
+    for name, task in found["tasks"].items():
+        told = ", ".join(f"{code} {count:,}" for code, count in task.get("problems", {}).items())
+        print(f"  task {name} ({task['source']}): {told or 'missing: ' + task['missing']}")

@@ -70,6 +70,11 @@ def check(run: RunConfig) -> list[Method]:
     return methods
 
 
+def asked_prompts(run: RunConfig) -> set[str]:
+    """The templates by which a run's models are asked, where a task has none of its own."""
+    return {place.prompt for place in places(run) if place.spec is place.method.stages[-1]}
+
+
 def places(run: RunConfig) -> list[StagePlace]:
     """Every stage that a run trains, in order."""
     return [StagePlace(run, chosen, spec) for chosen in check(run) for spec in chosen.stages]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +20,7 @@ from mmscale.files import (
     sync_tree,
     temporary_path,
 )
-from mmscale.methods import encoder_cache
+from mmscale.methods import encoder_cache, settings
 from mmscale.methods.place import StagePlace
 from mmscale.methods.solvers import solver_in_memory, task_accuracy
 from mmscale.methods.tokenizing import tokens
@@ -33,7 +31,6 @@ from mmscale.models.assembly import (
     assemble,
     make_trainable,
     portable,
-    provenance,
     read_parts,
     write_parts,
 )
@@ -53,27 +50,11 @@ from mmscale.training.trainer import Trainer
 _MAPPING = "mapping.safetensors"
 
 
-def fingerprint(place: StagePlace, start: ModelParts) -> str:
-    """What decides a stage's result: its configuration, where it starts, languages and seed."""
-    content = [
-        place.config.model_dump(mode="json"),
-        start.language_model.model_dump(mode="json"),
-        start.encoder.model_dump(mode="json") if start.encoder else None,
-        provenance(start),
-        place.run.languages,
-        place.run.seed,
-        place.spec.name,
-    ]
-    if place.config.initial_mapping is not None and start.mapping is not None:
-        content.append(sha256(Path(start.mapping)))
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def run_stage(place: StagePlace, start: ModelParts, layout: Layout) -> ModelParts:
     """Train (or go on training, or take as finished) a stage; the parts of the model it made. All ranks call it."""
     if place.config.initial_mapping is not None:
         start = replace(start, mapping=str(mapping_files.file_of(Path(place.config.initial_mapping).expanduser())))
-    print_of_start = fingerprint(place, start)
+    print_of_start = settings.fingerprint(place, start)
     if not layout.from_first(lambda: place.finished):
         with layout.alone_in(place.folder):
             layout.on_first(lambda: recover_directory(place.model))
@@ -81,9 +62,7 @@ def run_stage(place: StagePlace, start: ModelParts, layout: Layout) -> ModelPart
                 return _train(place, start, print_of_start, layout)
     made = require_unchanged(place.model, layout).fingerprint
     if made != print_of_start:
-        raise UserError(
-            f"{place.model} was trained with another configuration: choose another output_dir, or remove {place.folder} to train again"
-        )
+        raise settings.refusal(place.model, place, start)
     return _as_configured(read_parts(str(place.model)), place)
 
 
@@ -100,6 +79,7 @@ def _as_configured(parts: ModelParts, place: StagePlace) -> ModelParts:
 
 
 def _train(place: StagePlace, start: ModelParts, print_of_start: str, layout: Layout) -> ModelParts:
+    layout.on_first(lambda: settings.keep(place, start))
     config, zero, trains_mapping = place.config, place.run.parallel.zero, place.spec.trains == "mapping"
     data = tokens(place, layout)
     if start.encoder is not None:
@@ -125,7 +105,10 @@ def _train(place: StagePlace, start: ModelParts, print_of_start: str, layout: La
         place.run.parallel.interruption,
         scored,
     )
-    chosen = trainer.run()
+    try:
+        chosen = trainer.run()
+    except checkpoint.OtherSettings as error:
+        raise settings.refusal(error.path, place, start) from error
     problem = checkpoint.fault(chosen, layout)  # the best one may be hours old
     if problem is not None:
         raise UserError(f"{chosen}: {problem}: remove it, and start the same command again")

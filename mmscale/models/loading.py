@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from transformers.utils import cached_file
 
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
-from mmscale.errors import UserError
+from mmscale.errors import NotHereYet, UserError
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 _ADAPTER = "adapter_config.json"
@@ -33,7 +33,7 @@ def resolve_path(path: str) -> str:
     if expanded.is_file():
         raise UserError(f"{path} is a file: name the folder of the model")
     if _looks_local(path, expanded):
-        raise UserError(f"model folder not found: {path}; check the path")
+        raise NotHereYet(f"model folder not found: {path}; check the path")
     return path
 
 
@@ -58,7 +58,12 @@ def load_pretrained(factory: Any, config: LanguageModelConfig | EncoderConfig, w
     except UserError:
         raise
     except Exception as error:  # what a damaged file makes of foreign code is of any kind
-        raise UserError(f"cannot load the {what} from {config.path}: {_reason(path, error)}") from error
+        kind = NotHereYet if _is_absent(path, error) else UserError
+        raise kind(f"cannot load the {what} from {config.path}: {_reason(path, error)}") from error
+
+
+def _is_absent(path: str, error: Exception) -> bool:
+    return isinstance(error, OSError) and not Path(path).is_dir()
 
 
 def _reason(path: str, error: Exception) -> str:
@@ -69,7 +74,7 @@ def _reason(path: str, error: Exception) -> str:
             "it brings Python code of its own, which is not run: where you trust it, set trust_remote_code: true in your "
             "configuration, or give --trust-remote-code"
         )
-    if isinstance(error, OSError) and not Path(path).is_dir():
+    if _is_absent(path, error):
         return f"there is no such folder here, and the hub has no such model or cannot be reached ({said})"
     return said if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {said}"
 

@@ -129,15 +129,23 @@ def latest(folder: Path, layout: Layout) -> Path | None:
     return None
 
 
+class OtherSettings(UserError):
+    """A checkpoint, by its path, that was made by another configuration of its stage."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} was made by another configuration of this stage: choose another output_dir, or remove {path.parent}"
+        )
+        self.path = path
+
+
 def load(path: Path, engine: Engine, fingerprint: str, layout: Layout) -> TrainingState:
     """Bring an engine and the random generators to the state of a checkpoint, whatever layout wrote it."""
     values: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
     ranks = values.pop("ranks")
     state = TrainingState(**values)
     if state.fingerprint != fingerprint:
-        raise UserError(
-            f"{path} was made by another configuration of this stage: choose another output_dir, or remove {path.parent}"
-        )
+        raise OtherSettings(path)
     saved = SavedState(path)
     _require_same_parameters(path, saved, engine)
     engine.restore(saved, state.step)

@@ -118,3 +118,37 @@ def test_help_does_not_import_torch():
 def test_doctor_prints_one_json_object(capsys):
     assert main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["attention"] == "mmscale_packed_sdpa"
+
+
+def test_a_dry_run_fails_on_mistakes_and_not_on_what_is_not_here_yet(tmp_path, capsys):
+    """Files that are merely absent are named; a wrong prompt, rule or row of a file that is there is exit code 2."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "Two and two?", "answer": "#### 4"}\n' * 3, encoding="utf-8")
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "name: dry\nlanguages: [en]\nmethods: []\nlanguage_model: {path: 'tinyworld:llm'}\n"
+        f"evaluation: {{tasks: {{t: {{data: {{source: gsm8k, path: {rows}, languages: [en]}}, prompt: alpaca}}}}}}\n",
+        encoding="utf-8",
+    )
+    dry = ["run", str(config), "--dry-run", "--json"]
+    path = "evaluation.tasks.t.data.path"
+    assert main(dry) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"]["t"]["problems"] == {"en": 3}
+    assert main([*dry, f"{path}={tmp_path}/absent.jsonl", "language_model.path=/absent/model"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "absent.jsonl" in found["tasks"]["t"]["missing"] and "/absent/model" in found["parameters"]["language_model"]
+    for mistake, said in (
+        ("evaluation.tasks.t.prompt=xcsqa", "reads multiple-choice questions"),
+        ("evaluation.tasks.t.prompt=alpac", "did you mean 'alpaca'"),
+        ("evaluation.tasks.t.rule=exakt", "did you mean 'exact'"),
+        (f"{path}={tmp_path}", "no file for language 'en'"),
+        ("language_model.path=tinyworld:absent", "there is no embedded model"),
+    ):
+        assert main([*dry, mistake]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys):
+    from importlib.metadata import version
+
+    assert main(["--version"]) == 0 and version("mmscale") in capsys.readouterr().out

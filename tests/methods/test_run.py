@@ -93,6 +93,10 @@ def test_a_changed_stage_is_refused_by_name(finished, capsys):
     assert main(command(finished, "recipes.mindmerger.mapping.steps=3")) == 2
     error = capsys.readouterr().err
     assert "mindmerger.mapping" in error and "another configuration" in error
+    steps = json.loads((finished / "stages/mindmerger.mapping/settings.json").read_text())[
+        "recipes.mindmerger.mapping"
+    ]["steps"]
+    assert f"recipes.mindmerger.mapping.steps was {steps}, now 3" in error
 
 
 def test_training_one_stage_gives_the_same_model_as_the_run(finished, tmp_path, capsys):

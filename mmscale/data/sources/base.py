@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.data.records import Record
-from mmscale.errors import UserError
+from mmscale.errors import NotHereYet, UserError
 from mmscale.languages import LANGUAGES, language
 from mmscale.reading import is_file
 
@@ -41,7 +41,7 @@ class Request:
         if found is None:
             root = Path(_fill(self.path, self._names(self.language))).expanduser()
             if not root.is_dir():
-                raise UserError(f"data not found: {root} is neither a file nor a folder; check data.path")
+                raise NotHereYet(f"data not found: {root} is neither a file nor a folder; check data.path")
             tried = ", ".join(dict.fromkeys(Path(_fill(name, self._names(self.language))).name for name in layouts))
             raise UserError(
                 f"no file for language '{self.language}' under {root}: looked for {tried}; "

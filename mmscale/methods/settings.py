@@ -1,0 +1,78 @@
+"""What decides a stage's result, kept beside it, so that a change can be told by its key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmscale.errors import UserError
+from mmscale.files import sha256, write_json
+from mmscale.methods.place import StagePlace
+from mmscale.models.assembly import ModelParts, provenance
+from mmscale.reading import parse_json
+
+_FILE = "settings.json"
+_TOLD = 3
+"""Changed keys that a sentence names."""
+
+
+def fingerprint(place: StagePlace, start: ModelParts) -> str:
+    """A digest of the stage's configuration, where it starts, languages and seed."""
+    content = [*_settings(place, start).values(), place.spec.name]
+    if place.config.initial_mapping is not None and start.mapping is not None:
+        content.append(sha256(Path(start.mapping)))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _settings(place: StagePlace, start: ModelParts) -> dict[str, Any]:
+    return {
+        f"recipes.{place.name}": place.config.model_dump(mode="json"),
+        "language_model": start.language_model.model_dump(mode="json"),
+        "encoder": start.encoder.model_dump(mode="json") if start.encoder else None,
+        "the model it starts from": provenance(start),
+        "languages": list(place.run.languages),
+        "seed": place.run.seed,
+    }
+
+
+def keep(place: StagePlace, start: ModelParts) -> None:
+    """Write them into the stage's folder, unless a checkpoint there was made by those that it holds."""
+    if not any((place.folder / "checkpoints").glob("step-*")):
+        write_json(place.folder / _FILE, _settings(place, start))
+
+
+def refusal(what: Path, place: StagePlace, start: ModelParts) -> UserError:
+    """That `what` was made by other settings, naming those that changed where they were kept."""
+    changes = list(_changes(_kept(place.folder / _FILE), _settings(place, start), ""))
+    told = "; ".join(changes[:_TOLD]) + (f" and {len(changes) - _TOLD} more" if len(changes) > _TOLD else "")
+    return UserError(
+        f"{what} was made by another configuration of this stage{f' ({told})' if told else ''}: choose another output_dir, or "
+        f"remove {place.folder} to train again"
+    )
+
+
+def _kept(file: Path) -> Any:
+    try:
+        return parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # only what the sentence can say depends on it
+        return None
+
+
+def _changes(before: Any, now: Any, key: str) -> Iterator[str]:
+    if before is None and not key:
+        return
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in dict.fromkeys([*before, *now]):
+            yield from _changes(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif before != now and key == "the model it starts from":
+        yield f"{key} is another one"
+    elif before != now:
+        yield f"{key} was {_short(before)}, now {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
