@@ -45,6 +45,11 @@ _CHATTER = re.compile(r"\s*(?:I hope|Hope|Let me know|If you|Feel free|Please|No
 _IS_THE_ANSWER = re.compile(r"[^\d.!?]{0,20}\bis\s+(?:the|our|your)\s+(?:final\s+|correct\s+)?answer\b", re.IGNORECASE)
 _LIST_NUMBER = re.compile(r"\s*\d{1,2}[.)]\s+(?=\D*\d)")
 _CLOCK = re.compile(r"(?<![\d:])\d{1,2}:\d{2}(?::\d{2})?(?:\s?[ap]\.?m\b\.?)?(?![\d:])", re.IGNORECASE)
+_IN_A_YEAR = (
+    r"(?<!\w)(?:in|by|since|until|im(?: Jahr)?|seit|en|depuis|em|desde|nel|dal|sinds|w|в|с|tahun|năm|mwaka(?: wa)?)\s+"
+    r"(?:19|20)\d{2}(?:\s+(?:году|года|г\.))?(?=\s*[.!]?\s*(?:\n|$))"
+)
+"""At the end of a line, with a year in it: "30 in 2024"."""
 _DATE = (
     r"(?<![\d/.-])(?:\d{1,4}([/.-])\d{1,2}\1\d{2,4})(?![\d/-])|\d{4}年(?:\d{1,2}月)?(?:\d{1,2}日)?|\d{1,2}月\d{1,2}日"
 )
@@ -123,7 +128,8 @@ def _dates(language: str) -> re.Pattern[str]:
     month = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
     day = r"\d{1,2}(?:st|nd|rd|th|er|\.|º)?"
     named = rf"(?<!\w)(?:{month})(?!\w)\s+{day}(?!\d)(?:,?\s+\d{{4}})?|(?<!\d){day}\s+(?:de\s+|of\s+)?(?:{month})(?!\w)(?:,?\s+(?:de\s+)?\d{{4}})?"
-    return re.compile(f"{_DATE}|{named}")
+    year = rf"(?<!\w)(?:{month})(?!\w)\s+(?:de\s+|of\s+)?(?:19|20)\d{{2}}(?!\d)"
+    return re.compile(f"{_DATE}|{named}|{year}|{_IN_A_YEAR}")
 
 
 def _bare(text: str, language: str) -> str:

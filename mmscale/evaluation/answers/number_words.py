@@ -25,7 +25,9 @@ _ORDINAL = re.compile(r"\b\d+(?:st|nd|rd|th|e|er|ère|ème|º|ª|\.)(?=\s)")
 
 
 def in_words(text: str, language: str) -> list[Fraction]:
-    """The numbers in words of a text, in order; of a long one, of its end."""
+    """The numbers in words of a text, in order; of a long one, of its end. None where it has digits."""
+    if re.search(r"\d", text):
+        return []
     text = text[-_READ:]
     if language in LANGUAGES:
         return _european(text, language)

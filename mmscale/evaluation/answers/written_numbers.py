@@ -55,10 +55,10 @@ _LATEX = [
     (re.compile(r"\\[dtc]frac"), r"\\frac"),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|operatorname|mbox|emph)\s*\{([^{}]*)\}"), r" \1 "),
-    (re.compile(r"\\(?:left|right|displaystyle|boxed|fbox)\b"), ""),
-    (re.compile(r"\\(?:times|cdot|ast)\b"), "×"),
-    (re.compile(r"\\div\b"), "÷"),
-    (re.compile(r"\\(?:approx|simeq|sim)\b"), "≈"),
+    (re.compile(r"\\(?:left|right|displaystyle|boxed|fbox)(?![A-Za-z])"), ""),
+    (re.compile(r"\\(?:times|cdot|ast)(?![A-Za-z])"), "×"),
+    (re.compile(r"\\div(?![A-Za-z])"), "÷"),
+    (re.compile(r"\\(?:approx|simeq|sim)(?![A-Za-z])"), "≈"),
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree\b"), "°"),
     (re.compile(r"\\[()\[\]]"), " "),
     (re.compile(r"(?<=\d)(?: \w+)?(?: and a half| y medi[ao]| et demie?| e mei[ao]| e mezz[ao]| с половиной)\b"), ".5"),
@@ -100,9 +100,9 @@ _NUMBER = re.compile(
     rf"|(?:(?P<whole>\d+)\s+)?(?P<numerator>\d+(?:,\d{{3}})*)\s?[/⁄]\s?(?P<denominator>\d+)(?![\d/]|[.,]\d)"
     rf"|(?P<vulgar_whole>\d+)?\s?(?P<vulgar>[{_VULGAR}])"
     rf"|(?P<base>{_DIGITS})\s?[×x*]\s?10\s?\^\s?\{{?(?P<power>-?\d{{1,3}})\}}?"
-    rf"|(?<![\d.,])10\s?\^\s?\{{?(?P<ten>\d{{1,3}})\}}?"
+    rf"|(?<![\d.,])(?P<root>\d{{1,4}})\s?\^\s?\{{?(?P<exponent>\d{{1,3}})\}}?"
     rf"|(?P<scientific>\d+(?:\.\d+)?[eE][+-]?\d{{1,3}})(?!\w)"
-    rf"|(?P<composite>{_DIGITS}\s?{_MYRIAD}+(?:\s?{_DIGITS}{_MYRIAD}+)*(?:(?:(?<=[만억천백])\s)?{_DIGITS}(?!\s?{_MYRIAD}))?)"
+    rf"|(?P<composite>{_DIGITS}\s?{_MYRIAD}+(?:[\s零]?{_DIGITS}{_MYRIAD}+)*(?:(?:(?<=[만억천백])\s|零)?{_DIGITS}(?!\s?{_MYRIAD}))?)"
     rf"|(?P<digits>{_DIGITS})(?:[\s-]?(?P<scale>{_SCALE})(?![^\W\u0e00-\u0e7f\u0c00-\u0c7f]))?)"
 )
 _GROUPED = (
@@ -205,8 +205,8 @@ def _meant(match: re.Match[str], language: str) -> tuple[Fraction, ...]:
         return (Fraction(found["vulgar_whole"] or 0) + part,)
     if found["base"]:
         return tuple(value * Fraction(10) ** int(found["power"]) for value in readings(found["base"], language))
-    if found["ten"]:
-        return (Fraction(10) ** int(found["ten"]),)
+    if found["root"]:
+        return (Fraction(found["root"]) ** int(found["exponent"]),)
     if found["scientific"]:
         return (Fraction(found["scientific"]),)
     if found["composite"]:
