@@ -140,3 +140,21 @@ def test_an_incorrect_consistency_of_few_shows_a_dash(tmp_path, capsys):
     text = capsys.readouterr().out
     table = text[text.index("IC") :].splitlines()
     assert table[1].split() == ["de", "–", "–"] and table[3].split() == ["wrong", "2", "2"]
+
+
+def test_a_task_is_asked_by_a_prompt_that_shows_its_options(tmp_path, capsys):
+    """A math prompt would lose them in silence: it is refused, and so is a rule that reads numbers."""
+    choices = [{"label": label, "text": text} for label, text in zip("ABCDE", ["bank", "town", "sea", "hill", "wood"])]
+    rows = [
+        {"id": str(n), "lang": "en", "question": {"stem": "Where is it?", "choices": choices}, "answerKey": "A"}
+        for n in range(2)
+    ]
+    file = write(tmp_path / "dev.jsonl", rows, False)
+    command = ["tinyworld:llm", "--source", "xcsqa", "--path", file, "--split", "dev", "--max-new-tokens", "4"]
+    command += ["--output", tmp_path / "predictions"]
+    assert "reads word problems, and these are multiple-choice questions" in refused(
+        capsys, *command, "--rule", "exact"
+    )
+    assert "cannot compare anything with the gold answer 'A'" in refused(capsys, *command, "--prompt", "xcsqa")
+    found = run(capsys, *command, "--prompt", "xcsqa", "--rule", "exact")
+    assert found["en"]["n"] == 2

@@ -6,8 +6,8 @@ import pytest
 
 from mmscale.config.data import PackingConfig
 from mmscale.data.packing import pack
-from mmscale.data.prompts import TEMPLATES, template
-from mmscale.data.records import MultipleChoice, ParallelSentence, Problem
+from mmscale.data.prompts import TEMPLATES, require_readable, template
+from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem
 from mmscale.data.segments import ExampleTokenizer, special_tokens
 from mmscale.errors import UserError
 from tests.conftest import PUBLIC_TOKENIZERS
@@ -144,3 +144,19 @@ def test_question_alignment_spells_swahili_as_iso_639_on_request():
     published, ours = (template(f"question_translation{more}").prompt(pair).text for more in ("_published", ""))
     assert "sentences from Swahili (macrolanguage) to English. moja" in published
     assert published.replace(" (macrolanguage)", "") == ours
+
+
+def test_every_template_refuses_records_that_it_would_not_show_whole():
+    records = [
+        Problem("q", "en"),
+        MultipleChoice("q", (("A", "a"),), "en"),
+        Entailment("p", "h", "en"),
+        ParallelSentence("a", "b", "sw", "en"),
+    ]
+    for name, one in TEMPLATES.items():
+        for record in records:
+            if type(record) is one.reads:
+                require_readable(one, [record])
+            else:
+                with pytest.raises(UserError, match=f"prompt {name} reads"):
+                    require_readable(one, [record])
