@@ -24,7 +24,8 @@ def plan(
     Example: `mmscale plan configs/mindmerger/llama2-70b-mt5-xl.yaml --cluster configs/cluster/h100.yaml --examples 900000`
 
     Only config.json of the models is read. Memory is exact for parameters and optimizer; activations are traced on the
-    meta device; speed is an estimate, see docs/scaling.md. Exit code 2 when a stage does not fit.
+    meta device; speed is an estimate, see docs/scaling.md. Exit code 2 when loading, training, saving or evaluating does not fit; what leaves less than 8 % of the
+    memory is called tight.
     """
     from mmscale.config.cluster import load_cluster
     from mmscale.config.run import load_run
@@ -33,9 +34,6 @@ def plan(
 
     planner = Planner(load_run(config, overrides or []), load_cluster(cluster))
     found = showing.describe(planner, Given(example_tokens, target_tokens, examples), search)
-    if as_json:
-        showing.show_json(found)
-        return
-    showing.show(found)
+    (showing.show_json if as_json else showing.show)(found)
     if not found["fits"]:
         raise showing.does_not_fit(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmscale.config.cluster import ClusterConfig
@@ -11,7 +11,7 @@ from mmscale.config.run import RunConfig
 from mmscale.decoding.pace import CANDIDATES, tokens_a_round
 from mmscale.models.counting import count, empty_language_model
 from mmscale.models.loading import DTYPES
-from mmscale.planning.memory import CONTEXT_BYTES
+from mmscale.planning.memory import CONTEXT_BYTES, TIGHT
 
 
 def key_value_bytes(model_config: Any, tokens: int, width: int) -> int:
@@ -57,8 +57,11 @@ class _Model:
         return cls(weights, cache, weights + half)
 
 
-def inference(run: RunConfig, cluster: ClusterConfig, model_config: Any, llm: int, encoder: int) -> dict[str, Any]:
-    """The most demanding task of the run's evaluation, as JSON; empty when it has none.
+def inference(
+    run: RunConfig, cluster: ClusterConfig, model_config: Any, llm: int, encoder: int, quantized: int | None = None
+) -> dict[str, Any]:
+    """The most demanding task of the run's evaluation, as JSON; empty when it has none. `quantized` are the bytes of an LLM
+    whose weights are.
 
     A decoding step reads every weight and the keys and values so far (half of the longest, on average) once: memory,
     not arithmetic, sets its time.
@@ -69,6 +72,8 @@ def inference(run: RunConfig, cluster: ClusterConfig, model_config: Any, llm: in
     demand = _demand(run, tasks)
     parts = run.parallel.tensor_parallel_size
     model = _Model.of(model_config, llm, DTYPES[run.language_model.dtype].itemsize, demand, parts)
+    if quantized is not None:
+        model = replace(model, weights=quantized, read=model.read - model.weights + quantized)
     found = {
         "llm_weights": round(model.weights),
         "encoder_weights": encoder * (DTYPES[run.encoder.dtype].itemsize if run.encoder else 0),
@@ -81,10 +86,15 @@ def inference(run: RunConfig, cluster: ClusterConfig, model_config: Any, llm: in
         "max_new_tokens": demand.new,
         "tensor_parallel_size": parts,
         "memory_bytes": found,
-        "fits": found["peak"] <= cluster.gpu.memory_gib * 2**30,
+        **_judged(found["peak"], cluster),
         "tokens_per_s_per_gpu": demand.batch / parts / (model.read / (1e9 * cluster.gpu.memory_gbytes)),
     }
     return answer | ({"proxy": _proxy(run, cluster, model_config, llm, demand)} if run.proxy is not None else {})
+
+
+def _judged(peak: int, cluster: ClusterConfig) -> dict[str, bool]:
+    available = cluster.gpu.memory_gib * 2**30
+    return {"fits": peak <= available, "tight": peak > TIGHT * available}
 
 
 _ACCEPTANCES = (0.6, 0.7, 0.8, 0.9)
@@ -112,7 +122,7 @@ def _proxy(run: RunConfig, cluster: ClusterConfig, small_config: Any, small: int
     return {
         "tensor_parallel_size": parts,
         "memory_bytes": held,
-        "fits": held["peak"] <= cluster.gpu.memory_gib * 2**30,
+        **_judged(held["peak"], cluster),
         "tokens_per_s": {"base_alone": alone, "plain": plain, "by_acceptance": rounds},
     }
 

@@ -18,6 +18,8 @@ CONTEXT_BYTES = 2**30
 MAX_LIVE_ELEMENTS = 1_000_000_000 + 50_000_000
 """DeepSpeed's stage3_max_live_parameters and stage3_prefetch_bucket_size, its defaults."""
 FLOAT32 = 4
+TIGHT = 0.92
+"""Share of a GPU's memory beyond which a plan fits only just: fragments of the allocator and what is not counted take some."""
 
 
 @dataclass(frozen=True)
@@ -118,3 +120,18 @@ def optimizer_step_bytes(trained: Trained, spread: Spread, zero: ZeroConfig) -> 
     if spread.stage == 0 or zero.offload_optimizer.device != "none":
         return 0
     return FLOAT32 * (partitioned if spread.stage == 3 else flattened)(trained.trainable, spread.data)
+
+
+def loading_bytes(trained: Trained, spread: Spread) -> int:
+    """While the LLM is read: a rank's weights in their own dtype; under stage 3 its pieces, one whole tensor and its copy."""
+    if trained.llm_bytes is not None:
+        return trained.llm_bytes + _encoder_bytes(trained)
+    if spread.stage < 3:
+        return sum(trained.llm) * _size(trained.llm_dtype) + _encoder_bytes(trained)
+    width = 2 if trained.autocast else _size(trained.llm_dtype)
+    return (partitioned(trained.llm, spread.data) + 2 * max(trained.llm)) * width + _encoder_bytes(trained)
+
+
+def saving_bytes(trained: Trained) -> int:
+    """Beyond weights and optimizer state while they are written: one parameter's float32 values."""
+    return FLOAT32 * max(trained.trainable)

@@ -57,6 +57,9 @@ class Planned:
     memory_bytes: dict[str, int]
     """By component, and "peak"."""
     fits: bool
+    """While it loads, trains and saves."""
+    tight: bool
+    """Whether less than 8 % of the memory is left."""
     rows_per_step: int
     """Packed rows of a rank."""
     row_tokens: int
@@ -143,6 +146,7 @@ class Planner:
         row_targets = math.ceil(row_tokens * mean.targets / mean.tokens)
         work = self.work(place, spread, row_tokens, row_targets)
         bytes_by_component = self._memory(place, trained, spread, work)
+        most = max(bytes_by_component[key] for key in ("peak", "peak_loading", "peak_saving"))
         sent = self._traffic(place.config, trained, spread, rows, work)
         compute, model_flops = self._compute(place.config, trained, spread, mean, rows * row_tokens)
         per_gpu = self.cluster.gpu
@@ -158,7 +162,8 @@ class Planner:
                 "trainable": self.llm if trained.trains_llm else sum(trained.mapping),
             },
             bytes_by_component,
-            bytes_by_component["peak"] <= per_gpu.memory_gib * 2**30,
+            most <= per_gpu.memory_gib * 2**30,
+            most > memory.TIGHT * per_gpu.memory_gib * 2**30,
             rows,
             row_tokens,
             row_targets,
@@ -218,7 +223,14 @@ class Planner:
         found |= {"activations": row.forward, "logits_and_temporaries": row.peak - row.forward, **passing}
         peak = states + context + max(row.peak + sum(passing.values()), step)
         told = "without_checkpointing" if work.checkpointing else "with_checkpointing"
-        return {**found, "context": context, "peak": peak, f"peak_{told}": peak - row.peak + other.peak}
+        return {
+            **found,
+            "context": context,
+            "peak": peak,
+            f"peak_{told}": peak - row.peak + other.peak,
+            "peak_loading": context + memory.loading_bytes(trained, spread),
+            "peak_saving": states + context + memory.saving_bytes(trained),
+        }
 
     def _traffic(self, config: StageConfig, trained: Trained, spread: Spread, rows: int, work: Work) -> traffic.Traffic:
         activations = work.tokens * int(self.config.hidden_size) * work.dtype.itemsize

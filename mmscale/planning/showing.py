@@ -28,17 +28,32 @@ def describe(planner: Planner, given: Given, search: bool) -> dict[str, Any]:
         stages[place.name] = entry
     if not stages:
         raise UserError("the configuration names no method to plan: add methods=[mindmerger], for example")
+    answers = inference(planner.run, planner.cluster, planner.config, planner.llm, planner.encoder, planner.quantized)
+    parts = [*stages.values(), *_answering(answers).values()]
     worst = max(stages.values(), key=lambda entry: entry["memory_bytes"]["peak"])
     hours = [entry["gpu_hours"] for entry in stages.values()]
     return {
         "name": planner.run.name,
         **{key: worst[key] for key in ("parameters", "memory_bytes", "tokens_per_s_per_gpu", "mfu", "layout")},
         "gpu_memory_bytes": int(planner.cluster.gpu.memory_gib * _GIB),
-        "fits": all(entry["fits"] for entry in stages.values()),
+        "fits": all(part["fits"] for part in parts),
+        "tight": any(part["tight"] for part in parts),
         "gpu_hours": None if None in hours else sum(hours),
         "stages": stages,
-        "inference": inference(planner.run, planner.cluster, planner.config, planner.llm, planner.encoder),
+        "inference": answers,
     }
+
+
+def _answering(answers: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What answers tasks, by name: the run's own models, and those of proxy-tuning together."""
+    found = {"evaluation": answers} if answers else {}
+    return found | ({"proxy-tuning": answers["proxy"]} if "proxy" in answers else {})
+
+
+def _verdict(part: dict[str, Any]) -> str:
+    if not part["fits"]:
+        return "does not fit"
+    return "fits, but tight" if part["tight"] else "fits"
 
 
 def _entry(planned: Planned) -> dict[str, Any]:
@@ -53,6 +68,7 @@ def _entry(planned: Planned) -> dict[str, Any]:
         "parameters": planned.parameters,
         "memory_bytes": planned.memory_bytes,
         "fits": planned.fits,
+        "tight": planned.tight,
         "rows_per_step": planned.rows_per_step,
         "row_tokens": planned.row_tokens,
         "sent_bytes_per_step": planned.sent_bytes,
@@ -83,7 +99,7 @@ def show(found: dict[str, Any]) -> None:
         answer = found["inference"]
         print(
             f"evaluation, batch {answer['batch_size']} on {answer['tensor_parallel_size']} GPUs: "
-            f"{answer['memory_bytes']['peak'] / _GIB:.1f} GiB each ({'fits' if answer['fits'] else 'does not fit'}), "
+            f"{answer['memory_bytes']['peak'] / _GIB:.1f} GiB each ({_verdict(answer)}), "
             f"{answer['tokens_per_s_per_gpu']:,.0f} tokens/s a GPU at most"
         )
         if "proxy" in answer:
@@ -95,7 +111,7 @@ def _show_proxy(proxy: dict[str, Any]) -> None:
     drafted = ", ".join(f"{speed:,.0f} at {share}" for share, speed in speeds["by_acceptance"].items())
     print(
         f"proxy-tuning on {proxy['tensor_parallel_size']} GPUs: {proxy['memory_bytes']['peak'] / _GIB:.1f} GiB each "
-        f"({'fits' if proxy['fits'] else 'does not fit'}); tokens/s by memory traffic alone, a prediction: base alone "
+        f"({_verdict(proxy)}); tokens/s by memory traffic alone, a prediction: base alone "
         f"{speeds['base_alone']:,.0f}, proxy-tuned {speeds['plain']:,.0f}, with drafts {drafted} accepted"
     )
 
@@ -124,7 +140,7 @@ def _memory(entry: dict[str, Any], available: int) -> Table:
     for name, value in entry["memory_bytes"].items():
         if name.startswith("peak"):
             table.add_row(name.replace("_", " "), f"{value / _GIB:.2f}")
-    table.add_row(f"of {available / _GIB:.1f}", "fits" if entry["fits"] else "does not fit")
+    table.add_row(f"of {available / _GIB:.1f}", _verdict(entry))
     return table
 
 
@@ -167,14 +183,28 @@ def _fitting(entries: list[dict[str, Any]]) -> Table:
 
 
 def does_not_fit(found: dict[str, Any]) -> UserError:
-    """One sentence: which stage, how much is missing, and the nearest layout that fits."""
-    name, entry = next((name, entry) for name, entry in found["stages"].items() if not entry["fits"])
-    peak, have = entry["memory_bytes"]["peak"] / _GIB, found["gpu_memory_bytes"] / _GIB
-    remedy = "none of this cluster's layouts does: use more nodes, or smaller packing.row_tokens"
-    if entry["fitting"]:
-        best = entry["fitting"][0]["layout"]
-        remedy = (
-            f"the fastest layout that fits is parallel.tensor_parallel_size={best['tensor_parallel_size']} "
-            f"parallel.zero.stage={best['zero_stage']}"
-        )
-    return UserError(f"{name} needs {peak:.1f} GiB on each GPU, which has {have:.1f}: {remedy}")
+    """One sentence: what needs how much, and the nearest layout or setting that fits."""
+    have = found["gpu_memory_bytes"] / _GIB
+    for name, entry in found["stages"].items():
+        if not entry["fits"]:
+            needs = max(value for key, value in entry["memory_bytes"].items() if key in _PEAKS) / _GIB
+            return UserError(f"{name} needs {needs:.1f} GiB on each GPU, which has {have:.1f}: {_layout_remedy(entry)}")
+    name, part = next((name, part) for name, part in _answering(found["inference"]).items() if not part["fits"])
+    peak = part["memory_bytes"]["peak"] / _GIB
+    return UserError(
+        f"{name} needs {peak:.1f} GiB on each GPU, which has {have:.1f}: raise parallel.tensor_parallel_size, hold the model "
+        f"with dtype=bfloat16, or lower generation.batch_size"
+    )
+
+
+_PEAKS = ("peak", "peak_loading", "peak_saving")
+
+
+def _layout_remedy(entry: dict[str, Any]) -> str:
+    if not entry["fitting"]:
+        return "none of this cluster's layouts does: use more nodes, or smaller packing.row_tokens"
+    best = entry["fitting"][0]["layout"]
+    return (
+        f"the fastest layout that fits is parallel.tensor_parallel_size={best['tensor_parallel_size']} "
+        f"parallel.zero.stage={best['zero_stage']}"
+    )

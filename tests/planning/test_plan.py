@@ -96,9 +96,29 @@ def test_a_frozen_70b_in_four_bits_is_planned_for_one_gpu(plan):
 @pytest.mark.parametrize("config", ["question_alignment", "multilingual_cot"])
 @pytest.mark.parametrize("size", ["7b", "13b", "70b"])
 def test_every_shipped_full_fine_tuning_fits_four_nodes(plan, config, size):
+    """While they load, train, save and answer."""
     code, out, err = plan(f"configs/{config}/llama2-{size}.yaml", f"llama-2-{size}", "--json")
     assert code == 0, err
-    assert json.loads(out)["fits"]
+    found = json.loads(out)
+    assert found["fits"] and found["inference"]["fits"] and not found["tight"]
+    for stage in found["stages"].values():
+        held = stage["memory_bytes"]
+        assert max(held["peak"], held["peak_loading"], held["peak_saving"]) <= 0.92 * found["gpu_memory_bytes"]
+
+
+def test_an_evaluation_that_does_not_fit_is_no_plan_that_fits(plan):
+    whole = ["language_model.dtype=float32", "parallel.tensor_parallel_size=2", "--json"]
+    code, out, err = plan("configs/question_alignment/llama2-70b.yaml", "llama-2-70b", *whole)
+    found = json.loads(out)
+    assert all(stage["fits"] for stage in found["stages"].values()) and not found["inference"]["fits"]
+    assert code == 2 and not found["fits"]
+    assert "evaluation needs 1" in err and "hold the model with dtype=bfloat16" in err.replace("\n", " ")
+
+
+def test_little_room_is_called_tight(plan):
+    whole = ["language_model.dtype=bfloat16", "parallel.tensor_parallel_size=2"]
+    code, out, err = plan("configs/question_alignment/llama2-70b.yaml", "llama-2-70b", *whole)
+    assert code == 0 and "(fits, but tight)" in out, err
 
 
 def test_what_does_not_fit_is_said_with_numbers_and_the_layout_that_does(plan):

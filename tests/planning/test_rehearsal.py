@@ -24,11 +24,15 @@ pytest.importorskip("megatron.core", reason="extra tensor-parallel")
     [
         # 2 rows; a layer: after attention and MLP, before each on the way back, and one recomputed; embedding, head, loss
         ("mindmerger/llama2-70b-mt5-xl", False, {"allreduce": 2 * (5 * 80 + 1 + 1 + 2)}),
-        # 1 row; all-gathers: 2 forward, 2 recomputed, 2 backward a layer; reduce-scatters: 2, 1, 2; 161 norms' gradients
+        # 2 rows; all-gathers: 2 forward, 2 recomputed, 2 backward a layer; reduce-scatters: 2, 1, 2; 161 norms' gradients
         (
             "question_alignment/llama2-70b",
             True,
-            {"_allgather_base": 6 * 80 + 2, "_reduce_scatter_base": 5 * 80, "allreduce": 161 + 1 + 1 + 2},
+            {
+                "_allgather_base": 2 * (6 * 80 + 2),
+                "_reduce_scatter_base": 2 * 5 * 80,
+                "allreduce": 2 * (161 + 1 + 1 + 2),
+            },
         ),
     ],
 )
