@@ -63,7 +63,7 @@ def generate(
 
     Example: `mmscale generate tinyworld:large_llm --proxy runs/quickstart/stages/question_alignment.response/model tinyworld:llm --language sw --input questions.txt --output answers.jsonl`
 
-    Example: `mmscale generate /models/Llama-2-7b-hf --encoder /models/mt5-xl --mapping outputs/MindMerger/math/augmentation/pytorch_model.bin --prompt mathoctopus --language sw --input questions.txt`
+    Example: `mmscale generate /models/Llama-2-7b-hf --encoder /models/mt5-xl --mapping outputs/MindMerger/math/augmentation/pytorch_model.bin --prompt mindmerger_math --language sw --input questions.txt`
 
     Several ranks: `torchrun --nproc-per-node 8 launch/proxy_generate.py BASE --proxy TUNED UNTUNED --tensor-parallel-size 8 --input questions.txt --output answers.jsonl`
     """
@@ -133,9 +133,12 @@ def _answer(
     from mmscale.evaluation.asking import AnswerFile, Asking
 
     world = started()
+    if output is not None and not output.name:
+        raise UserError(f"--output '{output}' names no file")
     if world.size > 1 and output is None:
         raise UserError("several ranks share the questions and write a file: give --output FILE")
-    with joined(ParallelConfig(tensor_parallel_size=tensor_parallel_size), world) as layout:
+    parallel = options.checked(ParallelConfig, tensor_parallel_size=tensor_parallel_size)
+    with joined(parallel, world) as layout:
         asking = Asking(load(layout), questions, language, config, analysis)
         if output is None:
             found = sorted(asking.rows(layout), key=lambda row: row["number"])

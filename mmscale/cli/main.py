@@ -103,11 +103,20 @@ def _told(error: OSError) -> str | None:
     return None
 
 
+def _require_text(arguments: Sequence[str]) -> None:
+    """UserError for a word that no file, model or text could be called by: bytes that are no UTF-8, or NUL."""
+    for word in arguments:
+        if "\0" in word or (not word.isascii() and any("\ud800" <= c <= "\udfff" for c in word)):
+            raise UserError(f"the command line holds {word[:80]!r}, which is no text in UTF-8: write it in UTF-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; by default this process's own; returns its code."""
     _quiet_libraries()
     try:
-        if not _HARMLESS.intersection(sys.argv[1:] if arguments is None else arguments):
+        given = sys.argv[1:] if arguments is None else arguments
+        _require_text(given)
+        if not _HARMLESS.intersection(given):
             require_known_versions()
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except UserError as error:

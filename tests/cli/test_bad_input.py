@@ -148,6 +148,23 @@ def test_a_dry_run_fails_on_mistakes_and_not_on_what_is_not_here_yet(tmp_path, c
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate", "tinyworld:llm", "--source", "tiny\0world"], "no text in UTF-8"),
+        (["generate", "tinyworld:llm", "Hi", "--stop", "\udcff"], "no text in UTF-8"),
+        (["generate", "tinyworld:llm", "Hi", "--output", ""], "names no file"),
+        (["generate", "tinyworld:llm", "Hi", "--tensor-parallel-size", str(10**30)], "tensor_parallel_size"),
+        (["generate", "tinyworld:llm", "Hi", "--seed", str(10**30)], "seed"),
+        (["generate", "tinyworld:llm", "Hi", "--temperature", "1e-9"], "at least 0.0001"),
+        (["evaluate", "tinyworld:llm", "--limit", "0"], "limit_per_language"),
+    ],
+)
+def test_every_flag_is_looked_at(capsys, words, said):
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_the_version_is_told(capsys):
     from importlib.metadata import version
 
