@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -169,9 +170,12 @@ def main() -> None:
     path = record("proxy_decode" if chosen.shape == "tinyworld" else f"proxy_decode_{chosen.shape}", values)
     if chosen.json:
         print(json.dumps(values, indent=2))
-        return
-    show(values)
-    print(path)
+    else:
+        show(values)
+        print(path)
+    wrong = {name for row in values["batches"] for name, told in row["answers"].items() if told["different"]}
+    if wrong:
+        sys.exit(f"{', '.join(sorted(wrong))}: other answers than the published way, and no near-tie explains them")
 
 
 if __name__ == "__main__":

@@ -86,9 +86,26 @@ def test_proxy_decoding_is_compared_with_the_published_way(tmp_path, capfd):
     for row in said["batches"]:
         assert len(row["tokens_per_s"]) == 4 and all(speed > 0 for speed in row["tokens_per_s"].values())
         assert 0 < row["acceptance"] <= 1 and row["tokens_per_round"] >= 1
+        assert set(row["answers"]) == {"ours, plain", "ours, speculative"}
+        assert all(told["different"] == 0 and told["same"] >= 1 for told in row["answers"].values())
         speeds = [one["times_base_alone"] for one in row["by_acceptance"]]
         assert speeds == sorted(speeds)
     assert json.loads((tmp_path / "proxy_decode.json").read_text())["batches"] == said["batches"]
+
+
+def test_answers_that_part_where_rounding_decides_are_no_fault(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    from proxy_ways import agreement, near_tie
+
+    noted = [{1: 0.0, 2: 900.0}, {5: 0.0, 6: 3.5, 7: 400.0}]
+    assert near_tie([1, 6, 9], [1, 5, 2], noted)
+    assert not near_tie([1, 7], [1, 5], noted), "far below the chosen token"
+    assert not near_tie([1, 8], [1, 5], noted), "not among the likeliest"
+    assert not near_tie([1], [1, 5], noted), "ended early"
+    found = agreement(
+        {"published": [[1, 5]] * 3, "ours, plain": [[1, 5], [1, 6], [1, 7]], "noted": [noted] * 3}, ["ours, plain"]
+    )
+    assert found == {"ours, plain": {"same": 1, "near_ties": 1, "different": 1}}
 
 
 def test_proxy_decoding_of_random_weights_is_predicted_from_costs(tmp_path, capfd):
