@@ -67,7 +67,10 @@ def test_a_whole_run_gives_the_same_there(found):
     for stage in STAGES[:4]:
         there, here = (read_metrics(folder / run / "stages" / stage / "metrics.jsonl") for run in ("run", "here"))
         losses = [[row["loss"] for row in rows if "loss" in row] for rows in (there, here)]
-        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        # float32 sums in another order; AdamW divides a gradient near zero by itself, which magnifies that as it trains
+        # (1.25e-4 was seen on a processor with AMX), where a tensor in the wrong place changes the first loss already
+        assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5)
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     scores = [json.loads((folder / run / "scores.json").read_text()) for run in ("run", "here")]
     assert scores[0].keys() == scores[1].keys() and scores[0]["base"] == scores[1]["base"]
     assert waits["local.py train_step"] == STEPS, "one wait a training step"
