@@ -208,7 +208,7 @@ HEAD = """
 
 The first time an architecture is loaded, under a version of transformers, a cut and settings, a small random model of it runs
 here and in transformers: packed rows, their loss, every gradient, and tokens one at a time. It is equal, or refused in one
-sentence; what was found is kept in `MMSCALE_CACHE` (by default `~/.cache/mmscale`). So a family that is missing here is tried,
+sentence; that it is equal is kept in `MMSCALE_CACHE` (by default `~/.cache/mmscale`). So a family that is missing here is tried,
 too. This page was written by `python benchmarks/architectures.py`: "whole" is one rank or any ZeRO stage, "cut" tensor parallelism.
 
 | family | classes of transformers | whole | cut | what is wrong |

@@ -45,10 +45,9 @@ def is_file(path: Path) -> bool:
 
 def existing_file(path: Path, what: str) -> Path:
     """`path` itself, or a UserError that says which file is looked for."""
-    if path.exists() and not is_file(path):
-        raise UserError(f"{what}: {path} is no regular file: name one in the configuration")
     if not is_file(path):
-        raise NotHereYet(f"{what} not found: {path} is not a file; check the path in the configuration")
+        kind = UserError if path.exists() else NotHereYet  # a folder or a device will not become a file
+        raise kind(f"{what} not found: {path} is not a file; check the path in the configuration")
     return path
 
 

@@ -60,8 +60,10 @@ def require_known_right(model_config: Any, path: str, layout: Layout, wrap: Wrap
     if found is None:
         problems = layout.gather(_problem(model_config, layout, wrap, trust_remote_code))
         found = next((problem for problem in problems if problem), "")
-        if layout.is_first:
-            _remember(kept, found)
+        if (
+            layout.is_first and not found
+        ):  # what failed once is compared again: it may have been memory, or a cut network
+            _remember(kept)
     if found:
         name = (getattr(model_config, "architectures", None) or [type(model_config).__name__])[0]
         where = f" cut into {layout.tensor_size} parts" if layout.tensor_size > 1 else ""
@@ -239,15 +241,15 @@ def _cache_file(config: Any, layout: Layout) -> Path:
 
 
 def _remembered(file: Path) -> str | None:
-    """What was found before; None where nothing was, or it cannot be read."""
+    """Empty where it was found to be equal before; None where nothing is known, or cannot be read."""
     try:
         problem = read_json_object(file, "")["problem"] if file.is_file() else None
     except (UserError, KeyError, OSError):
         return None
-    return problem if isinstance(problem, str) else None
+    return "" if problem == "" else None
 
 
-def _remember(file: Path, problem: str) -> None:
+def _remember(file: Path) -> None:
     """Where nothing can be kept, the next load compares again."""
     with contextlib.suppress(UserError, OSError):
-        write_json(file, {"problem": problem})
+        write_json(file, {"problem": ""})

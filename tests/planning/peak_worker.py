@@ -61,7 +61,6 @@ def keep_gloo_out_of_the_account() -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    keep_gloo_out_of_the_account()
     folder, found = Path(sys.argv[1]), []
     config = LlamaConfig(**{**SHAPE, "vocab_size": 2048})  # type: ignore[arg-type]
     with joined(ParallelConfig(tensor_parallel_size=2)) as layout:
@@ -70,6 +69,12 @@ def main() -> None:
             for file in Path(resolve_path("tinyworld:llm")).glob("*token*"):
                 (folder / file.name).write_bytes(file.read_bytes())
         layout.barrier()
+        for sequence in (
+            False,
+            True,
+        ):  # the architecture is compared with transformers' at its first load: with true numbers
+            load_language_model(LanguageModelConfig(path=str(folder)), replace(layout, sequence_parallel=sequence))
+        keep_gloo_out_of_the_account()
         for sequence in (False, True):
             for checkpointing in (False, True):
                 found.append(peak(folder, replace(layout, sequence_parallel=sequence), checkpointing))
