@@ -103,7 +103,7 @@ def test_a_damaged_model_is_one_sentence(tmp_path, capsys):
 
 def test_questions_that_are_no_utf8_are_one_sentence(capsys, monkeypatch):
     assert main(["generate", "tinyworld:llm", "a\udcff", "--max-new-tokens", "2"]) == 2
-    assert "question 1 is not UTF-8" in capsys.readouterr().err
+    assert "the command line holds 'a\\udcff', which is no text in UTF-8" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\xff\n"), encoding="utf-8"))
     assert main(["generate", "tinyworld:llm", "--max-new-tokens", "2"]) == 2
     assert "standard input is not UTF-8" in capsys.readouterr().err
