@@ -179,7 +179,9 @@ def _children(node: Any) -> list[Any]:
 
 
 def require_text(text: str, what: str) -> str:
-    """A text of the command line or standard input itself; UserError where its bytes were no UTF-8."""
+    """A text of the command line or standard input itself; UserError where its bytes were no UTF-8, or hold a NUL."""
+    if "\0" in text:
+        raise UserError(f"{what} holds a NUL byte, which no text has: take it out")
     if not _encodable(text):
         raise UserError(f"{what} is not UTF-8: convert it, for example with iconv -f ISO-8859-1 -t UTF-8")
     return text

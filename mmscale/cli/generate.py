@@ -93,10 +93,10 @@ def generate(
 
 def _questions(given: list[str] | None, file: Path | None) -> list[str]:
     from mmscale.errors import UserError
-    from mmscale.reading import numbered_lines, require_text
+    from mmscale.reading import numbered_lines
 
     if given:
-        return [require_text(text, f"question {i}") for i, text in enumerate(given, start=1)]
+        return given
     lines = [text for _, text in numbered_lines(file)] if file else _lines_of_input()
     questions = [line for line in lines if line.strip()]
     if not questions:

@@ -104,10 +104,11 @@ def _told(error: OSError) -> str | None:
 
 
 def _require_text(arguments: Sequence[str]) -> None:
-    """UserError for a word that no file, model or text could be called by: bytes that are no UTF-8, or NUL."""
+    """UserError for a word that no file, model or text could be called by."""
+    from mmscale.reading import require_text
+
     for word in arguments:
-        if "\0" in word or (not word.isascii() and any("\ud800" <= c <= "\udfff" for c in word)):
-            raise UserError(f"the command line holds {word[:80]!r}, which is no text in UTF-8: write it in UTF-8")
+        require_text(word, f"on the command line, {word[:80]!r}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

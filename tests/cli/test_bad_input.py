@@ -103,7 +103,7 @@ def test_a_damaged_model_is_one_sentence(tmp_path, capsys):
 
 def test_questions_that_are_no_utf8_are_one_sentence(capsys, monkeypatch):
     assert main(["generate", "tinyworld:llm", "a\udcff", "--max-new-tokens", "2"]) == 2
-    assert "the command line holds 'a\\udcff', which is no text in UTF-8" in capsys.readouterr().err
+    assert "on the command line, 'a\\udcff' is not UTF-8" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\xff\n"), encoding="utf-8"))
     assert main(["generate", "tinyworld:llm", "--max-new-tokens", "2"]) == 2
     assert "standard input is not UTF-8" in capsys.readouterr().err
@@ -151,8 +151,8 @@ def test_a_dry_run_fails_on_mistakes_and_not_on_what_is_not_here_yet(tmp_path, c
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["evaluate", "tinyworld:llm", "--source", "tiny\0world"], "no text in UTF-8"),
-        (["generate", "tinyworld:llm", "Hi", "--stop", "\udcff"], "no text in UTF-8"),
+        (["evaluate", "tinyworld:llm", "--source", "tiny\0world"], "holds a NUL byte"),
+        (["generate", "tinyworld:llm", "Hi", "--stop", "\udcff"], "is not UTF-8"),
         (["generate", "tinyworld:llm", "Hi", "--output", ""], "names no file"),
         (["generate", "tinyworld:llm", "Hi", "--tensor-parallel-size", str(10**30)], "tensor_parallel_size"),
         (["generate", "tinyworld:llm", "Hi", "--seed", str(10**30)], "seed"),
