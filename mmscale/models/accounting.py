@@ -80,16 +80,24 @@ def _require_equal_ties(tied: dict[str, str], files: TensorFiles, origin: str) -
 
 def require_finite(model: nn.Module, origin: str, layout: Layout) -> None:
     """UserError, on all ranks of a layout, where any of them holds a parameter with NaN or infinity."""
-    names = [name for name, parameter in model.named_parameters() if not _is_finite(parameter)]
+    names = [name for name, p in model.named_parameters() if not _is_finite(_held(p, layout))]
     problem = (
         f"{origin}: tensor {names[0]} holds NaN or infinity: it is damaged, or its training failed" if names else None
     )
     layout.agree(problem)
 
 
+def _held(parameter: Any, layout: Layout) -> Tensor:
+    """What this rank has of a parameter; under ZeRO-3 without the padding of the last ranks, which nobody ever writes."""
+    if not hasattr(parameter, "ds_tensor"):
+        return parameter
+    part: Any = parameter.ds_tensor
+    begin = part.ds_numel * layout.data_rank
+    return part.flatten()[: max(0, parameter.ds_numel - begin)]
+
+
 @torch.no_grad()
-def _is_finite(parameter: Tensor) -> bool:
-    held: Tensor = getattr(parameter, "ds_tensor", parameter)  # what this rank has of it under ZeRO-3
+def _is_finite(held: Tensor) -> bool:
     if not held.is_floating_point() or held.element_size() < 2 or held.is_meta:
         return True
     return bool(held.sum().isfinite()) or bool(held.isfinite().all())  # the sum takes one pass, and may overflow
