@@ -67,7 +67,9 @@ def held(engine: object, model: MergedModel, stage: int) -> dict[str, int]:
 def compare(folder: Path, zero: ZeroConfig, precision: str, layout: Layout) -> dict[str, object]:
     stage = StageConfig(steps=1, precision=precision)  # type: ignore[arg-type]
     config = LanguageModelConfig(path=str(folder))
-    torch.use_deterministic_algorithms(True)  # fresh memory is NaN: the padding of the last rank's parts, which nobody reads
+    torch.use_deterministic_algorithms(
+        True
+    )  # fresh memory is NaN: the padding of the last rank's parts, which nobody reads
     with partitioned_loading(zero, stage, layout):
         model = MergedModel(load_language_model(config, layout))
     torch.use_deterministic_algorithms(False)
