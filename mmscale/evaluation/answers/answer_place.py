@@ -35,7 +35,11 @@ _LABELLED = re.compile(
 _END = re.compile(r"[.!?](?=\s|$|[\"')*\]])|[。！？।॥؟]|\n")
 _ABBREVIATED = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(map(re.escape, ABBREVIATIONS))})\.$", re.IGNORECASE)
 _DIGIT = re.compile(r"\d")
-_QUESTION_MARK = re.compile("[?？؟]")
+_QUESTION_MARKS = "?？؟"
+_QUESTION_MARK = re.compile(f"[{_QUESTION_MARKS}]")
+_ALONE = re.compile(r"^(\W{0,4}[^\w\n]?\d[\d.,/]*\W{0,4})(?:\n\s*\n|\Z)", re.MULTILINE)
+_ASKED = re.compile(rf"\n\s*\n[^\n]*[{_QUESTION_MARKS}][\s*\"'»”]*\Z")
+"""A last paragraph that ends in a question."""
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 _ASIDE = re.compile(r"\([^()]*\)")
 _OPERATOR = re.compile(r"\W*(?:[-+×x*÷/\u2212–]|plus|minus|times|divided by|multiplied by)\s*[$€£]?\s*", re.IGNORECASE)
@@ -64,7 +68,7 @@ def answer(response: str, language: str) -> Readings:
     if "####" in text and (found := _behind_marks(text, language)) is not None:
         return found
     plain = normalised(text)
-    for look in (_statement, _label, _conclusion):
+    for look in (_statement, _label, _alone, _conclusion):
         found = look(plain, language)
         if found is not None:
             return found
@@ -80,6 +84,9 @@ def _without_new_questions(text: str) -> str:
     marked = _NEW_QUESTION.search(text, first.end())
     if marked:
         text = text[: marked.start()]
+    asked = _ASKED.search(text, first.end())
+    if asked and _DIGIT.search(text, asked.start()):
+        text = text[: asked.start()]
     answers = sorted([*_STATED.finditer(text), *re.finditer("####", text)], key=lambda match: match.start())
     for match in answers[:_TRIES]:
         end = _sentence_end(text, match.end())
@@ -218,11 +225,19 @@ def _label(text: str, language: str) -> Readings | None:
     return None
 
 
+def _alone(text: str, language: str) -> Readings | None:
+    """The number that stands alone on the first line, before an explanation, or in bold on any."""
+    lines = [match[1] for match in _ALONE.finditer(text) if match.start() == 0 or match[1].startswith("**")]
+    found = numbers(lines[-1], language) if lines else []
+    return found[0].readings if len(found) == 1 else None
+
+
 def _conclusion(text: str, language: str) -> Readings | None:
     """The number that the last sentence with a number ends in."""
     told = _bare(text, language)
-    spoken = [sentence for sentence in _sentences(told) if not _CHATTER.match(sentence)] or [told]
-    for bare in reversed(spoken):
+    spoken = [sentence for sentence in _sentences(told) if not _CHATTER.match(sentence)]
+    said = [sentence for sentence in spoken if sentence[-1:] not in _QUESTION_MARKS or not sentence]
+    for bare in reversed(said if any(numbers(sentence, language) for sentence in said) else spoken or [told]):
         if not numbers(bare, language):
             continue
         bold = [one for match in _BOLD.finditer(bare) for one in numbers(match[1], language)]

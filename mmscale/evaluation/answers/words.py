@@ -104,6 +104,94 @@ SCALES_BEFORE: dict[str, int] = {"mia": 100, "elfu": 10**3, "laki": 10**5, "mili
 OF_MONEY = frozenset(["M", "B"])
 """Scales of amounts of money alone: $3M, but 3 M."""
 
+CURRENCY_LETTERS = (
+    *(
+        "AED",
+        "AUD",
+        "BDT",
+        "BRL",
+        "CAD",
+        "CHF",
+        "CNY",
+        "EGP",
+        "EUR",
+        "GBP",
+        "HKD",
+        "IDR",
+        "INR",
+        "JPY",
+        "KES",
+        "KRW",
+        "MXN",
+    ),
+    *(
+        "MYR",
+        "NGN",
+        "NZD",
+        "PHP",
+        "PKR",
+        "PLN",
+        "RMB",
+        "RUB",
+        "SAR",
+        "SGD",
+        "THB",
+        "TRY",
+        "TWD",
+        "TZS",
+        "UGX",
+        "USD",
+        "VND",
+    ),
+    *(
+        "ZAR",
+        "US",
+        "Rs",
+        "RM",
+        "Rp",
+        "Tk",
+        "KSh",
+        "Ksh",
+        "TSh",
+        "Tsh",
+        "USh",
+        "Sh",
+        "Fr",
+        "Kr",
+        "kr",
+        "zł",
+        "R",
+        "C",
+        "A",
+        "S",
+        "NT",
+        "HK",
+    ),
+)
+"""In front of an amount, without a space: KSh500. Other letters before digits make a name of them: x2, CO2."""
+
+_HOURS = (
+    "hours?|hrs?|Stunden?|Std\\.?|heures?|horas?|ore|ora|uur|час(?:а|ов)?|小时|小時|個小時|个小时|時間|시간|ชั่วโมง|ঘণ্টা|ঘন্টা|గంటలు?|"
+    "saat|giờ|jam|घंटे|घंटा|ساعات|ساعة|godzin[ay]?|ώρες"
+)
+_MINUTES = (
+    r"\s?-?(?:minutes?|mins?|Minuten?|Min\.|minutos?|minuti|minuten|минут[аы]?|分钟|分鐘|分(?!の|之)|분(?!의)|นาที|মিনিট|నిమిషాలు?|"
+    r"dakika|phút|menit|मिनट|دقيقة|دقائق|minut[ay]?|λεπτά)"
+)
+PARTS_OF_UNITS = (
+    (_HOURS, _MINUTES, 60),
+    (r"[hH](?=\s?\d\d(?!\d))", "", 60),
+    (
+        "minutes?|Minuten|минут[аы]?|分钟|分|분",
+        r"\s?(?:seconds?|Sekunden|secondes|segundos|секунд[аы]?|秒钟|秒|초)",
+        60,
+    ),
+    ("dollars?|euros?|Dollar|Euro|dólares", r"\s?(?:cents?|Cent|centimes|centavos|céntimos)", 100),
+    ("feet|foot|ft", r"\s?(?:inches|inch|in\.?)", 12),
+    ("元|块", r"[角毛]", 10),
+)
+"""A unit, its part, and how many parts the unit has; 3h30 needs no word behind it."""
+
 MYRIADS: dict[str, int] = {
     "百": 100,
     "千": 10**3,

@@ -8,7 +8,15 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mmscale.evaluation.answers.words import MINUS, MYRIADS, OF_MONEY, SCALES, SCALES_BEFORE
+from mmscale.evaluation.answers.words import (
+    CURRENCY_LETTERS,
+    MINUS,
+    MYRIADS,
+    OF_MONEY,
+    PARTS_OF_UNITS,
+    SCALES,
+    SCALES_BEFORE,
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +27,8 @@ class Number:
     end: int
     """Its place, in characters."""
     readings: tuple[Fraction, ...]
-    """What it may mean, the likeliest first; two only where its one mark is as likely a thousands mark as a decimal one."""
+    """What it may mean, the likeliest first; two only where its one mark is as likely a thousands mark as a decimal one,
+    and of a quantity in two units (3 hours 30 minutes: 3.5 or 210)."""
 
     @property
     def value(self) -> Fraction:
@@ -63,7 +72,8 @@ _LATEX = [
     (re.compile(r"\\[()\[\]]"), " "),
     (re.compile(r"(?<=\d)(?: \w+)?(?: and a half| y medi[ao]| et demie?| e mei[ao]| e mezz[ao]| с половиной)\b"), ".5"),
     (re.compile(r"(?<=\d)(?: ?(?:个|個|小时|時間|年|分|日))?半(?=[^分额])"), ".5"),
-    (re.compile(r"(?<=[^\W\d_])[\^]\s*\{?-?\d+\}?"), ""),  # the exponent of a unit: cm^2
+    (re.compile(r"(?<=[^\W\d_])\s*\^\s*\{?-?\d+\}?"), ""),  # the exponent of a unit: cm^2
+    (re.compile(r"(?<!\d)(\d{1,4})\s?(?:分之|分の|분의)\s?(\d{1,4})(?!\d)"), r"\2/\1"),
 ]
 _SPACES = "\u00a0\u202f\u2009'’"
 _MARKED = re.compile(rf"(?<=\d)[{_SPACES}](?=\d{{3}}(?!\d))")
@@ -83,7 +93,8 @@ def normalised(text: str) -> str:
 
 
 _CURRENCY = r"(?:US\$|R\$|[$€£¥₹฿₽₩]|Rs\.?|USD|EUR)"
-_DIGITS = r"(?:\d+(?:[.,]\d+)*|(?<![\d.,])[.,]\d+)"
+_DIGITS = r"(?:\d+(?:[.,]\d+)*|(?<![\w.,])[.,]\d+)"
+"""A mark behind a letter opens no number: 选B,18."""
 _VULGAR = "".join(chr(c) for c in [*range(0xBC, 0xBF), *range(0x2150, 0x215F)])
 _MYRIAD = r"(?:千(?![克米瓦卡])|만(?!큼)|조(?![각금건])|[百万萬億亿兆백천억])"
 """千克 and 千米 are units; 만큼 is "as much as", 조각 a piece."""
@@ -111,7 +122,17 @@ _GROUPED = (
     re.compile(r"\d{1,4}(?:,\d{4})+$"),  # by myriads
 )
 _NAMED = re.compile(r"(?<![^\W\d_])[A-Za-z]{1,3}$")
-_MONEY = re.compile(r"(?:USD|EUR|US|Rs|RM|R|C|A|S|NT|HK)$")
+_MONEY = re.compile(rf"(?:{'|'.join(CURRENCY_LETTERS)})$")
+_TWO_UNITS = [
+    (
+        re.compile(
+            rf"(?<![\d.,])(\d+)[\s-]?(?:{unit})[\s,]*(?:(?:and|und|et|y|e|en|и|na|và|dan|এবং|और)\s)?(\d{{1,2}})(?:{part})(?![A-Za-zÀ-ɏЀ-ӿ])"
+        ),
+        size,
+    )
+    for unit, part, size in PARTS_OF_UNITS
+] + [(re.compile(r"(?<!\w)(?:saa|masaa) (\d+) na dakika (\d{1,2})(?!\d)", re.IGNORECASE), 60)]
+"""A quantity in a unit and its part, and how many parts the unit has."""
 
 
 _LONGEST = 4000
@@ -225,6 +246,23 @@ def _is_name(text: str, match: re.Match[str]) -> bool:
 
 def numbers(text: str, language: str) -> list[Number]:
     """Every number of a normalised text, in order; a list such as 1,2,3 is three. Digits of a name, as in x2, are none."""
+    joined = _in_two_units(text)
+    for one in joined:
+        text = text[: one.begin] + " " * (one.end - one.begin) + text[one.end :]
+    return sorted([*_single(text, language), *joined], key=lambda one: one.begin)
+
+
+def _in_two_units(text: str) -> list[Number]:
+    """Quantities such as 3 hours 30 minutes: 3.5 or 210."""
+    return [
+        Number(match.start(), match.end(2), (unit + part / size, unit * size + part))
+        for pattern, size in _TWO_UNITS
+        for match in pattern.finditer(text)
+        for unit, part in [(Fraction(match[1]), Fraction(match[2]))]
+    ]
+
+
+def _single(text: str, language: str) -> list[Number]:
     found: list[Number] = []
     last_scale = 0
     for match in _NUMBER.finditer(text):
