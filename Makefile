@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 install: $(VENV)/installed
 
 # torch first: whatever depends on it must not choose another build
-$(VENV)/installed: setup.py constraints.txt
+$(VENV)/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch

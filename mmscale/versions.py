@@ -1,7 +1,7 @@
 """Which releases of its libraries this version of mmscale works with.
 
-setup.py says how old they may be, and CI runs with the oldest and with the newest there are (.ci/versions). A release that
-is newer than all of those is used; what fails with it is told in one sentence.
+pyproject.toml says how old they may be, and CI runs with the oldest and with the newest there are (.ci/versions). A release
+that is newer than all of those is used; what fails with it is told in one sentence.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ TRIED = {"torch": "2.14", "transformers": "5.24", "deepspeed": "0.19", "megatron
 
 @functools.cache
 def require_known_versions(extra: str = "") -> None:
-    """UserError when a library is older than setup.py allows, as pip lets it be when something else asked for it later; of an
-    extra, those that belong to it.
+    """UserError when a library is older than pyproject.toml allows, as pip lets it be when something else asked for it later.
+
+    With an extra, the libraries that belong to it are looked at.
     """
     for text in _requirements():
         try:

@@ -45,9 +45,11 @@ def unpacked(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "name",
     [
+        "mmscale/py.typed",
         "mmscale/configs/quickstart.yaml",
         "mmscale/configs/mindmerger/llama2-7b-mt5-xl.yaml",
         "mmscale/launch/train.py",
+        "mmscale_kernels/py.typed",
         "mmscale_kernels/gpu/matmul.py",
         "mmscale_kernels/adapter_choice.json",
         "mmscale/benchmarks/train_step.py",
