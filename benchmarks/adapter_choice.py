@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mmscale.files import write_json
+from mmscale.storage.files import write_json
 
 WIDTHS = [(2048, 4096), (2048, 5120), (2048, 8192), (1024, 4096)]
 """(encoder, LLM): mT5-xl or NLLB-3.3B, and XLM-R-large or mT5-large, in front of 7B, 13B and 70B."""

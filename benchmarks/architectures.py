@@ -20,7 +20,7 @@ import transformers
 from mmscale.errors import UserError
 from mmscale.models.language_model import bare
 from mmscale.models.self_check import require_known_right
-from mmscale.parallel.layout import Layout, process_groups
+from mmscale.parallel.context import Layout, process_groups
 from mmscale.parallel.tensor import require_divisible
 from mmscale.parallel.world import discover, leave
 

@@ -29,7 +29,7 @@ from mmscale.models.counting import empty_language_model
 from mmscale.models.export import TRUNK_PREFIX, export
 from mmscale.models.language_model import LanguageModel, load_tokenizer
 from mmscale.models.tensor_files import TensorFiles
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.training.fragments import SavedState
 
 SHARD = 250 * 10**6

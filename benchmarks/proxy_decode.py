@@ -32,6 +32,7 @@ from shapes import LLAMA, PROMPT, TEMPLATE, as_transformers_runs_it, random_llam
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from widening import widened
 
+from mmscale.answering.solvers import Steering, proxy_solver
 from mmscale.config.data import DataConfig
 from mmscale.config.run import load_run
 from mmscale.data.loading import load_records
@@ -41,14 +42,13 @@ from mmscale.decoding.ensemble import Ensemble
 from mmscale.decoding.replay import recorder
 from mmscale.decoding.stepper import ModelStepper
 from mmscale.methods import method
-from mmscale.methods.recipe import train_method
-from mmscale.methods.solvers import Steering, proxy_solver
 from mmscale.models.assembly import read_parts
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.loading import resolve_path
 from mmscale.models.merge import MergedModel
 from mmscale.models.packed_linear import pack_linears
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
+from mmscale.runs.run import train_method
 
 
 def small_models(run: Path, expert: str | None) -> tuple[str, str, str | None]:

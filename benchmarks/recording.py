@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mmscale.files import write_json
-from mmscale.methods.environment import describe_environment
+from mmscale.runs.environment import describe_environment
+from mmscale.storage.files import write_json
 
 RESULTS = Path(os.environ.get("MMSCALE_RESULTS") or Path(__file__).parent / "results")
 """`mmscale bench --output` chooses another folder."""

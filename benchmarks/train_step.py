@@ -36,15 +36,15 @@ from mmscale.config.parallel import InterruptionConfig
 from mmscale.config.run import load_run
 from mmscale.data.packing import IGNORED, PackedRow, encoder_row, pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
-from mmscale.methods.recipe import places_up_to
-from mmscale.methods.tokenizing import tokens
 from mmscale.models import language_model, mapping
 from mmscale.models.assembly import ModelParts, assemble, make_trainable
 from mmscale.models.encoders import Encoder
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
+from mmscale.parallel.context import Layout
 from mmscale.parallel.interruption import Interruption
-from mmscale.parallel.layout import Layout
+from mmscale.runs.run import places_up_to
+from mmscale.runs.tokenizing import tokens
 from mmscale.training.encoder_cache import CachePlace, with_states
 from mmscale.training.objective import CausalObjective
 

@@ -7,20 +7,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1] / "mmscale"
 LAYERS = (
-    {"errors", "files", "languages", "locks", "progress", "reading", "tensor_writing", "transfer", "versions"},
+    {"errors", "languages", "progress", "transfer", "versions"},
+    {"storage"},
     {"config"},
     {"data"},
     {"parallel"},
     {"models"},
     {"training", "decoding", "conversion"},
-    {"evaluation"},
     {"methods"},
+    {"evaluation"},
+    {"answering"},
+    {"runs"},
     {"reporting", "planning", "serving"},
     {"cli", "__main__"},
 )
 GRAMMAR = "tinyworld.grammar"
 """Word problems are data; the rest of tinyworld trains models."""
-EXCEPTIONS = {"tinyworld": 5}
+EXCEPTIONS = {"tinyworld": 10}
 
 
 def level(module: str) -> int:

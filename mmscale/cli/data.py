@@ -55,7 +55,7 @@ def preview(
     """
     from mmscale.config.run import load_run
     from mmscale.data.preview import STYLES
-    from mmscale.methods.previewing import preview_stage
+    from mmscale.runs.previewing import preview_stage
 
     shown = preview_stage(load_run(config, overrides or []), stage, rows)
     if as_json:
@@ -195,8 +195,8 @@ def tokenize(
     from mmscale.cli.devices import started
     from mmscale.cli.processes import run_processes
     from mmscale.config.run import load_run
-    from mmscale.methods.recipe import places, places_up_to
-    from mmscale.methods.tokenizing import tokenize_stage_data
+    from mmscale.runs.run import places, places_up_to
+    from mmscale.runs.tokenizing import tokenize_stage_data
 
     overrides = [target for target in targets or [] if "=" in target]
     stages = [target for target in targets or [] if "=" not in target]

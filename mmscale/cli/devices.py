@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from mmscale.config.parallel import ParallelConfig
-    from mmscale.parallel.layout import Layout
+    from mmscale.parallel.context import Layout
     from mmscale.parallel.world import World
 
 
@@ -54,7 +54,7 @@ def joined(parallel: ParallelConfig, world: World | None = None) -> Iterator[Lay
     import torch
     import torch.distributed as dist
 
-    from mmscale.parallel.layout import process_groups
+    from mmscale.parallel.context import process_groups
     from mmscale.parallel.slurm import job, requeue
 
     _require_extras(parallel)

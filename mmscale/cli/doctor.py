@@ -15,9 +15,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON object
     """
     from mmscale.cli.devices import default_device, kernels_on
     from mmscale.decoding.replay import recorder
-    from mmscale.methods.environment import describe_environment
     from mmscale.models.attention import choose
     from mmscale.models.loading import resolve_path
+    from mmscale.runs.environment import describe_environment
     from mmscale.versions import untried
 
     facts = describe_environment()

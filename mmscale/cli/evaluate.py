@@ -107,13 +107,13 @@ def _task(
 
 
 def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> dict[str, object]:
+    from mmscale.answering.solvers import model_solver
     from mmscale.cli.devices import default_device
     from mmscale.config.parallel import InterruptionConfig
     from mmscale.evaluation.predictions import score
     from mmscale.evaluation.solving import evaluate_task
-    from mmscale.methods.solvers import model_solver
+    from mmscale.parallel.context import Layout
     from mmscale.parallel.interruption import Interruption
-    from mmscale.parallel.layout import Layout
 
     layout = Layout(default_device())
     solver = model_solver(model, parts, None, layout)

@@ -13,9 +13,9 @@ import typer
 from mmscale.cli import options
 
 if TYPE_CHECKING:
+    from mmscale.answering.asking import Asking
     from mmscale.config.evaluation import GenerationConfig
-    from mmscale.evaluation.asking import Asking
-    from mmscale.parallel.layout import Layout
+    from mmscale.parallel.context import Layout
 
 
 def generate(
@@ -93,7 +93,7 @@ def generate(
 
 def _questions(given: list[str] | None, file: Path | None) -> list[str]:
     from mmscale.errors import UserError
-    from mmscale.reading import numbered_lines
+    from mmscale.storage.reading import numbered_lines
 
     if given:
         return given
@@ -106,7 +106,7 @@ def _questions(given: list[str] | None, file: Path | None) -> list[str]:
 
 def _lines_of_input() -> list[str]:
     from mmscale.errors import UserError
-    from mmscale.reading import require_text
+    from mmscale.storage.reading import require_text
 
     try:
         lines = sys.stdin.read().split("\n")
@@ -127,10 +127,10 @@ def _answer(
     output: Path | None,
     as_json: bool,
 ) -> None:
+    from mmscale.answering.asking import AnswerFile, Asking
     from mmscale.cli.devices import joined, started
     from mmscale.config.parallel import ParallelConfig
     from mmscale.errors import UserError
-    from mmscale.evaluation.asking import AnswerFile, Asking
 
     world = started()
     if output is not None and not output.name:

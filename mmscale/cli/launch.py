@@ -27,20 +27,20 @@ def launch(
     from mmscale.config.cluster import load_cluster
     from mmscale.config.run import load_run
     from mmscale.errors import UserError
-    from mmscale.methods import launching
+    from mmscale.runs import slurm_jobs
 
     if show and (submit or watch):
         raise UserError("--print only shows the batch scripts: leave it out to submit them")
     overrides = [word for word in words or [] if "=" in word]
     targets = [word for word in words or [] if "=" not in word]
     run, described = load_run(config, overrides), load_cluster(cluster)
-    made = launching.jobs(run, targets, described)
+    made = slurm_jobs.jobs(run, targets, described)
     if not (submit or watch):
         for job in made:
             print(f"# {job.script}\n{job.text}")
         return
-    numbers = launching.submit(run, made)
+    numbers = slurm_jobs.submit(run, made)
     if not watch:
         print(" ".join(numbers))
-    elif not launching.watch(made, numbers):
+    elif not slurm_jobs.watch(made, numbers):
         raise typer.Exit(1)

@@ -105,7 +105,7 @@ def _told(error: OSError) -> str | None:
 
 def _require_text(arguments: Sequence[str]) -> None:
     """UserError for a word that no file, model or text could be called by."""
-    from mmscale.reading import require_text
+    from mmscale.storage.reading import require_text
 
     for word in arguments:
         require_text(word, f"on the command line, {word[:80]!r}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from mmscale.parallel.layout import Layout
+    from mmscale.parallel.context import Layout
 
 Model = Annotated[str, typer.Argument(help="model folder (also one with a mapping), hub id or tinyworld:NAME")]
 PromptName = Annotated[
@@ -140,7 +140,7 @@ def loaded_solver(
     parts: Any, title: str, proxy: dict[str, Any] | None, prompt: str | None, layout: Layout, **said: Any
 ) -> Any:
     """The solver of command-line options, in memory; `said` is that of every small model's parts."""
-    from mmscale.methods.solvers import Steering, model_solver, proxy_solver
+    from mmscale.answering.solvers import Steering, model_solver, proxy_solver
 
     if proxy is None:
         return model_solver(title, parts, prompt, layout).loaded

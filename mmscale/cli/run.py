@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from mmscale.config.run import RunConfig
-    from mmscale.methods.recipe import Run
+    from mmscale.runs.run import Run
 
 
 def run(
@@ -81,8 +81,8 @@ def run(
 def _worked(loaded: RunConfig, models: Collection[str]) -> Run | None:
     """The run, executed by all ranks; None where another rank speaks for all."""
     from mmscale.cli.devices import joined, started
-    from mmscale.methods.recipe import Run, prepared_places
-    from mmscale.methods.tokenizing import prepare
+    from mmscale.runs.run import Run, prepared_places
+    from mmscale.runs.tokenizing import prepare
 
     world = started()
     prepare(prepared_places(loaded), world)
@@ -96,8 +96,8 @@ def _counted(loaded: RunConfig) -> Run:
     """The run as its models left it, by this process alone."""
     import torch
 
-    from mmscale.methods.recipe import Run
-    from mmscale.parallel.layout import Layout
+    from mmscale.parallel.context import Layout
+    from mmscale.runs.run import Run
 
     work = Run(loaded, Layout(torch.device("cpu")))
     work.count()
@@ -108,7 +108,7 @@ def _dry_run(loaded: RunConfig, cluster: str | None, as_json: bool) -> None:
     import json
 
     from mmscale.config.cluster import load_cluster
-    from mmscale.methods import dry_run
+    from mmscale.planning import dry_run
 
     found = dry_run.dry_run(loaded)
     if cluster is not None:

@@ -71,7 +71,7 @@ def serve(
     """
     from mmscale.cli.devices import default_device
     from mmscale.languages import language as known_language
-    from mmscale.parallel.layout import Layout
+    from mmscale.parallel.context import Layout
 
     _require_extra()
     known_language(language)

@@ -20,11 +20,11 @@ def train(
     """
     from mmscale.cli.devices import joined, started
     from mmscale.config.run import load_run
-    from mmscale.methods.environment import set_up_torch
-    from mmscale.methods.recipe import places_up_to
-    from mmscale.methods.stages import run_stage
-    from mmscale.methods.tokenizing import prepare
     from mmscale.models.assembly import ModelParts
+    from mmscale.runs.environment import set_up_torch
+    from mmscale.runs.run import places_up_to
+    from mmscale.runs.tokenizing import prepare
+    from mmscale.runs.training import run_stage
 
     loaded = load_run(config, overrides or [])
     places = places_up_to(loaded, stage)

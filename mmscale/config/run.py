@@ -18,7 +18,7 @@ from mmscale.config.parallel import ParallelConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
 from mmscale.languages import MGSM_LANGUAGES
-from mmscale.reading import existing_file, is_file, parse_yaml, read_yaml
+from mmscale.storage.reading import existing_file, is_file, parse_yaml, read_yaml
 
 
 class RunConfig(Config):

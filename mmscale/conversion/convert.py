@@ -10,8 +10,8 @@ from safetensors.torch import save
 from mmscale.conversion import langbridge, universal, whole
 from mmscale.conversion.hugging_face import to_safetensors
 from mmscale.errors import UserError
-from mmscale.files import atomic_write, write_directory
 from mmscale.models import mapping_files
+from mmscale.storage.files import atomic_write, write_directory
 
 
 def is_model(source: Path) -> bool:

@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import Tensor, dtype
 
 from mmscale.errors import UserError
-from mmscale.files import write_json
 from mmscale.models.export import SHARD_BYTES, ShardWriter
 from mmscale.models.tensor_files import TensorFiles, read_object
+from mmscale.storage.files import write_json
 
 _BESIDES_WEIGHTS = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 """Configuration, tokenizer and chat template; never code."""

@@ -16,7 +16,7 @@ from mmscale.models.export import ShardWriter
 from mmscale.models.loading import resolve_path
 from mmscale.models.seal import hashes, write_seal
 from mmscale.models.weights import checkpoint_files
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 
 
 def copy(source: Path, target: Path, to: dtype | None) -> str:

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from mmscale.data.segments import TokenizedExample
 from mmscale.errors import UserError
-from mmscale.files import atomic_write
-from mmscale.tensor_writing import digest
+from mmscale.storage.files import atomic_write
+from mmscale.storage.tensor_writing import digest
 
 PART_EXAMPLES = 4096
 """Examples of a part: seconds of work, a few MB."""

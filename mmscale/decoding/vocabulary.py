@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmscale.errors import UserError
-from mmscale.reading import existing_file, read_json_object
+from mmscale.storage.reading import existing_file, read_json_object
 
 
 def _tokens(tokenizer: Any) -> dict[int, str]:

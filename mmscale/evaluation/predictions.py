@@ -13,10 +13,10 @@ from mmscale.errors import BadRow, LeftOut, UserError
 from mmscale.evaluation.answers import Rule
 from mmscale.evaluation.prediction_forms import identifier, language_of_name, parts_of
 from mmscale.evaluation.statistics import wilson_interval
-from mmscale.files import append_lines, atomic_write
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.progress import say
-from mmscale.reading import parse_json
+from mmscale.storage.files import append_lines, atomic_write
+from mmscale.storage.reading import parse_json
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from mmscale.evaluation.answers import rule
 from mmscale.evaluation.consistency import consistency
 from mmscale.evaluation.predictions import Prediction, score
 from mmscale.evaluation.statistics import paired_bootstrap
-from mmscale.reading import read_json_object
+from mmscale.storage.reading import read_json_object
 
 LanguageRows = Mapping[str, Sequence[Prediction]]
 """language -> judged rows"""

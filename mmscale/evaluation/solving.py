@@ -21,8 +21,8 @@ from mmscale.decoding.pace import Pace
 from mmscale.errors import Interrupted, UserError
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.predictions import Prediction, PredictionLog
+from mmscale.parallel.context import Layout
 from mmscale.parallel.interruption import Interruption
-from mmscale.parallel.layout import Layout
 from mmscale.progress import bar, say
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmscale.errors import UserError
 from mmscale.models.tensor_files import AGAIN, TensorFiles
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 
 _BUFFERS = re.compile(
     r"(rotary_emb\.inv_freq|\.masked_bias|(attn|attention)\.bias|position_ids|embed_positions\.weights)$"

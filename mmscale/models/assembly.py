@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.errors import UserError
-from mmscale.files import write_json
 from mmscale.models import mapping_files
 from mmscale.models.counting import encoder_width
 from mmscale.models.encoders import load_encoder, load_encoder_tokenizer
@@ -22,9 +21,10 @@ from mmscale.models.loading import freeze
 from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
 from mmscale.models.seal import SEAL_FILE, is_sealed, require_unchanged
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.zero import Partition
-from mmscale.reading import read_json_object
+from mmscale.storage.files import write_json
+from mmscale.storage.reading import read_json_object
 
 PARTS_FILE = "mmscale.json"
 _REMEDY = "copy the folder again, or finish its stage again"

@@ -13,11 +13,11 @@ from pathlib import Path
 from torch import Tensor, dtype
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from mmscale.files import cannot_write, sync_tree, write_json
 from mmscale.models.language_model import LanguageModel
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.pieces import piece_of
-from mmscale.tensor_writing import save_tensors
+from mmscale.storage.files import cannot_write, sync_tree, write_json
+from mmscale.storage.tensor_writing import save_tensors
 
 TRUNK_PREFIX = "language_model.causal_lm."
 """What stands before a Hugging Face parameter name inside a MergedModel."""

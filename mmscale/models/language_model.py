@@ -21,7 +21,7 @@ from mmscale.models.packed_layout import PackedLayout, Take
 from mmscale.models.read_rows import spare_unread_rows
 from mmscale.models.self_check import require_known_right
 from mmscale.models.weights import SafetensorsWeights, checkpoint_files
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.tensor import Cut, require_divisible, shard
 from mmscale.parallel.zero import Partition
 

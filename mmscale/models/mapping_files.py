@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from mmscale.errors import UserError
-from mmscale.files import atomic_write
 from mmscale.models.loading import load_tensors
 from mmscale.models.mapping import Mapping
 from mmscale.models.tensor_files import open_safetensors, require_content
-from mmscale.reading import existing_file
-from mmscale.tensor_writing import save_tensors
+from mmscale.storage.files import atomic_write
+from mmscale.storage.reading import existing_file
+from mmscale.storage.tensor_writing import save_tensors
 
 KEYS = ("mlp.linear1.weight", "mlp.linear1.bias", "mlp.linear2.weight", "mlp.linear2.bias", "end_boundary")
 _OLD_PREFIX = "linear."

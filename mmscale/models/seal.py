@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mmscale.errors import UserError
-from mmscale.files import sha256, write_json
-from mmscale.parallel.layout import Layout
-from mmscale.reading import read_json_object
+from mmscale.parallel.context import Layout
+from mmscale.storage.files import sha256, write_json
+from mmscale.storage.reading import read_json_object
 
 SEAL_FILE = "fingerprint.json"
 _HASH = re.compile(r"[0-9a-f]{64}")

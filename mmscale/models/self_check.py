@@ -24,15 +24,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from mmscale.errors import UserError
-from mmscale.files import write_json
 from mmscale.models.accounting import unpartitioned
 from mmscale.models.attention import PACKED_SDPA
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.models.small_config import small_config
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.pieces import piece_of
 from mmscale.parallel.tensor import Cut, shard
-from mmscale.reading import read_json_object
+from mmscale.storage.files import write_json
+from mmscale.storage.reading import read_json_object
 
 if TYPE_CHECKING:
     from mmscale.models.language_model import LanguageModel

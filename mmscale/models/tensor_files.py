@@ -16,7 +16,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGH
 
 from mmscale.errors import UserError
 from mmscale.models.loading import load_tensors
-from mmscale.reading import read_json_object
+from mmscale.storage.reading import read_json_object
 
 SAFETENSORS = (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME)
 FORMS = (SAFETENSORS, (WEIGHTS_INDEX_NAME, WEIGHTS_NAME))

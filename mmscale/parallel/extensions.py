@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from mmscale.errors import UserError
-from mmscale.locks import turn
+from mmscale.storage.locks import turn
 
 _FOLDER = "TORCH_EXTENSIONS_DIR"
 

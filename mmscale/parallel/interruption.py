@@ -12,7 +12,7 @@ from typing import Any
 
 from mmscale.config.parallel import InterruptionConfig
 from mmscale.parallel import slurm
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 """What schedulers send before they take the nodes away."""

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 
 
 class Regions:

@@ -22,7 +22,7 @@ from mmscale_kernels import Stretch, linear_cross_entropy
 from torch import Tensor, nn
 
 from mmscale.errors import UserError
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.logit_rules import PLAIN, LogitRules
 from mmscale.parallel.pieces import Piece, even_piece, is_sharded, mark, piece_of
 from mmscale.parallel.regions import Regions

@@ -14,8 +14,8 @@ from mmscale.config.base import laid_over
 from mmscale.config.parallel import OffloadConfig, ZeroConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
+from mmscale.parallel.context import Layout
 from mmscale.parallel.extensions import load_operations
-from mmscale.parallel.layout import Layout
 from mmscale.parallel.pieces import is_sharded
 
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from mmscale.data.segments import SpecialTokens
 from mmscale.errors import UserError
 from mmscale.models.language_model import LanguageModel
-from mmscale.parallel.layout import Layout, grouped
+from mmscale.parallel.context import Layout, grouped
 from mmscale.parallel.tensor import shard
 from mmscale.parallel.world import World
 from mmscale.planning.spread import Spread

@@ -11,19 +11,19 @@ from mmscale.config.cluster import ClusterConfig
 from mmscale.config.run import RunConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
-from mmscale.methods import encoder_cache
-from mmscale.methods.dry_run import stage_tokens
-from mmscale.methods.place import StagePlace
-from mmscale.methods.recipe import places
 from mmscale.models import quantization
 from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
 from mmscale.models.loading import DTYPES
 from mmscale.models.mapping import Mapping
 from mmscale.parallel.tensor import require_divisible
 from mmscale.planning import memory, throughput, traffic
+from mmscale.planning.dry_run import stage_tokens
 from mmscale.planning.memory import Trained
 from mmscale.planning.spread import Spread, local_parameters
 from mmscale.planning.tracing import RowMemory, Work, trace
+from mmscale.runs import encoder_cache
+from mmscale.runs.run import places
+from mmscale.runs.stage import StagePlace
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,15 @@ from torch.utils._pytree import tree_leaves
 
 from mmscale.config.cluster import ClusterConfig
 from mmscale.config.run import RunConfig
-from mmscale.methods.place import StagePlace
 from mmscale.models.loading import DTYPES
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.pieces import is_sharded, piece_of
 from mmscale.planning.fake_ranks import Watching, fake_model, fake_rank
 from mmscale.planning.plan import Given, Planned, Planner
 from mmscale.planning.spread import Spread, local_parameters
 from mmscale.planning.tracing import TRACED_ATTENTION, run_row
 from mmscale.planning.traffic import all_gather, all_reduce
+from mmscale.runs.stage import StagePlace
 
 _CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 from mmscale.models.assembly import make_trainable
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.packed_layout import PackedLayout
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.planning.fake_ranks import DEVICE, Watching, fake_model, fake_rank
 from mmscale.planning.spread import Spread, shortened
 

@@ -14,11 +14,11 @@ from mmscale.errors import UserError
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.consistency import FEW, worth_showing
 from mmscale.evaluation.predictions import Prediction, read_log, verdict
-from mmscale.files import atomic_write
 from mmscale.languages import LANGUAGES
-from mmscale.reading import read_json, read_text
 from mmscale.reporting.curves import loss_curve
 from mmscale.reporting.sweep import sweep_picture
+from mmscale.storage.files import atomic_write
+from mmscale.storage.reading import read_json, read_text
 from mmscale.training.metrics import read_metrics
 
 _COLOURS = ("#8a8f98", "#3b7dd8", "#2a9d6f", "#d8703b", "#8e5bd0", "#c0407a")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmscale.files import atomic_write
+from mmscale.storage.files import atomic_write
 
 _BINS = 40
 _BLOCKS = " ▁▂▃▄▅▆▇█"

@@ -9,9 +9,9 @@ import jinja2
 
 from mmscale.errors import UserError
 from mmscale.evaluation.scores import read_scores
-from mmscale.files import atomic_write
-from mmscale.reading import read_yaml
 from mmscale.reporting.html import of_runs
+from mmscale.storage.files import atomic_write
+from mmscale.storage.reading import read_yaml
 
 
 def write_model_card(run: Path, output: Path) -> Path:

@@ -28,11 +28,11 @@ from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.encoders.t5 import FAMILY as T5
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
+from mmscale.runs.stage_data import read_stage_records, tokenize_stage
 from mmscale.tinyworld import tokenizer as tinyworld_tokenizer
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.objective import CausalObjective, Objective
-from mmscale.training.stage_data import read_stage_records, tokenize_stage
 from mmscale.training.trainer import Trainer, TrainingData
 
 SEED = 7

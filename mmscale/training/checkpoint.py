@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmscale.errors import UserError
-from mmscale.files import (
+from mmscale.parallel.context import Layout
+from mmscale.progress import say
+from mmscale.storage.files import (
     make_temporary,
     publish_directory,
     sha256,
@@ -21,9 +23,7 @@ from mmscale.files import (
     temporary_path,
     write_json,
 )
-from mmscale.parallel.layout import Layout
-from mmscale.progress import say
-from mmscale.tensor_writing import save_tensors
+from mmscale.storage.tensor_writing import save_tensors
 from mmscale.training import manifest
 from mmscale.training.engines.base import Engine
 from mmscale.training.fragments import SavedState, write_fragments

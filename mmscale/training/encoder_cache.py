@@ -23,13 +23,13 @@ from safetensors.torch import save
 from mmscale.data.packing import encoder_row
 from mmscale.data.token_store import TokenStore
 from mmscale.errors import Interrupted, UserError
-from mmscale.files import atomic_write, write_json
 from mmscale.models.encoders import Encoder
+from mmscale.parallel.context import Layout
 from mmscale.parallel.interruption import Interruption
-from mmscale.parallel.layout import Layout
 from mmscale.progress import bar, say
-from mmscale.reading import read_json_object
-from mmscale.tensor_writing import digest
+from mmscale.storage.files import atomic_write, write_json
+from mmscale.storage.reading import read_json_object
+from mmscale.storage.tensor_writing import digest
 
 PART_EXAMPLES = 512
 """At 100 tokens of mT5-xl (2,048 wide, bfloat16): 200 MB."""

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mmscale.parallel.pieces import Piece, whole_piece
-from mmscale.tensor_writing import TensorFile, header_bytes
+from mmscale.storage.tensor_writing import TensorFile, header_bytes
 from mmscale.training.engines.base import MOMENTS, PARAMETER, Engine
 from mmscale.training.manifest import state_files
 

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmscale.files import atomic_write, cannot_write
 from mmscale.progress import say
-from mmscale.reading import parse_json
+from mmscale.storage.files import atomic_write, cannot_write
+from mmscale.storage.reading import parse_json
 
 
 class Metrics:

@@ -13,10 +13,10 @@ from mmscale.data.packing import DataParallelRank, PackedRow, StepOrder, balance
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.data.token_store import merged_lengths
 from mmscale.errors import Interrupted, UserError
-from mmscale.files import write_json
+from mmscale.parallel.context import Layout
 from mmscale.parallel.interruption import Interruption
-from mmscale.parallel.layout import Layout
 from mmscale.progress import Bar, bar, say
+from mmscale.storage.files import write_json
 from mmscale.training import checkpoint
 from mmscale.training.checkpoint import TrainingState
 from mmscale.training.engines.base import Engine, NonFiniteLoss, StepResult

@@ -17,7 +17,7 @@ from mmscale.conversion.hugging_face import to_safetensors
 from mmscale.data.packing import pack
 from mmscale.data.segments import TokenizedExample
 from mmscale.models.assembly import assemble, read_parts
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from tests.conftest import random_causal_lm
 from tests.distributed import ranks
 

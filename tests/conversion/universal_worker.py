@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from mmscale.cli.devices import joined
 from mmscale.config.parallel import ParallelConfig, ZeroConfig
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.world import leave
 from mmscale.parallel.zero import start_deepspeed
 

@@ -15,9 +15,9 @@ import torch
 from mmscale.cli.devices import joined, started
 from mmscale.config.run import RunConfig, apply_overrides, parse_run
 from mmscale.methods import METHODS
-from mmscale.methods.recipe import places_up_to, train_method
-from mmscale.methods.tokenizing import prepare
 from mmscale.parallel.world import leave
+from mmscale.runs.run import places_up_to, train_method
+from mmscale.runs.tokenizing import prepare
 from mmscale.training.engines import zero
 from mmscale.training.trainer import Trainer
 

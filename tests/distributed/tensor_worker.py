@@ -19,7 +19,7 @@ from mmscale.config.parallel import ParallelConfig
 from mmscale.models.assembly import make_trainable
 from mmscale.models.language_model import LanguageModel, load_language_model
 from mmscale.models.packed_layout import PackedLayout
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.pieces import piece_of
 from mmscale.parallel.world import leave
 

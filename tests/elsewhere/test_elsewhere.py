@@ -12,7 +12,7 @@ import pytest
 from mmscale.cli.main import main
 from mmscale.training.metrics import read_metrics
 from tests.distributed import ranks
-from tests.methods.test_run import STAGES, command
+from tests.runs.test_run import STAGES, command
 
 STEPS = 2 * 4
 FEWER = (

@@ -11,7 +11,7 @@ from mmscale.cli.main import main
 from mmscale.errors import UserError
 from mmscale.evaluation.prediction_forms import language_of_name
 from mmscale.evaluation.predictions import Prediction, PredictionLog, read, read_log
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.training.metrics import Metrics, read_metrics
 from tests.data.published import array, lines
 

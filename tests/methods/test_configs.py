@@ -14,7 +14,7 @@ from mmscale.config.cluster import load_cluster
 from mmscale.config.run import dump_run, load_run, parse_run, read_yaml
 from mmscale.data.sources import SOURCES, source
 from mmscale.methods import METHODS
-from mmscale.methods.recipe import check
+from mmscale.runs.run import check
 
 CONFIGS = Path(str(resources.files("mmscale.configs")))
 CLUSTERS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("cluster/*.yaml"))

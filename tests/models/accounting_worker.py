@@ -18,7 +18,7 @@ from mmscale.config.parallel import ParallelConfig, ZeroConfig
 from mmscale.config.training import OptimizerConfig, StageConfig
 from mmscale.errors import UserError
 from mmscale.models.language_model import load_language_model
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.world import leave
 from mmscale.parallel.zero import partitioned_loading
 

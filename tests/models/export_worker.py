@@ -16,7 +16,7 @@ import torch
 from mmscale.config.model import LanguageModelConfig
 from mmscale.models import export as exporting
 from mmscale.models.language_model import load_language_model
-from mmscale.parallel.layout import Layout, process_groups
+from mmscale.parallel.context import Layout, process_groups
 from mmscale.parallel.world import discover, leave
 
 TIME_OUT_S, SHARD_S = 10, 1.0

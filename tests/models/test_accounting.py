@@ -26,7 +26,7 @@ from mmscale.models import mapping_files
 from mmscale.models.encoders import load_encoder
 from mmscale.models.language_model import load_language_model
 from mmscale.models.mapping import Mapping
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from tests.distributed import ranks
 
 HERE = Layout(torch.device("cpu"))

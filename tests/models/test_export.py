@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mmscale.config.model import LanguageModelConfig
 from mmscale.models.export import export
 from mmscale.models.language_model import load_language_model
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from tests.conftest import random_causal_lm
 from tests.distributed import ranks
 

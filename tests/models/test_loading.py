@@ -23,7 +23,7 @@ from mmscale.errors import UserError
 from mmscale.models.encoders import load_encoder, load_encoder_tokenizer
 from mmscale.models.encoders.base import family_of
 from mmscale.models.language_model import load_language_model
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from tests.conftest import VOCABULARY, random_causal_lm
 
 CPU = torch.device("cpu")

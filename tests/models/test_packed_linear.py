@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from mmscale.answering.solvers import model_solver
 from mmscale.config.model import LanguageModelConfig
-from mmscale.methods.solvers import model_solver
 from mmscale.models import packed_linear
 from mmscale.models.assembly import ModelParts
 from mmscale.models.head import know_the_loss
 from mmscale.models.packed_linear import PackedLinear, can_pack, pack_linears
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 SIZES = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96}

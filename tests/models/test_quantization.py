@@ -21,10 +21,10 @@ from mmscale.models.language_model import load_language_model
 from mmscale.models.loading import resolve_path
 from mmscale.models.merge import MergedModel
 from mmscale.models.quantization import largest_layer, weight_bytes
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.training.metrics import read_metrics
 from mmscale.training.objective import CausalObjective
-from tests.methods.test_run import command
+from tests.runs.test_run import command
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="extra `quantization` is not installed")
 HERE = Layout(torch.device("cpu"))

@@ -8,7 +8,7 @@ import torch
 from mmscale.config.parallel import ZeroConfig
 from mmscale.config.training import OptimizerConfig, StageConfig
 from mmscale.errors import UserError
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.zero import deepspeed_json, start_deepspeed
 
 STAGE = StageConfig(steps=1, precision="bfloat16", optimizer=OptimizerConfig(max_gradient_norm=0.5))

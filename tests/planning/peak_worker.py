@@ -24,7 +24,7 @@ from mmscale.models.language_model import load_language_model
 from mmscale.models.loading import resolve_path
 from mmscale.models.merge import MergedModel
 from mmscale.parallel import regions
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.world import leave
 from mmscale.planning.tracing import Work, trace
 from mmscale.training.engines.local import LocalEngine

@@ -18,7 +18,7 @@ from mmscale.models.assembly import make_trainable
 from mmscale.models.language_model import load_language_model
 from mmscale.models.loading import resolve_path
 from mmscale.models.merge import MergedModel
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.world import leave
 from mmscale.parallel.zero import partitioned_loading
 from mmscale.planning.memory import Trained, state_bytes

@@ -18,7 +18,7 @@ from mmscale.models.assembly import make_trainable
 from mmscale.models.attention import PACKED_SDPA
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.planning.memory import Trained, state_bytes
 from mmscale.planning.spread import Spread, local_parameters
 from mmscale.planning.tracing import Work, trace

@@ -13,8 +13,8 @@ import torch
 from mmscale.cli.main import main
 from mmscale.evaluation.predictions import Prediction, PredictionLog
 from mmscale.evaluation.scores import task_scores
-from mmscale.files import write_json
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
+from mmscale.storage.files import write_json
 
 LANGUAGES = ("en", "sw", "th")
 HERE = Layout(torch.device("cpu"))

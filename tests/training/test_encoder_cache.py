@@ -14,11 +14,11 @@ from mmscale.data.packing import pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.data.token_store import TokenStore, write_part
 from mmscale.errors import UserError
-from mmscale.methods import stages
 from mmscale.models.assembly import assemble
 from mmscale.models.encoders import Encoder
+from mmscale.parallel.context import Layout
 from mmscale.parallel.interruption import Interruption
-from mmscale.parallel.layout import Layout
+from mmscale.runs import training as stages
 from mmscale.training import encoder_cache
 from mmscale.training.encoder_cache import CachePlace, with_states
 from mmscale.training.metrics import read_metrics
@@ -26,7 +26,7 @@ from mmscale.training.objective import CausalObjective
 from tests.conftest import VOCABULARY, random_merged
 from tests.distributed import ranks
 from tests.flips import flips
-from tests.methods.test_run import command
+from tests.runs.test_run import command
 
 HERE = Layout(torch.device("cpu"))
 SPECIALS = SpecialTokens(1, 2)
@@ -176,7 +176,7 @@ def test_training_with_a_cache_is_training_without_and_another_run_uses_it(tmp_p
 
 
 def test_too_little_room_is_said_or_refused(tmp_path, capsys, monkeypatch):
-    from mmscale.methods import encoder_cache as chosen
+    from mmscale.runs import encoder_cache as chosen
 
     monkeypatch.setattr(chosen, "FREE_SHARE", 0.0)
     assert main(stage(tmp_path / "one", f"encoder_cache={tmp_path / 'kept'}")) == 2

@@ -19,8 +19,8 @@ from mmscale.config.data import PackingConfig
 from mmscale.config.training import OptimizerConfig, StageConfig
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import UserError
-from mmscale.files import sha256
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
+from mmscale.storage.files import sha256
 from mmscale.training import checkpoint
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.fragments import SavedState

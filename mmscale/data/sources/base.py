@@ -10,7 +10,7 @@ from typing import Any
 from mmscale.data.records import Record
 from mmscale.errors import NotHereYet, UserError
 from mmscale.languages import LANGUAGES, language
-from mmscale.reading import is_file
+from mmscale.storage.reading import is_file
 
 Rows = Iterator[tuple[str, Any]]
 """(origin "file:line", raw row) of every row of a file; a raw row may be a BadRow or a LeftOut, which are counted."""

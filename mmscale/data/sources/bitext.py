@@ -13,7 +13,7 @@ from mmscale.data.records import ParallelSentence, Record
 from mmscale.data.sources.base import Request, Rows, Source
 from mmscale.data.sources.rows import line_pairs, text_rows
 from mmscale.errors import BadRow, UserError
-from mmscale.reading import existing_file, is_file
+from mmscale.storage.reading import existing_file, is_file
 
 _SOURCE = ("source_file", "{language}-en/train.{language}")
 

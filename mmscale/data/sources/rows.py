@@ -14,7 +14,7 @@ from typing import Any
 from mmscale.data.sources.base import Request, Rows
 from mmscale.errors import BadRow, LeftOut, UserError
 from mmscale.languages import find_code
-from mmscale.reading import NotJson, existing_file, numbered_lines, parse_json, read_text
+from mmscale.storage.reading import NotJson, existing_file, numbered_lines, parse_json, read_text
 
 LANGUAGE_KEYS = ("lang-id", "lang_id", "lang", "language")
 """mCoT-MATH; MindMerger's math.json and X-CSR; XNLI"""

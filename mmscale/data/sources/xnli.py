@@ -16,7 +16,7 @@ from mmscale.data.records import Entailment, Record
 from mmscale.data.sources.base import Request, Rows, Source
 from mmscale.data.sources.rows import csv_rows, file_rows, of_language, optional_text, text_field, text_rows
 from mmscale.errors import BadRow
-from mmscale.reading import numbered_lines
+from mmscale.storage.reading import numbered_lines
 
 LANGUAGES = ("ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh")
 _LABELS = ("entailment", "neutral", "contradiction")

@@ -20,7 +20,7 @@ from mmscale.models.accounting import require_finite, require_whole
 from mmscale.models.loading import DTYPES, freeze, load_model_configuration, load_pretrained
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.models.weights import checkpoint_files
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.transfer import to_device
 
 FAMILIES = ("t5", "m2m100", "xlm_roberta", "decoder")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmscale.config.parallel import ZeroConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.training.engines.base import Engine
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.objective import Objective

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from mmscale.config.training import StageConfig
 from mmscale.data.packing import PackedRow
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.pieces import Piece, is_sharded, piece_of
 from mmscale.training.engines.base import (
     MOMENTS,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmscale.config.parallel import ZeroConfig
 from mmscale.config.training import StageConfig
 from mmscale.data.packing import PackedRow
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.pieces import is_sharded, piece_of
 from mmscale.parallel.zero import deepspeed_json, model_parallel_unit, start_deepspeed
 from mmscale.training.engines.base import (

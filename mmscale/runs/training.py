@@ -10,20 +10,8 @@ from pathlib import Path
 
 import torch
 
+from mmscale.answering.solvers import solver_in_memory, task_accuracy
 from mmscale.errors import UserError
-from mmscale.files import (
-    cannot_write,
-    make_temporary,
-    publish_directory,
-    recover_directory,
-    sha256,
-    sync_tree,
-    temporary_path,
-)
-from mmscale.methods import encoder_cache, settings
-from mmscale.methods.place import StagePlace
-from mmscale.methods.solvers import solver_in_memory, task_accuracy
-from mmscale.methods.tokenizing import tokens
 from mmscale.models import mapping_files
 from mmscale.models.assembly import (
     PARTS_FILE,
@@ -39,8 +27,20 @@ from mmscale.models.export import TRUNK_PREFIX, export
 from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
 from mmscale.models.seal import SEAL_FILE, require_unchanged, write_seal
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.zero import partitioned_loading
+from mmscale.runs import encoder_cache, settings
+from mmscale.runs.stage import StagePlace
+from mmscale.runs.tokenizing import tokens
+from mmscale.storage.files import (
+    cannot_write,
+    make_temporary,
+    publish_directory,
+    recover_directory,
+    sha256,
+    sync_tree,
+    temporary_path,
+)
 from mmscale.training import checkpoint
 from mmscale.training.engines import make_engine
 from mmscale.training.fragments import SavedState

@@ -14,12 +14,12 @@ from mmscale.cli.main import main
 from mmscale.config.run import load_run
 from mmscale.data import token_store
 from mmscale.errors import UserError
-from mmscale.methods import tokenizing
-from mmscale.methods.recipe import places, places_up_to
-from mmscale.methods.tokenizing import INDEX, stage_tokenizer, tokenize_stage_data, tokens
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.world import World
-from mmscale.training.stage_data import read_stage_records
+from mmscale.runs import tokenizing
+from mmscale.runs.run import places, places_up_to
+from mmscale.runs.stage_data import read_stage_records
+from mmscale.runs.tokenizing import INDEX, stage_tokenizer, tokenize_stage_data, tokens
 from tests.distributed import ranks
 
 

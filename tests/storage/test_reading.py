@@ -10,7 +10,7 @@ import pytest
 from mmscale.cli.main import main
 from mmscale.config.run import load_run
 from mmscale.errors import UserError
-from mmscale.reading import NotJson, numbered_lines, parse_json, parse_yaml, read_json_object
+from mmscale.storage.reading import NotJson, numbered_lines, parse_json, parse_yaml, read_json_object
 
 MINIMAL = "name: x\nlanguage_model: {path: y}\n"
 

@@ -16,10 +16,10 @@ from mmscale.decoding.generate import Generation, stream
 from mmscale.decoding.pace import Pace
 from mmscale.errors import UserError
 from mmscale.evaluation.solving import Solver
-from mmscale.files import append_lines, atomic_write
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.progress import bar, say
-from mmscale.reading import parse_json
+from mmscale.storage.files import append_lines, atomic_write
+from mmscale.storage.reading import parse_json
 
 Row = dict[str, Any]
 """number, question, language, response, log_probability, tokens, finished, and with analysis what was seen of each token."""

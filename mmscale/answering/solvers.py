@@ -29,7 +29,7 @@ from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
 from mmscale.models.packed_linear import pack_linears
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 
 DEFAULT_PROMPT = "alpaca"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from mmscale.tensor_writing import _NAMES, TensorFile, header_bytes, save_tensors
+from mmscale.storage.tensor_writing import _NAMES, TensorFile, header_bytes, save_tensors
 
 TENSORS = st.lists(
     st.tuples(st.sampled_from(sorted(_NAMES, key=str)), st.lists(st.integers(0, 5), max_size=3)), max_size=8

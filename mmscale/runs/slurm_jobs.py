@@ -13,14 +13,14 @@ import torch
 from mmscale.config.cluster import ClusterConfig
 from mmscale.config.run import RunConfig, dump_run
 from mmscale.errors import unknown_name
-from mmscale.files import atomic_write
 from mmscale.methods import Method, method
 from mmscale.methods.base import StageSpec
-from mmscale.methods.place import StagePlace
-from mmscale.methods.recipe import Run, check
 from mmscale.parallel import slurm
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.progress import bar, say
+from mmscale.runs.run import Run, check
+from mmscale.runs.stage import StagePlace
+from mmscale.storage.files import atomic_write
 from mmscale.training.metrics import read_metrics
 
 ANSWERS, EVALUATION = "answers", "evaluation"

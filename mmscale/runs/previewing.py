@@ -7,9 +7,9 @@ import random
 from mmscale.config.run import RunConfig
 from mmscale.data.packing import pack
 from mmscale.data.preview import Segment, segments
-from mmscale.methods.recipe import places_up_to
-from mmscale.methods.tokenizing import stage_tokenizer
-from mmscale.training.stage_data import read_stage_records
+from mmscale.runs.run import places_up_to
+from mmscale.runs.stage_data import read_stage_records
+from mmscale.runs.tokenizing import stage_tokenizer
 
 
 def preview_stage(run: RunConfig, stage: str, count: int) -> list[list[Segment]]:

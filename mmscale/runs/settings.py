@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.errors import UserError
-from mmscale.files import sha256, write_json
-from mmscale.methods.place import StagePlace
 from mmscale.models.assembly import ModelParts, provenance
-from mmscale.reading import parse_json
+from mmscale.runs.stage import StagePlace
+from mmscale.storage.files import sha256, write_json
+from mmscale.storage.reading import parse_json
 
 _FILE = "settings.json"
 _TOLD = 3

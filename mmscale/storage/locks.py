@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmscale.errors import UserError
-from mmscale.files import cannot_write
 from mmscale.progress import say
+from mmscale.storage.files import cannot_write
 
 LOCK = ".in-use"
 _UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}

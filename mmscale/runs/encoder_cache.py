@@ -10,13 +10,13 @@ from mmscale.config.model import EncoderConfig
 from mmscale.config.training import StageConfig
 from mmscale.data.token_store import TokenStore
 from mmscale.errors import UserError
-from mmscale.methods.place import StagePlace
 from mmscale.models.counting import encoder_width
 from mmscale.models.encoders import load_encoder
 from mmscale.models.loading import DTYPES
+from mmscale.parallel.context import Layout
 from mmscale.parallel.interruption import Interruption
-from mmscale.parallel.layout import Layout
 from mmscale.progress import say
+from mmscale.runs.stage import StagePlace
 from mmscale.training.encoder_cache import CachePlace, WithStates, size_of, with_states
 from mmscale.training.trainer import TrainingData
 

@@ -63,8 +63,8 @@ def test_a_run_leaves_everything_the_design_names(finished):
 
 
 def test_running_again_repeats_nothing(finished, monkeypatch):
+    from mmscale.answering import solvers
     from mmscale.decoding.engine import Engine
-    from mmscale.methods import solvers
     from mmscale.training.trainer import Trainer
 
     def never(*_, **__):
@@ -120,7 +120,7 @@ def test_deterministic_algorithms_do_for_a_whole_step(finished, tmp_path):
 @pytest.mark.parametrize("place", ["stages/mindmerger.mapping", "predictions/base/tinyworld"])
 def test_a_folder_that_another_run_writes_into_is_left_alone(tmp_path, capsys, place):
     """The other one is a process of its own; when it is killed, the folder is free."""
-    script = "import sys, pathlib; from mmscale.locks import alone_in\nwith alone_in(pathlib.Path(sys.argv[1])): print('in', flush=True); input()"
+    script = "import sys, pathlib; from mmscale.storage.locks import alone_in\nwith alone_in(pathlib.Path(sys.argv[1])): print('in', flush=True); input()"
     holder = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path / place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

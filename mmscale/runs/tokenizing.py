@@ -23,15 +23,15 @@ from mmscale.data.records import Record
 from mmscale.data.segments import ExampleTokenizer, special_tokens
 from mmscale.data.token_store import PART_EXAMPLES, TokenStore, part_path, part_size, parts_of, write_part
 from mmscale.errors import UserError
-from mmscale.files import write_json
-from mmscale.methods.place import StagePlace
 from mmscale.models.encoders import load_encoder_tokenizer
 from mmscale.models.language_model import context_length, load_model_config, load_tokenizer
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
 from mmscale.parallel.world import World
 from mmscale.progress import bar, say
-from mmscale.reading import read_json_object
-from mmscale.training.stage_data import read_stage_records, require_context
+from mmscale.runs.stage import StagePlace
+from mmscale.runs.stage_data import read_stage_records, require_context
+from mmscale.storage.files import write_json
+from mmscale.storage.reading import read_json_object
 from mmscale.training.trainer import TrainingData
 
 INDEX = "index.json"

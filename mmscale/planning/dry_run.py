@@ -13,13 +13,13 @@ from mmscale.data.prompts import require_readable, template
 from mmscale.data.records import record_language
 from mmscale.errors import NotHereYet
 from mmscale.evaluation.solving import require_scorable
-from mmscale.methods.place import StagePlace
-from mmscale.methods.recipe import asked_prompts, places
-from mmscale.methods.tokenizing import stage_tokenizer
 from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
 from mmscale.models.mapping import Mapping
 from mmscale.parallel.zero import deepspeed_json
-from mmscale.training.stage_data import read_stage_records, tokenize_stage
+from mmscale.runs.run import asked_prompts, places
+from mmscale.runs.stage import StagePlace
+from mmscale.runs.stage_data import read_stage_records, tokenize_stage
+from mmscale.runs.tokenizing import stage_tokenizer
 
 
 def _parameters(run: RunConfig) -> dict[str, Any]:

@@ -12,12 +12,12 @@ import torch
 from mmscale.cli.main import main
 from mmscale.config.run import load_run
 from mmscale.errors import UserError
-from mmscale.methods.recipe import places_up_to
-from mmscale.methods.stages import run_stage
 from mmscale.models import mapping_files
 from mmscale.models.assembly import ModelParts, read_parts
 from mmscale.models.seal import require_unchanged
-from mmscale.parallel.layout import Layout
+from mmscale.parallel.context import Layout
+from mmscale.runs.run import places_up_to
+from mmscale.runs.training import run_stage
 from tests.flips import flips
 
 HERE = Layout(torch.device("cpu"))

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mmscale.answering.solvers import Steering, model_solver, proxy_solver
 from mmscale.config.evaluation import ProxyConfig, TaskConfig
 from mmscale.config.run import RunConfig, dump_run
 from mmscale.data.prompts import template
@@ -14,16 +15,16 @@ from mmscale.evaluation.answers import rule
 from mmscale.evaluation.predictions import Prediction, score
 from mmscale.evaluation.scores import task_scores
 from mmscale.evaluation.solving import LazySolver, evaluate_task
-from mmscale.files import atomic_write, write_json
-from mmscale.methods import METHODS, Method, method, steered
-from mmscale.methods.environment import describe_environment, set_up_torch
-from mmscale.methods.place import StagePlace
-from mmscale.methods.solvers import Steering, model_solver, proxy_solver
-from mmscale.methods.stages import run_stage
+from mmscale.methods import METHODS, Method, method
 from mmscale.models.assembly import ModelParts
+from mmscale.parallel.context import Layout
 from mmscale.parallel.interruption import Interruption
-from mmscale.parallel.layout import Layout
 from mmscale.progress import say
+from mmscale.runs import proxy_models
+from mmscale.runs.environment import describe_environment, set_up_torch
+from mmscale.runs.stage import StagePlace
+from mmscale.runs.training import run_stage
+from mmscale.storage.files import atomic_write, write_json
 
 BASE, RUN_FILE = "base", "run.yaml"
 
@@ -84,7 +85,7 @@ def prepared_places(run: RunConfig) -> list[StagePlace]:
     """Every stage whose data a run reads: its own, and those that tune the larger base of proxy-tuning."""
     found = places(run)
     if run.proxy is not None and run.proxy.ceiling and run.proxy.expert in run.methods:
-        chosen, tuned = method(run.proxy.expert), steered.ceiling_run(run)
+        chosen, tuned = method(run.proxy.expert), proxy_models.ceiling_run(run)
         found += [StagePlace(tuned, chosen, spec) for spec in chosen.stages]
     return found
 
@@ -126,7 +127,7 @@ class Run:
     @property
     def models(self) -> list[str]:
         """Names of what answers the tasks, in order."""
-        proxies = steered.Steered(self.config.proxy).models() if self.config.proxy and self._has_proxy else []
+        proxies = proxy_models.Steered(self.config.proxy).models() if self.config.proxy and self._has_proxy else []
         base = [BASE] if self.config.evaluation.base else []
         return [*base, *(chosen.name for chosen in self.methods), *proxies]
 
@@ -175,7 +176,7 @@ class Run:
         for chosen in [chosen for chosen in self.methods if chosen.name in self._only]:
             parts = train_method(self.config, chosen, self.layout)
             self._evaluate(chosen.name, chosen.title, model_solver(chosen.title, parts, None, self.layout))
-        if self.config.proxy is not None and any(steered.is_of_proxy(name) for name in self._only):
+        if self.config.proxy is not None and any(proxy_models.is_of_proxy(name) for name in self._only):
             self._proxy(self.config.proxy, untouched)
         if self.config.proxy is not None and not self._steered:
             named = " ".join(self.config.proxy.languages)
@@ -219,11 +220,11 @@ class Run:
         say(f"{title}: " + "; ".join(_line(task, rows) for task, rows in self.rows[name].items()))
 
     def _proxy(self, proxy: ProxyConfig, antiexpert: ModelParts) -> None:
-        base, asked = ModelParts(proxy.base), steered.Steered(proxy)
+        base, asked = ModelParts(proxy.base), proxy_models.Steered(proxy)
         chosen = method(proxy.expert)
         expert = train_method(self.config, chosen, self.layout)
         alone = model_solver("Larger base", base, expert.prompt, self.layout)
-        self._evaluate(steered.BASE, alone.title, alone, proxy)
+        self._evaluate(proxy_models.BASE, alone.title, alone, proxy)
 
         def at(alpha: float, title: str) -> LazySolver:
             steering = Steering(
@@ -232,14 +233,14 @@ class Run:
             return proxy_solver(title, base, steering, self.layout, expert.prompt)
 
         title = f"Larger base, proxy-tuned by {chosen.title.lower()}"
-        self._evaluate(steered.STEERED, title, at(proxy.alpha, title), proxy)
+        self._evaluate(proxy_models.STEERED, title, at(proxy.alpha, title), proxy)
         for name, alpha in asked.alphas().items():
             title = f"Larger base, proxy-tuned at alpha {alpha:g}"
             self._evaluate(name, title, at(alpha, title), proxy, proxy.sweep_limit)
-        if steered.CEILING in self._only & set(asked.models()):
+        if proxy_models.CEILING in self._only & set(asked.models()):
             title = f"Larger base, tuned by {chosen.title.lower()} itself"
-            tuned = train_method(steered.ceiling_run(self.config), chosen, self.layout)
-            self._evaluate(steered.CEILING, title, model_solver(title, tuned, None, self.layout), proxy)
+            tuned = train_method(proxy_models.ceiling_run(self.config), chosen, self.layout)
+            self._evaluate(proxy_models.CEILING, title, model_solver(title, tuned, None, self.layout), proxy)
 
     def _write(self, path: Path, value: Any) -> None:
         self.layout.on_first(lambda: write_json(path, value))
@@ -250,8 +251,8 @@ class Run:
 
     def _scores_of(self, name: str, tasks: TaskRows) -> dict[str, Any]:
         confidence = self.config.evaluation.confidence
-        of_proxy = steered.is_of_proxy(name)
-        other = steered.compared_with(name) if of_proxy else (None if name == BASE else BASE)
+        of_proxy = proxy_models.is_of_proxy(name)
+        other = proxy_models.compared_with(name) if of_proxy else (None if name == BASE else BASE)
         before = self.rows.get(other or "", {})
         entry: dict[str, Any] = {
             "title": self.titles[name],
@@ -265,17 +266,17 @@ class Run:
             },
         }
         if of_proxy and self.config.proxy is not None:
-            alphas = {steered.BASE: 0.0, steered.STEERED: self.config.proxy.alpha}
-            alphas |= steered.Steered(self.config.proxy).alphas()
+            alphas = {proxy_models.BASE: 0.0, proxy_models.STEERED: self.config.proxy.alpha}
+            alphas |= proxy_models.Steered(self.config.proxy).alphas()
             entry |= {
                 "alpha": alphas.get(name),
-                "of_sweep": name not in (steered.BASE, steered.STEERED, steered.CEILING),
+                "of_sweep": name not in (proxy_models.BASE, proxy_models.STEERED, proxy_models.CEILING),
             }
             entry["expert"] = self.config.proxy.expert
-        if name == steered.STEERED and steered.CEILING in self.rows:
+        if name == proxy_models.STEERED and proxy_models.CEILING in self.rows:
             for task, rows in tasks.items():
-                others = [self.rows[model][task] for model in (steered.BASE, steered.CEILING)]
-                entry["tasks"][task]["gap_closed"] = steered.closed(others[0], rows, others[1], confidence)
+                others = [self.rows[model][task] for model in (proxy_models.BASE, proxy_models.CEILING)]
+                entry["tasks"][task]["gap_closed"] = proxy_models.closed(others[0], rows, others[1], confidence)
         return entry
 
 

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from mmscale.errors import UserError
-from mmscale.locks import alone_in
 from mmscale.parallel.world import World, exported, free_port
+from mmscale.storage.locks import alone_in
 
 
 @dataclass(frozen=True)
