@@ -1,0 +1,20 @@
+"""Score answers by several rules: python examples/score.py [FILE]
+
+FILE is anyone's prediction file (docs/formats.md lists the forms); without one, three answers that published rules read differently.
+"""
+
+import sys
+
+import mmscale
+
+if len(sys.argv) > 1:
+    rows = mmscale.read_predictions(sys.argv[1])
+else:
+    rows = [
+        mmscale.Prediction("How much is left?", "$40 - $22 = $18.00", "18", "en"),
+        mmscale.Prediction("Wie viele?", "Die Antwort ist 1.250.", "1250", "de"),
+        mmscale.Prediction("How many?", "The answer is 7. It took 3 steps.", "7", "en"),
+    ]
+for rule in ("default", "last_number", "mcot", "proxy_gsm"):
+    found = mmscale.score(rows, rule)
+    print(f"{rule:12} {found.correct} of {found.n} right")

@@ -1,0 +1,114 @@
+"""The Python interface: light to import, its examples run, its functions agree with the command line and refuse in one sentence."""
+
+from __future__ import annotations
+
+import ast
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import mmscale
+from mmscale.cli.main import main
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
+PRINTS = {
+    "answer.py": "The answer is 10.",
+    "own_data.py": "german.jsonl:1: 24 prompt tokens, 14 to learn",
+    "score.py": "default      3 of 3 right",
+    "steer.py": "alpha 4.0: ",
+    "train.py": "sw: ",
+}
+"""Something that each example prints when it has done what it says."""
+
+
+def cells() -> list[str]:
+    notebook = json.loads((EXAMPLES / "tour.ipynb").read_text(encoding="utf-8"))
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_importing_mmscale_brings_no_torch_and_every_name_is_there():
+    code = "import sys, mmscale; assert not {'torch', 'transformers', 'pydantic'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert all(getattr(mmscale, name) is not None for name in mmscale.__all__)
+    assert set(mmscale.__all__) <= set(dir(mmscale))
+    with pytest.raises(AttributeError, match="no attribute 'laod_model'"):
+        _ = mmscale.laod_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """What is this small takes longest where threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Path:
+    """Where all examples run: the notebook takes up what train.py has trained."""
+    return tmp_path_factory.mktemp("examples")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_an_example_does_what_it_says(name, shared, monkeypatch, capsys):
+    monkeypatch.chdir(shared)
+    monkeypatch.setattr(sys, "argv", [name])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    assert PRINTS[name] in capsys.readouterr().out
+
+
+def test_the_notebook_runs_from_top_to_bottom(shared, monkeypatch, capsys):
+    monkeypatch.chdir(shared)
+    namespace: dict[str, object] = {}
+    for cell in cells():
+        exec(compile(cell, "tour.ipynb", "exec"), namespace)
+    assert "en: 4 of 4 right" in capsys.readouterr().out
+    assert [row.origin for row in namespace["after"]] == [problem.origin for problem in namespace["problems"]]
+
+
+def test_examples_use_the_public_interface_alone():
+    used = set()
+    for text in [*((EXAMPLES / name).read_text(encoding="utf-8") for name in SCRIPTS), *cells()]:
+        for node in ast.walk(ast.parse(text)):
+            assert not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mmscale")), text
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "mmscale":
+                used.add(node.attr)
+    assert used <= set(mmscale.__all__)
+    assert {"load_model", "load_records", "tokenize", "train_stage", "answer", "score"} <= used
+
+
+def test_answers_are_those_of_the_command_line_in_the_order_of_the_questions(capsys):
+    questions = [
+        "Anna has 12 books. Later Anna sells 5 books. Then Anna finds 3 books. How many books does Anna have now?",
+        "Hugo has 7 eggs. Hugo buys 2 eggs. Then Hugo finds 1 eggs. How many eggs does Hugo have now?",
+        "Anna has 2 books. Anna buys 5 books. Anna buys 5 books. How many books does Anna have now?",
+    ]
+    model = mmscale.load_model("tinyworld:llm", prompt="tinyworld_math")
+    limits = mmscale.GenerationConfig(max_new_tokens=48, batch_size=2)
+    rows = mmscale.answer(model, questions, generation=limits)
+    assert [row.question for row in rows] == questions
+    said = ["--prompt", "tinyworld_math", "--max-new-tokens", "48", "--batch-size", "2"]
+    assert main(["generate", "tinyworld:llm", *questions, *said, "--json"]) == 0
+    told = [json.loads(line)["response"] for line in capsys.readouterr().out.splitlines()]
+    assert [row.response.strip() for row in rows] == told
+
+
+def test_bad_input_is_one_sentence(tmp_path):
+    with pytest.raises(mmscale.UserError, match="both expert and antiexpert"):
+        mmscale.load_model("tinyworld:large_llm", expert="tinyworld:llm")
+    with pytest.raises(mmscale.UserError, match="dtype"):
+        mmscale.load_model("tinyworld:llm", dtype="float12")
+    with pytest.raises(mmscale.UserError, match="did you mean 'default'"):
+        mmscale.score([mmscale.Prediction("1 + 1?", "2", "2")], "defualt")
+    with pytest.raises(mmscale.UserError, match="no-such-file"):
+        mmscale.read_predictions(tmp_path / "no-such-file.jsonl")
+    with pytest.raises(mmscale.UserError, match="mapping"):
+        mmscale.train_stage("configs/quickstart.yaml", "mindmerger.mappin")
