@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test test-slow fuzz lint clean
+.PHONY: install quickstart test test-slow fuzz lint docs clean
 
 install: $(VENV)/installed
 
@@ -33,6 +33,10 @@ test-slow: install
 EXAMPLES ?= 20000
 fuzz: install
 	MMSCALE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz
+
+# the site in build/site; a broken link fails
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build *.egg-info
