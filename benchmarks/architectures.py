@@ -20,7 +20,7 @@ import transformers
 from mmscale.errors import UserError
 from mmscale.models.language_model import bare
 from mmscale.models.self_check import require_known_right
-from mmscale.parallel.context import Layout, process_groups
+from mmscale.parallel.context import ParallelContext, process_groups
 from mmscale.parallel.tensor import require_divisible
 from mmscale.parallel.world import discover, leave
 
@@ -179,13 +179,13 @@ def configuration(name: str) -> Any:
     return getattr(transformers, kind)(**settings)
 
 
-def tried(name: str, layout: Layout) -> str:
+def tried(name: str, context: ParallelContext) -> str:
     """What is said of a family; empty where it is right."""
     config = configuration(name)
     try:
-        if layout.tensor_size > 1:
-            require_divisible(config, layout.tensor_size, "model")
-        require_known_right(config, "model", layout, bare, trust_remote_code=False)
+        if context.tensor_size > 1:
+            require_divisible(config, context.tensor_size, "model")
+        require_known_right(config, "model", context, bare, trust_remote_code=False)
     except UserError as error:
         return str(error).split("is not supported: ")[-1].split("; docs/")[0]
     return ""
@@ -218,13 +218,13 @@ too. This page was written by `python benchmarks/architectures.py`: "whole" is o
 
 def _ranks(names: Sequence[str]) -> dict[str, str]:
     """Every family cut over two ranks, on both of which this runs; the first one's findings."""
-    with process_groups(discover(), torch.device("cpu"), 5, tensor_size=2) as layout:
-        return {name: tried(name, layout) for name in names}
+    with process_groups(discover(), torch.device("cpu"), 5, tensor_size=2) as context:
+        return {name: tried(name, context) for name in names}
 
 
 def find(names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """(whole, cut into two) by name."""
-    whole = {name: tried(name, Layout(torch.device("cpu"))) for name in names}
+    whole = {name: tried(name, ParallelContext(torch.device("cpu"))) for name in names}
     with tempfile.NamedTemporaryFile("r") as file:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         subprocess.run([*launcher, __file__, "--cut", file.name, *names], check=True)

@@ -29,7 +29,7 @@ from mmscale.models.counting import empty_language_model
 from mmscale.models.export import TRUNK_PREFIX, export
 from mmscale.models.language_model import LanguageModel, load_tokenizer
 from mmscale.models.tensor_files import TensorFiles
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.training.fragments import SavedState
 
 SHARD = 250 * 10**6
@@ -40,7 +40,7 @@ LAYOUTS = {
 }
 
 
-def train(model: Path, folder: Path, layout: list[str]) -> Path:
+def train(model: Path, folder: Path, context: list[str]) -> Path:
     """The folder that one step of a stage hands on."""
     recipe = f"recipes.{STAGE}"
     settings = {
@@ -55,7 +55,7 @@ def train(model: Path, folder: Path, layout: list[str]) -> Path:
         f"{recipe}.data.0.limit_per_language": 4,
     }
     arguments = ["train", "configs/quickstart.yaml", STAGE, *(f"{key}={value}" for key, value in settings.items())]
-    if run_processes(2, [*arguments, *layout]) != 0:
+    if run_processes(2, [*arguments, *context]) != 0:
         sys.exit("training failed")
     return folder / "stages" / STAGE / "model"
 
@@ -68,7 +68,11 @@ def export_alone(model: str, checkpoint: str, folder: str) -> None:
     with peak() as found:
         saved = SavedState(Path(checkpoint))
         export(
-            empty, lambda name: saved.parameter(TRUNK_PREFIX + name), Path(folder), Layout(torch.device("cpu")), SHARD
+            empty,
+            lambda name: saved.parameter(TRUNK_PREFIX + name),
+            Path(folder),
+            ParallelContext(torch.device("cpu")),
+            SHARD,
         )
     print(found[0] - before)
 
@@ -103,8 +107,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         model = Path(name) / "model"
         total, _ = make(model, chosen.gigabytes)
-        for title, layout in LAYOUTS.items():
-            out = train(model, Path(name) / title.replace(" ", "-"), layout)
+        for title, context in LAYOUTS.items():
+            out = train(model, Path(name) / title.replace(" ", "-"), context)
             wrong = different(model, out)
             alone = Path(name) / "alone"
             took = memory_of_export(model, out, alone)

@@ -70,17 +70,17 @@ def peak() -> Iterator[list[int]]:
 def load(folder: str, mode: str) -> None:
     """One rank: load, and print what it took."""
     parallel = MODES[mode]
-    with joined(parallel) as layout:
+    with joined(parallel) as context:
         stage = StageConfig(steps=1, precision="bfloat16")
-        with partitioned_loading(parallel.zero, stage, layout):
+        with partitioned_loading(parallel.zero, stage, context):
             pass  # DeepSpeed's own start is not loading
         before = anonymous_bytes()
-        with peak() as found, partitioned_loading(parallel.zero, stage, layout) as partition:
-            model = load_language_model(LanguageModelConfig(path=folder, dtype="bfloat16"), layout, partition)
+        with peak() as found, partitioned_loading(parallel.zero, stage, context) as partition:
+            model = load_language_model(LanguageModelConfig(path=folder, dtype="bfloat16"), context, partition)
         held = anonymous_bytes() - before
-        gathered = layout.gather({"peak": found[0] - before, "held": held})
+        gathered = context.gather({"peak": found[0] - before, "held": held})
         assert model.width
-        if layout.is_first:
+        if context.is_first:
             print(json.dumps(gathered))
 
 

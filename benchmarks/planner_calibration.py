@@ -14,7 +14,7 @@ from recording import record
 from mmscale.config.cluster import GpuConfig
 from mmscale.planning import throughput, traffic
 from mmscale.planning.memory import Trained
-from mmscale.planning.spread import Spread
+from mmscale.planning.parallel_plan import ParallelPlan
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def predicted(run: Published, gpu: GpuConfig) -> float:
     )
     work = throughput.token_work(shape, run.parameters, run.sequence, 1.0, True, run.checkpointing)
     tokens = run.rows * run.sequence
-    spread = Spread(run.gpus, 1, 3)
+    parallel_plan = ParallelPlan(run.gpus, 1, 3)
     trained = Trained((run.parameters,), 0, (), True, "float32", "float32", True)
-    sent = traffic.traffic(trained, spread, 1, tokens * run.width * 2, run.layers, run.checkpointing)
-    tensor, data = traffic.seconds(sent, spread, gpu, 8)
+    sent = traffic.traffic(trained, parallel_plan, 1, tokens * run.width * 2, run.layers, run.checkpointing)
+    tensor, data = traffic.seconds(sent, parallel_plan, gpu, 8)
     compute = throughput.seconds_of(tokens * work.hardware, gpu.peak_tflops)
     return tokens / throughput.step_seconds(compute, tensor, data)
 

@@ -37,17 +37,17 @@ from mmscale.config.data import DataConfig
 from mmscale.config.run import load_run
 from mmscale.data.loading import load_records
 from mmscale.data.segments import SpecialTokens, TokenizedExample
-from mmscale.decoding.ending import Ending
 from mmscale.decoding.ensemble import Ensemble
-from mmscale.decoding.replay import recorder
+from mmscale.decoding.graphs import recorder
 from mmscale.decoding.stepper import ModelStepper
+from mmscale.decoding.stop_criteria import StopCriteria
 from mmscale.methods import method
 from mmscale.models.assembly import read_parts
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.loading import resolve_path
 from mmscale.models.merge import MergedModel
 from mmscale.models.packed_linear import pack_linears
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.runs.run import train_method
 
 
@@ -58,7 +58,7 @@ def small_models(run: Path, expert: str | None) -> tuple[str, str, str | None]:
     if expert is not None:
         return expert, "tinyworld:llm", read_parts(expert).prompt
     config = load_run("configs/quickstart.yaml", [f"output_dir={run}"])
-    trained = train_method(config, method("question_alignment"), Layout(torch.device("cpu")))
+    trained = train_method(config, method("question_alignment"), ParallelContext(torch.device("cpu")))
     return trained.language_model.path, config.language_model.path, trained.prompt
 
 
@@ -82,7 +82,7 @@ def trained(folder: Path, chosen: argparse.Namespace) -> Setup:
     expert, antiexpert, prompt = small_models(chosen.run, chosen.expert)
     folders = wide_copies(folder, (chosen.small_width, chosen.base_width), expert, antiexpert)
     base, *small = (replace(read_parts(path), prompt=prompt) for path in folders)
-    solver = proxy_solver("proxy", base, Steering(small[0], small[1]), Layout(torch.device("cpu"))).loaded
+    solver = proxy_solver("proxy", base, Steering(small[0], small[1]), ParallelContext(torch.device("cpu"))).loaded
     data = DataConfig(
         source="tinyworld", split="test", languages=tuple(chosen.languages), limit_per_language=chosen.problems
     )
@@ -109,7 +109,7 @@ def random_weights(names: tuple[str, str], chosen: argparse.Namespace) -> Setup:
     lengths = [PROMPT.draw(generator) + TEMPLATE for _ in range(max(*chosen.batches, 4))]
     ids = [torch.randint(3, shapes[0]["vocab_size"], (length,), generator=generator).tolist() for length in lengths]
     prompts = [TokenizedExample(tuple(own), (), (), "en", f"random {i}") for i, own in enumerate(ids)]
-    end = Ending(frozenset(), (), lambda ids: "")  # every answer takes all its tokens
+    end = StopCriteria(frozenset(), (), lambda ids: "")  # every answer takes all its tokens
     context = int(shapes[0]["max_position_embeddings"])
     return Setup(Ensemble(base, (expert, antiexpert)), published, [prompts] * 3, end, context, chosen.new_tokens, False)
 

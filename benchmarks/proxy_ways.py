@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.segments import TokenizedExample
-from mmscale.decoding.ending import Ending
+from mmscale.decoding.draft_length import CANDIDATES, DraftLengthController, tokens_a_round
 from mmscale.decoding.ensemble import Ensemble
 from mmscale.decoding.generate import stream
-from mmscale.decoding.pace import CANDIDATES, Pace, tokens_a_round
+from mmscale.decoding.stop_criteria import StopCriteria
 
 Answers = list[list[int]]
 Way = Callable[[Sequence[list[TokenizedExample]], int], Answers]
@@ -28,7 +28,7 @@ WAYS = ("published", "base alone", "ours, plain", "ours, speculative")
 class Published:
     """As the authors' code decodes: every model in turn, its cache grown by concatenation."""
 
-    def __init__(self, models: Sequence[Any], alpha: float, end: Ending, bos: int, new_tokens: int) -> None:
+    def __init__(self, models: Sequence[Any], alpha: float, end: StopCriteria, bos: int, new_tokens: int) -> None:
         """transformers' models: base, expert, anti-expert."""
         self.models, self.device = models, models[0].device
         self.alpha, self.end, self.bos, self.new_tokens = alpha, end, bos, new_tokens
@@ -111,7 +111,7 @@ class Setup:
     published: Sequence[Any]
     prompts: list[list[TokenizedExample]]
     """As each model reads them."""
-    end: Ending
+    end: StopCriteria
     context_length: int
     new_tokens: int
     trained: bool
@@ -122,20 +122,20 @@ class Setup:
         count = max(batch, 4)
         return [own[:: max(1, len(own) // count)] for own in self.prompts]
 
-    def way(self, ensemble: Ensemble, pace: Callable[[], Pace]) -> Way:
+    def way(self, ensemble: Ensemble, draft_length: Callable[[], DraftLengthController]) -> Way:
         """Our engine over some of the models."""
 
         def run(prompts: Sequence[list[TokenizedExample]], batch: int) -> Answers:
             config = GenerationConfig(max_new_tokens=self.new_tokens, batch_size=batch)
             used = prompts[: len(ensemble.models)]
-            found = stream(ensemble, used, config, self.end, self.context_length, pace())
+            found = stream(ensemble, used, config, self.end, self.context_length, draft_length())
             return [one.token_ids for one in sorted(found, key=lambda one: one.prompt)]
 
         return run
 
 
 @dataclass
-class Tried(Pace):
+class Tried(DraftLengthController):
     """Rounds of `tried` tokens, each of them measured."""
 
     tried: int = 1
@@ -178,15 +178,15 @@ def agreement(answers: dict[str, Any], alike: Sequence[str]) -> dict[str, dict[s
     return found
 
 
-def predicted(pace: Pace, base: float, acceptances: Sequence[float]) -> list[dict[str, float]]:
+def predicted(draft_length: DraftLengthController, base: float, acceptances: Sequence[float]) -> list[dict[str, float]]:
     """Best tokens a round and speed against the base alone (`base` seconds a token), by the costs that a run measured: see
     docs/proxy-tuning.md. Verifying is interpolated between the numbers of tokens that were tried.
     """
-    tried = sorted(pace.verifying)
-    verifying = [pace.verifying[k].value for k in tried]
+    tried = sorted(draft_length.verifying)
+    verifying = [draft_length.verifying[k].value for k in tried]
 
     def speed(acceptance: float, tokens: int) -> float:
-        seconds = tokens * pace.drafting.value + float(np.interp(tokens, tried, verifying))
+        seconds = tokens * draft_length.drafting.value + float(np.interp(tokens, tried, verifying))
         return tokens_a_round(acceptance, tokens) / seconds
 
     found = []
@@ -200,14 +200,14 @@ def measure(setup: Setup, batches: Sequence[int], runs: int) -> dict[str, Any]:
     """Every way at every batch size."""
     ensemble, device = setup.ensemble, setup.ensemble.device
     lm = ensemble.base.model.language_model
-    newest = [Pace(device)]
+    newest = [DraftLengthController(device)]
 
-    def measuring() -> Pace:
-        newest[0] = Pace(device)
+    def measuring() -> DraftLengthController:
+        newest[0] = DraftLengthController(device)
         return newest[0]
 
-    def plain() -> Pace:
-        return Pace(device, 1)
+    def plain() -> DraftLengthController:
+        return DraftLengthController(device, 1)
 
     ways: dict[str, Way] = {
         WAYS[0]: Published(setup.published, ensemble.alpha, setup.end, lm.specials.bos, setup.new_tokens),
@@ -222,7 +222,7 @@ def measure(setup: Setup, batches: Sequence[int], runs: int) -> dict[str, Any]:
     for batch in batches:
         prompts = setup.some(batch)
         speeds, answers = rates(ways, prompts, batch, runs)
-        pace = newest[0] if setup.trained else costs(setup, prompts, batch)
+        draft_length = newest[0] if setup.trained else costs(setup, prompts, batch)
         found.append(
             {
                 "batch": batch,
@@ -230,8 +230,8 @@ def measure(setup: Setup, batches: Sequence[int], runs: int) -> dict[str, Any]:
                 "answers": agreement(answers, alike),
                 "times_published": {name: speed / speeds[WAYS[0]] for name, speed in speeds.items()},
                 "times_base_alone": {name: speed / speeds[WAYS[1]] for name, speed in speeds.items()},
-                **(pace.report() if setup.trained else {}),
-                "by_acceptance": predicted(pace, batch / speeds[WAYS[1]], (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+                **(draft_length.report() if setup.trained else {}),
+                "by_acceptance": predicted(draft_length, batch / speeds[WAYS[1]], (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
             }
         )
     sizes = [sum(p.numel() for p in m.model.parameters()) for m in ensemble.models]
@@ -244,13 +244,13 @@ def measure(setup: Setup, batches: Sequence[int], runs: int) -> dict[str, Any]:
     }
 
 
-def costs(setup: Setup, prompts: Sequence[list[TokenizedExample]], batch: int) -> Pace:
+def costs(setup: Setup, prompts: Sequence[list[TokenizedExample]], batch: int) -> DraftLengthController:
     """What drafting a token and verifying several take, whatever becomes of the drafts."""
     device = setup.ensemble.device
-    whole = Pace(device)
+    whole = DraftLengthController(device)
     for tokens in (2, 4, 8, 16):
-        pace = Tried(device, tried=tokens)
-        setup.way(setup.ensemble, lambda pace=pace: pace)(prompts, batch)
-        whole.verifying[tokens] = pace.verifying[tokens]
-        whole.drafting = pace.drafting
+        draft_length = Tried(device, tried=tokens)
+        setup.way(setup.ensemble, lambda draft_length=draft_length: draft_length)(prompts, batch)
+        whole.verifying[tokens] = draft_length.verifying[tokens]
+        whole.drafting = draft_length.drafting
     return whole

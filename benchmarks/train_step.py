@@ -41,11 +41,11 @@ from mmscale.models.assembly import ModelParts, assemble, make_trainable
 from mmscale.models.encoders import Encoder
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
-from mmscale.runs.run import places_up_to
+from mmscale.runs.run import stages_up_to
 from mmscale.runs.tokenizing import tokens
-from mmscale.training.encoder_cache import CachePlace, with_states
+from mmscale.training.encoder_cache import CacheFolder, with_states
 from mmscale.training.objective import CausalObjective
 
 STAGE = "mindmerger.augmentation"
@@ -144,15 +144,15 @@ def tinyworld(device: torch.device, batch: int, batches: int, folder: Path) -> S
     limit = -(-batch * batches // 11)
     recipe = f"recipes.{STAGE}"
     settings = [f"output_dir={folder}", f"{recipe}.data.0.limit_per_language={limit}"]
-    place = places_up_to(load_run("configs/quickstart.yaml", settings), STAGE)[-1]
-    layout = Layout(device)
-    data = tokens(place, layout)
-    model, _ = assemble(ModelParts(place.run.language_model, place.encoder), layout)
+    stage = stages_up_to(load_run("configs/quickstart.yaml", settings), STAGE)[-1]
+    context = ParallelContext(device)
+    data = tokens(stage, context)
+    model, _ = assemble(ModelParts(stage.run.language_model, stage.encoder), context)
     assert model.encoder is not None
-    cache = CachePlace(folder / "states", True, "benchmark")
+    cache = CacheFolder(folder / "states", True, "benchmark")
     store: Any = data.train
-    interruption = Interruption(InterruptionConfig(), layout)
-    known = with_states(model.encoder, {"train": store}, cache, layout, interruption)["train"]
+    interruption = Interruption(InterruptionConfig(), context)
+    known = with_states(model.encoder, {"train": store}, cache, context, interruption)["train"]
     cuts = [slice(i * batch, (i + 1) * batch) for i in range(batches)]
     return Setup(model, data.specials, [list(store[cut]) for cut in cuts], [list(known[cut]) for cut in cuts])
 

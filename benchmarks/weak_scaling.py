@@ -25,7 +25,7 @@ from mmscale.cli.processes import run_processes
 from mmscale.config.cluster import load_cluster
 from mmscale.planning import throughput, traffic
 from mmscale.planning.memory import Trained
-from mmscale.planning.spread import Spread
+from mmscale.planning.parallel_plan import ParallelPlan
 from mmscale.training.metrics import read_metrics
 
 STAGE = "mindmerger.mapping"
@@ -63,10 +63,10 @@ def predicted(gpus: int) -> float:
     """Tokens a second of all GPUs under ZeRO-2, bfloat16, checkpointing."""
     cluster = load_cluster("configs/cluster/h100.yaml")
     work = throughput.token_work(LLAMA_2_7B, PARAMETERS, SEQUENCE, 1.0, True, True)
-    tokens, spread = ROWS * SEQUENCE, Spread(gpus, 1, 2)
+    tokens, parallel_plan = ROWS * SEQUENCE, ParallelPlan(gpus, 1, 2)
     trained = Trained((PARAMETERS,), 0, (), True, "float32", "float32", True)
-    sent = traffic.traffic(trained, spread, ROWS, 0, 32, True)
-    tensor, data = traffic.seconds(sent, spread, cluster.gpu, cluster.gpus_per_node)
+    sent = traffic.traffic(trained, parallel_plan, ROWS, 0, 32, True)
+    tensor, data = traffic.seconds(sent, parallel_plan, cluster.gpu, cluster.gpus_per_node)
     compute = throughput.seconds_of(tokens * work.hardware, cluster.gpu.peak_tflops)
     return gpus * tokens / throughput.step_seconds(compute, tensor, data)
 

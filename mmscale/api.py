@@ -29,9 +29,9 @@ from mmscale.evaluation.answers import rule as rule_named
 from mmscale.evaluation.predictions import Prediction, Score
 from mmscale.evaluation.solving import Solver
 from mmscale.models.assembly import ModelParts, read_parts
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.runs.environment import set_up_torch
-from mmscale.runs.run import places_up_to
+from mmscale.runs.run import stages_up_to
 from mmscale.runs.tokenizing import prepare
 from mmscale.runs.training import run_stage
 
@@ -71,12 +71,12 @@ def load_model(
     """
     if (expert is None) != (antiexpert is None):
         raise UserError("proxy-tuning needs both expert and antiexpert: give both, or neither")
-    layout, name = Layout(default_device()), str(path)
+    context, name = ParallelContext(default_device()), str(path)
     parts = _parts(path, dtype, trust_remote_code)
     if expert is None or antiexpert is None:
-        return Model(name, model_solver(name, parts, prompt, layout).loaded)
+        return Model(name, model_solver(name, parts, prompt, context).loaded)
     small = [_parts(one, dtype, trust_remote_code) for one in (expert, antiexpert)]
-    return Model(name, proxy_solver(name, parts, Steering(small[0], small[1], alpha), layout, prompt).loaded)
+    return Model(name, proxy_solver(name, parts, Steering(small[0], small[1], alpha), context, prompt).loaded)
 
 
 def _parts(path: str | Path, dtype: str | None, trust_remote_code: bool) -> ModelParts:
@@ -131,15 +131,15 @@ def train_stage(config: str | Path, stage: str, overrides: Sequence[str] = ()) -
         UserError: Where the configuration or its data is wrong, or a folder was made with other settings.
     """
     run = load_run(str(config), list(overrides))
-    places = places_up_to(run, stage)
-    parts = ModelParts(run.language_model, places[-1].encoder)
+    stages = stages_up_to(run, stage)
+    parts = ModelParts(run.language_model, stages[-1].encoder)
     world = started()
-    prepare(places, world)
-    with joined(run.parallel, world) as layout:
+    prepare(stages, world)
+    with joined(run.parallel, world) as context:
         set_up_torch(run)
-        for place in places:
-            parts = run_stage(place, parts, layout)
-    return places[-1].model
+        for one in stages:
+            parts = run_stage(one, parts, context)
+    return stages[-1].model
 
 
 def answer(

@@ -3,7 +3,7 @@
 from mmscale_kernels.adapter import adapter_merge
 from mmscale_kernels.dispatch import KernelUnavailable
 from mmscale_kernels.implementations import implementations
-from mmscale_kernels.linear_cross_entropy import Stretch, linear_cross_entropy
+from mmscale_kernels.linear_cross_entropy import VocabularyShard, linear_cross_entropy
 from mmscale_kernels.proxy_logits import Chosen, Draws, Parts, proxy_choose
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
     "Draws",
     "KernelUnavailable",
     "Parts",
-    "Stretch",
+    "VocabularyShard",
     "adapter_merge",
     "implementations",
     "linear_cross_entropy",

@@ -25,7 +25,7 @@ CHUNK_BYTES = 2**28
 
 
 @dataclass(frozen=True)
-class Stretch:
+class VocabularyShard:
     """The rows of the head that this rank of a group holds."""
 
     group: Any
@@ -40,7 +40,7 @@ def linear_cross_entropy(
     weight_VD: Tensor,
     targets_N: Tensor,
     bias_V: Tensor | None = None,
-    stretch: Stretch | None = None,
+    vocabulary_shard: VocabularyShard | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     softcap: float | None = None,
 ) -> Tensor:
@@ -60,10 +60,12 @@ def linear_cross_entropy(
     if not torch.is_grad_enabled():  # a Function is told that its inputs need gradients all the same
         hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
         bias_V = None if bias_V is None else bias_V.detach()
-    longest = weight_VD.shape[0] if stretch is None else stretch.longest
+    longest = weight_VD.shape[0] if vocabulary_shard is None else vocabulary_shard.longest
     rows = max(1, chunk_bytes // (max(1, longest) * weight_VD.element_size()))
     with torch.autocast(device, enabled=False):
-        loss: Tensor = _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, targets_N, stretch, rows, softcap)
+        loss: Tensor = _LinearCrossEntropy.apply(
+            hidden_ND, weight_VD, bias_V, targets_N, vocabulary_shard, rows, softcap
+        )
     return loss
 
 
@@ -102,7 +104,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_VD: Tensor,
         bias_V: Tensor | None,
         targets_N: Tensor,
-        stretch: Stretch | None,
+        vocabulary_shard: VocabularyShard | None,
         rows: int,
         softcap: float | None,
     ) -> Tensor:
@@ -112,7 +114,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden_ND) if for_hidden else None
         d_weight = torch.zeros_like(weight_VD, dtype=wide) if for_weight else None
         d_bias = torch.zeros_like(bias_V, dtype=wide) if for_bias and bias_V is not None else None
-        group, first = (None, 0) if stretch is None else (stretch.group, stretch.first)
+        group, first = (None, 0) if vocabulary_shard is None else (vocabulary_shard.group, vocabulary_shard.first)
         for begin in range(0, hidden_ND.shape[0], rows):
             hidden, targets = hidden_ND[begin : begin + rows], targets_N[begin : begin + rows] - first
             logits = F.linear(hidden, weight_VD, bias_V)

@@ -12,11 +12,11 @@ from typing import Any
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.records import Problem
 from mmscale.decoding.analysis import Analyst, summary
+from mmscale.decoding.draft_length import DraftLengthController
 from mmscale.decoding.generate import Generation, stream
-from mmscale.decoding.pace import Pace
 from mmscale.errors import UserError
 from mmscale.evaluation.solving import Solver
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.progress import bar, say
 from mmscale.storage.files import append_lines, atomic_write
 from mmscale.storage.reading import parse_json
@@ -37,7 +37,7 @@ class Asking:
 
     def __post_init__(self) -> None:
         self.config = self.config.model_copy(update={"stop": (*self.config.stop, *self.solver.template.stop)})
-        self.pace = Pace(self.solver.ensemble.device, self.solver.draft_tokens)
+        self.draft_length = DraftLengthController(self.solver.ensemble.device, self.solver.draft_tokens)
         self.analyst = Analyst(self.solver.ensemble, self.solver.end.decode) if self.analysis else None
 
     @property
@@ -45,16 +45,18 @@ class Asking:
         """Names the model and the settings, so that answers of others are never mixed in."""
         return f"{self.solver.fingerprint} {self.language} {self.config.model_dump_json()} {self.analysis}"
 
-    def rows(self, layout: Layout, done: frozenset[int] = frozenset()) -> Iterator[Row]:
+    def rows(self, context: ParallelContext, done: frozenset[int] = frozenset()) -> Iterator[Row]:
         """Answers of this rank's share as they finish, those of `done` left out. UserError when one leaves no room."""
         records = [
             Problem(text, self.language, origin=f"question {i}") for i, text in enumerate(self.questions, start=1)
         ]
         prompts = [tokenize(records, with_target=False) for tokenize in self.solver.tokenizers]
-        others = {i for i in range(len(records)) if i % layout.data_size != layout.data_rank}
+        others = {i for i in range(len(records)) if i % context.data_size != context.data_rank}
         end = self.solver.end.with_texts(self.config.stop)
         solver, skip = self.solver, frozenset(done | others)
-        found = stream(solver.ensemble, prompts, self.config, end, solver.context_length, self.pace, self.analyst, skip)
+        found = stream(
+            solver.ensemble, prompts, self.config, end, solver.context_length, self.draft_length, self.analyst, skip
+        )
         with bar(f"{solver.title}: answering", len(records) - len(skip)) as progress:
             for one in found:
                 progress.advance()
@@ -82,13 +84,13 @@ class AnswerFile:
     Whoever fills it holds `folder` alone.
     """
 
-    def __init__(self, path: Path, asking: Asking, layout: Layout) -> None:
+    def __init__(self, path: Path, asking: Asking, context: ParallelContext) -> None:
         """UserError when the file holds answers of another model, setting or list of questions."""
-        self.path, self.asking, self.layout = path, asking, layout
+        self.path, self.asking, self.context = path, asking, context
         self.folder = self.folder_of(path)
-        self._part = self.folder / f"{layout.data_rank}.jsonl"
-        layout.on_first(self._join)
-        self.held = frozenset(int(number) for number in layout.from_first(lambda: list(self._read())))
+        self._part = self.folder / f"{context.data_rank}.jsonl"
+        context.on_first(self._join)
+        self.held = frozenset(int(number) for number in context.from_first(lambda: list(self._read())))
 
     @staticmethod
     def folder_of(path: Path) -> Path:
@@ -127,13 +129,13 @@ class AnswerFile:
 
     def fill(self) -> list[Row]:
         """Answer what is open, keep every answer at once; all rows in order, on every rank."""
-        for row in self.asking.rows(self.layout, self.held):
-            if self.layout.tensor_rank == 0:
+        for row in self.asking.rows(self.context, self.held):
+            if self.context.tensor_rank == 0:
                 self._append({**row, "made_by": self.asking.key})
-        self.layout.barrier()
-        self.layout.on_first(self._join)
-        self.layout.on_first(lambda: shutil.rmtree(self.folder))
-        return list(self.layout.from_first(lambda: [row for _, row in sorted(self._read().items())]))
+        self.context.barrier()
+        self.context.on_first(self._join)
+        self.context.on_first(lambda: shutil.rmtree(self.folder))
+        return list(self.context.from_first(lambda: [row for _, row in sorted(self._read().items())]))
 
     def _append(self, row: Row) -> None:
         append_lines(self._part, [json.dumps(row, ensure_ascii=False) + "\n"])

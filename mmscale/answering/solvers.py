@@ -17,10 +17,10 @@ from mmscale.data.chat import in_chat_format
 from mmscale.data.loading import load_records
 from mmscale.data.prompts import Template, template
 from mmscale.data.segments import ExampleTokenizer
-from mmscale.decoding.ending import ending
 from mmscale.decoding.ensemble import Ensemble
-from mmscale.decoding.replay import recorder
+from mmscale.decoding.graphs import recorder
 from mmscale.decoding.stepper import ModelStepper
+from mmscale.decoding.stop_criteria import stop_criteria
 from mmscale.decoding.vocabulary import read_vocabulary_map, require_same_vocabulary
 from mmscale.errors import UserError
 from mmscale.evaluation.solving import LazySolver, Solver, answer, judge, require_scorable
@@ -29,7 +29,7 @@ from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
 from mmscale.models.packed_linear import pack_linears
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 
 DEFAULT_PROMPT = "alpaca"
 
@@ -45,20 +45,20 @@ def _fingerprint(parts: ModelParts, *more: object) -> str:
     ).hexdigest()[:16]
 
 
-def _answering(parts: ModelParts, layout: Layout) -> tuple[MergedModel, FamilyTokenizer | None]:
+def _answering(parts: ModelParts, context: ParallelContext) -> tuple[MergedModel, FamilyTokenizer | None]:
     """A model that is loaded to answer, and for nothing else."""
-    model, encoder_tokenizer = assemble(parts, layout)
+    model, encoder_tokenizer = assemble(parts, context)
     pack_linears(model.language_model.causal_lm)
     return model, encoder_tokenizer
 
 
-def model_solver(title: str, parts: ModelParts, prompt: str | None, layout: Layout) -> LazySolver:
+def model_solver(title: str, parts: ModelParts, prompt: str | None, context: ParallelContext) -> LazySolver:
     """One model, asked by a template (by default the one it was trained with)."""
     name = prompt or parts.prompt or DEFAULT_PROMPT
     fingerprint = _fingerprint(parts, name)
 
     def load() -> Solver:
-        model, encoder_tokenizer = _answering(parts, layout)
+        model, encoder_tokenizer = _answering(parts, context)
         return solver_in_memory(title, model, encoder_tokenizer, name, fingerprint)
 
     return LazySolver(title, fingerprint, load, name)
@@ -70,13 +70,13 @@ def solver_in_memory(
     """A model that is already loaded (and perhaps still being trained)."""
     lm = model.language_model
     tokenize = ExampleTokenizer(lm.tokenizer, lm.specials, template(prompt), _limits(model), encoder_tokenizer)
-    return Solver(title, fingerprint, [tokenize], Ensemble(_stepper(model)), ending(lm), lm.context_length)
+    return Solver(title, fingerprint, [tokenize], Ensemble(_stepper(model)), stop_criteria(lm), lm.context_length)
 
 
 def _stepper(model: MergedModel, vocabulary: Tensor | None = None) -> ModelStepper:
     """Recording its steps where the device can; a model that is cut over ranks runs unrecorded."""
     lm = model.language_model
-    return ModelStepper(model, vocabulary=vocabulary, recorder=None if lm.is_cut else recorder(lm.device))
+    return ModelStepper(model, vocabulary=vocabulary, recorder=None if lm.is_tensor_parallel else recorder(lm.device))
 
 
 def task_accuracy(solver: Solver, model: MergedModel, task: TaskConfig, languages: Sequence[str]) -> float:
@@ -131,7 +131,7 @@ class Steering:
 
 
 def proxy_solver(
-    title: str, base: ModelParts, steering: Steering, layout: Layout, prompt: str | None = None
+    title: str, base: ModelParts, steering: Steering, context: ParallelContext, prompt: str | None = None
 ) -> LazySolver:
     """base + alpha (expert - anti-expert); UserError at loading when vocabularies differ."""
     parts = [base, steering.expert, steering.antiexpert, *([steering.drafter] if steering.drafter else [])]
@@ -143,8 +143,8 @@ def proxy_solver(
     fingerprint = _fingerprint(base, prints, steering.alpha, steering.chat_template, *chat)
 
     def load() -> Solver:
-        small = layout if steering.shard_small else replace(layout, tensor_group=None, tensor_rank=0, tensor_size=1)
-        models = [_answering(part, layout if k == 0 else small) for k, part in enumerate(parts)]
+        small = context if steering.shard_small else replace(context, tensor_group=None, tensor_rank=0, tensor_size=1)
+        models = [_answering(part, context if k == 0 else small) for k, part in enumerate(parts)]
         lms = [model.language_model for model, _ in models]
         vocabularies = _vocabularies(lms, steering)
         tokenizers = [
@@ -156,8 +156,10 @@ def proxy_solver(
         steppers = [_stepper(model, vocabulary=own) for (model, _), own in zip(models, vocabularies, strict=True)]
         drafter = steppers[3] if steering.drafter else None
         ensemble = Ensemble(steppers[0], (steppers[1], steppers[2]), steering.alpha, drafter)
-        context = min(lm.context_length for lm in lms)
-        return Solver(title, fingerprint, tokenizers, ensemble, ending(lms[0]), context, steering.draft_tokens)
+        context_length = min(lm.context_length for lm in lms)
+        return Solver(
+            title, fingerprint, tokenizers, ensemble, stop_criteria(lms[0]), context_length, steering.draft_tokens
+        )
 
     return LazySolver(title, fingerprint, load, names[0])
 

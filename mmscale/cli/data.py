@@ -195,7 +195,7 @@ def tokenize(
     from mmscale.cli.devices import started
     from mmscale.cli.processes import run_processes
     from mmscale.config.run import load_run
-    from mmscale.runs.run import places, places_up_to
+    from mmscale.runs.run import stages_of, stages_up_to
     from mmscale.runs.tokenizing import tokenize_stage_data
 
     overrides = [target for target in targets or [] if "=" in target]
@@ -204,7 +204,7 @@ def tokenize(
         raise typer.Exit(run_processes(processes, ["data", "tokenize", config, *(targets or [])]))
     run = load_run(config, overrides)
     world = started()
-    for place in [places_up_to(run, stage)[-1] for stage in stages] or places(run):
-        folder = tokenize_stage_data(place, world)
+    for stage in [stages_up_to(run, target)[-1] for target in stages] or stages_of(run):
+        folder = tokenize_stage_data(stage, world)
         if world.rank == 0:
             print(folder)

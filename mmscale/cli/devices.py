@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from mmscale.config.parallel import ParallelConfig
-    from mmscale.parallel.context import Layout
+    from mmscale.parallel.context import ParallelContext
     from mmscale.parallel.world import World
 
 
@@ -45,7 +45,7 @@ def started() -> World:
 
 
 @contextlib.contextmanager
-def joined(parallel: ParallelConfig, world: World | None = None) -> Iterator[Layout]:
+def joined(parallel: ParallelConfig, world: World | None = None) -> Iterator[ParallelContext]:
     """The layout of a world, by default the one that `started` finds.
 
     When training inside is Interrupted, a Slurm job goes back into the queue, and the process ends with exit code 0: Slurm
@@ -65,21 +65,21 @@ def joined(parallel: ParallelConfig, world: World | None = None) -> Iterator[Lay
         torch.cuda.set_device(device)
     minutes, degree = parallel.timeout_minutes, parallel.tensor_parallel_size
     with process_groups(world, device, minutes, degree, even_alone=parallel.zero.stage > 0) as groups:
-        layout = replace(groups, sequence_parallel=parallel.sequence_parallel)
+        context = replace(groups, sequence_parallel=parallel.sequence_parallel)
         try:
-            yield layout
+            yield context
         except Interrupted as interrupted:
-            layout.barrier()
+            context.barrier()
             if parallel.interruption.requeue and job() is not None:
                 interrupted.exit_code = 0
-                if layout.is_first:
+                if context.is_first:
                     requeue()
             raise
         except dist.DistError as error:
-            raise _lost(layout, error) from error
+            raise _lost(context, error) from error
         except RuntimeError as error:
-            if layout.size > 1 and "gloo" in str(error):  # gloo's failures have no class of their own
-                raise _lost(layout, error) from error
+            if context.size > 1 and "gloo" in str(error):  # gloo's failures have no class of their own
+                raise _lost(context, error) from error
             raise
 
 
@@ -103,9 +103,9 @@ def _require_extras(parallel: ParallelConfig) -> None:
         require_known_versions(extra)
 
 
-def _lost(layout: Layout, error: Exception) -> UserError:
+def _lost(context: ParallelContext, error: Exception) -> UserError:
     first = str(error).strip().splitlines()[0]
     return UserError(
-        f"rank {layout.rank} lost the others ({first}): another rank has ended, and its own message says why; "
+        f"rank {context.rank} lost the others ({first}): another rank has ended, and its own message says why; "
         f"start the same command again to go on from the last save"
     )

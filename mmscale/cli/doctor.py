@@ -14,7 +14,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON object
     Example: `mmscale doctor --json`
     """
     from mmscale.cli.devices import default_device, kernels_on
-    from mmscale.decoding.replay import recorder
+    from mmscale.decoding.graphs import recorder
     from mmscale.models.attention import choose
     from mmscale.models.loading import resolve_path
     from mmscale.runs.environment import describe_environment

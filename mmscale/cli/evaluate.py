@@ -112,13 +112,13 @@ def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> d
     from mmscale.config.parallel import InterruptionConfig
     from mmscale.evaluation.predictions import score
     from mmscale.evaluation.solving import evaluate_task
-    from mmscale.parallel.context import Layout
+    from mmscale.parallel.context import ParallelContext
     from mmscale.parallel.interruption import Interruption
 
-    layout = Layout(default_device())
-    solver = model_solver(model, parts, None, layout)
-    with Interruption(InterruptionConfig(), layout) as stop:
-        rows, _ = evaluate_task(solver, task.data.source, task, task.data.languages, output, layout, stop)
+    context = ParallelContext(default_device())
+    solver = model_solver(model, parts, None, context)
+    with Interruption(InterruptionConfig(), context) as stop:
+        rows, _ = evaluate_task(solver, task.data.source, task, task.data.languages, output, context, stop)
     return {code: score([row.correct for row in found]).to_json() for code, found in rows.items()}
 
 

@@ -15,7 +15,7 @@ from mmscale.cli import options
 if TYPE_CHECKING:
     from mmscale.answering.asking import Asking
     from mmscale.config.evaluation import GenerationConfig
-    from mmscale.parallel.context import Layout
+    from mmscale.parallel.context import ParallelContext
 
 
 def generate(
@@ -85,8 +85,8 @@ def generate(
     said: dict[str, Any] = {"dtype": dtype, "trust": trust_remote_code}
     parts = options.model_parts(model, **said, encoder=encoder, mapping=mapping)
 
-    def load(layout: Layout) -> Any:
-        return options.loaded_solver(parts, model, steering, prompt, layout, **said)
+    def load(context: ParallelContext) -> Any:
+        return options.loaded_solver(parts, model, steering, prompt, context, **said)
 
     _answer(load, tensor_parallel_size, questions, language, config, analysis, output, as_json)
 
@@ -118,7 +118,7 @@ def _lines_of_input() -> list[str]:
 
 
 def _answer(
-    load: Callable[[Layout], Any],
+    load: Callable[[ParallelContext], Any],
     tensor_parallel_size: int,
     questions: list[str],
     language: str,
@@ -138,14 +138,14 @@ def _answer(
     if world.size > 1 and output is None:
         raise UserError("several ranks share the questions and write a file: give --output FILE")
     parallel = options.checked(ParallelConfig, tensor_parallel_size=tensor_parallel_size)
-    with joined(parallel, world) as layout:
-        asking = Asking(load(layout), questions, language, config, analysis)
+    with joined(parallel, world) as context:
+        asking = Asking(load(context), questions, language, config, analysis)
         if output is None:
-            found = sorted(asking.rows(layout), key=lambda row: row["number"])
+            found = sorted(asking.rows(context), key=lambda row: row["number"])
         else:
-            with layout.alone_in(AnswerFile.folder_of(output)):
-                found = AnswerFile(output, asking, layout).fill()
-        if layout.is_first:
+            with context.alone_in(AnswerFile.folder_of(output)):
+                found = AnswerFile(output, asking, context).fill()
+        if context.is_first:
             _show(found, asking, output, as_json)
 
 
@@ -156,7 +156,7 @@ def _show(rows: list[dict[str, Any]], asking: Asking, output: Path | None, as_js
         print(json.dumps(row, ensure_ascii=False) if as_json else row["response"])
     if output is not None and not as_json:
         print(output)
-    report = asking.pace.report()
+    report = asking.draft_length.report()
     if asking.solver.draft_tokens != 1 and report["rounds"]:
         say(
             f"speculation: {100 * report['acceptance']:.0f} % of drafts accepted, "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from mmscale.parallel.context import Layout
+    from mmscale.parallel.context import ParallelContext
 
 Model = Annotated[str, typer.Argument(help="model folder (also one with a mapping), hub id or tinyworld:NAME")]
 PromptName = Annotated[
@@ -137,12 +137,12 @@ def model_parts(
 
 
 def loaded_solver(
-    parts: Any, title: str, proxy: dict[str, Any] | None, prompt: str | None, layout: Layout, **said: Any
+    parts: Any, title: str, proxy: dict[str, Any] | None, prompt: str | None, context: ParallelContext, **said: Any
 ) -> Any:
     """The solver of command-line options, in memory; `said` is that of every small model's parts."""
     from mmscale.answering.solvers import Steering, model_solver, proxy_solver
 
     if proxy is None:
-        return model_solver(title, parts, prompt, layout).loaded
+        return model_solver(title, parts, prompt, context).loaded
     models = {name: model_parts(proxy[name], **said) for name in ("expert", "antiexpert", "drafter") if proxy[name]}
-    return proxy_solver(title, parts, Steering(**{**proxy, **models}), layout, prompt).loaded
+    return proxy_solver(title, parts, Steering(**{**proxy, **models}), context, prompt).loaded

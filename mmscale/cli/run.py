@@ -81,25 +81,25 @@ def run(
 def _worked(loaded: RunConfig, models: Collection[str]) -> Run | None:
     """The run, executed by all ranks; None where another rank speaks for all."""
     from mmscale.cli.devices import joined, started
-    from mmscale.runs.run import Run, prepared_places
+    from mmscale.runs.run import Run, prepared_stages
     from mmscale.runs.tokenizing import prepare
 
     world = started()
-    prepare(prepared_places(loaded), world)
-    with joined(loaded.parallel, world) as layout:
-        work = Run(loaded, layout)
+    prepare(prepared_stages(loaded), world)
+    with joined(loaded.parallel, world) as context:
+        work = Run(loaded, context)
         work.execute(models)
-    return work if layout.is_first else None
+    return work if context.is_first else None
 
 
 def _counted(loaded: RunConfig) -> Run:
     """The run as its models left it, by this process alone."""
     import torch
 
-    from mmscale.parallel.context import Layout
+    from mmscale.parallel.context import ParallelContext
     from mmscale.runs.run import Run
 
-    work = Run(loaded, Layout(torch.device("cpu")))
+    work = Run(loaded, ParallelContext(torch.device("cpu")))
     work.count()
     return work
 

@@ -71,7 +71,7 @@ def serve(
     """
     from mmscale.cli.devices import default_device
     from mmscale.languages import language as known_language
-    from mmscale.parallel.context import Layout
+    from mmscale.parallel.context import ParallelContext
 
     _require_extra()
     known_language(language)
@@ -91,7 +91,7 @@ def serve(
     socket = _listen(host, port)
     said: dict[str, Any] = {"dtype": dtype, "trust": trust_remote_code}
     parts = options.model_parts(model, **said, encoder=encoder, mapping=mapping)
-    solver = options.loaded_solver(parts, model, steering, prompt, Layout(default_device()), **said)
+    solver = options.loaded_solver(parts, model, steering, prompt, ParallelContext(default_device()), **said)
 
     from mmscale.serving.app import Server
     from mmscale.serving.guard import LOOPBACK, Limits

@@ -22,18 +22,18 @@ def train(
     from mmscale.config.run import load_run
     from mmscale.models.assembly import ModelParts
     from mmscale.runs.environment import set_up_torch
-    from mmscale.runs.run import places_up_to
+    from mmscale.runs.run import stages_up_to
     from mmscale.runs.tokenizing import prepare
     from mmscale.runs.training import run_stage
 
     loaded = load_run(config, overrides or [])
-    places = places_up_to(loaded, stage)
-    parts = ModelParts(loaded.language_model, places[-1].encoder)
+    stages = stages_up_to(loaded, stage)
+    parts = ModelParts(loaded.language_model, stages[-1].encoder)
     world = started()
-    prepare(places, world)
-    with joined(loaded.parallel, world) as layout:
+    prepare(stages, world)
+    with joined(loaded.parallel, world) as context:
         set_up_torch(loaded)
-        for place in places:
-            parts = run_stage(place, parts, layout)
-    if layout.is_first:
-        print(places[-1].model)
+        for one in stages:
+            parts = run_stage(one, parts, context)
+    if context.is_first:
+        print(stages[-1].model)

@@ -38,12 +38,12 @@ class Config(BaseModel):
         return self
 
 
-def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def deep_merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """`below` with the keys of `above` in place of its own; mappings in both are laid over each other in turn."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = laid_over(merged[key], value) if both else value
+        merged[key] = deep_merge(merged[key], value) if both else value
     return merged
 
 

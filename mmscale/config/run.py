@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from mmscale.config.base import Config, LanguageCodes, laid_over, validation_sentence
+from mmscale.config.base import Config, LanguageCodes, deep_merge, validation_sentence
 from mmscale.config.evaluation import EvaluationConfig, ProxyConfig
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.config.parallel import ParallelConfig
@@ -86,7 +86,7 @@ def read_with_parent(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]
     chain = (*above, path.resolve())
     if file.resolve() in chain:
         raise UserError(f"{path}: extends: {parent} leads back to {file.resolve().name} itself; take that line out")
-    return laid_over(read_with_parent(file, chain), values)
+    return deep_merge(read_with_parent(file, chain), values)
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mmscale.models.export import ShardWriter
 from mmscale.models.loading import resolve_path
 from mmscale.models.seal import hashes, write_seal
 from mmscale.models.weights import checkpoint_files
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 
 
 def copy(source: Path, target: Path, to: dtype | None) -> str:
@@ -24,7 +24,7 @@ def copy(source: Path, target: Path, to: dtype | None) -> str:
     if not (source / PARTS_FILE).is_file():
         raise UserError(f"{source} has no {PARTS_FILE}: --whole is for models that mmscale trained")
     parts = read_parts(str(source))
-    require_sealed_unchanged(parts, Layout(device("cpu")))
+    require_sealed_unchanged(parts, ParallelContext(device("cpu")))
     language_model, size = _copied(parts.language_model, target / "language_model", to)
     said = f"{size:,} tensors of the LLM"
     copied = replace(parts, language_model=language_model)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from mmscale.config.data import DataConfig
 from mmscale.data import filters
 from mmscale.data.records import Record, record_language
-from mmscale.data.sources import Request, Source, source
+from mmscale.data.sources import Source, SourceRequest, source
 from mmscale.errors import BadRow, LeftOut, UserError, unknown_name
 
 
@@ -112,7 +112,7 @@ def load_records(
 
 def _read(chosen: Source, config: DataConfig, code: str, alone: bool, account: DataAccount) -> list[Record]:
     """The records of a language; every row that its source sees is counted as one of three kinds."""
-    request = Request(config.path, code, config.split, config.limit_per_language, dict(config.options), alone)
+    request = SourceRequest(config.path, code, config.split, config.limit_per_language, dict(config.options), alone)
     count = account.counts.setdefault(code, RowCount())
     known_bad, found = set(account.bad), []
     for origin, raw in chosen.rows(request):

@@ -206,7 +206,7 @@ class PackedRow:
         return PackedRow(**{**vars(self), **moved, "encoder": encoder})
 
 
-def silent(row: PackedRow) -> PackedRow:
+def without_targets(row: PackedRow) -> PackedRow:
     """The same row without targets: its loss and gradients are zero."""
     return replace(row, labels=torch.full_like(row.labels, IGNORED), target_rows=row.labels.new_empty(0))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mmscale.decoding.engine import Running
+from mmscale.decoding.engine import SequenceState
 from mmscale.decoding.ensemble import Ensemble, Logits
 
 
@@ -46,7 +46,7 @@ class Analyst:
         self.ensemble, self.decode = ensemble, decode
         self.found: dict[int, list[TokenAnalysis]] = {}
 
-    def __call__(self, one: Running, number: int, logits: Logits) -> None:
+    def __call__(self, one: SequenceState, number: int, logits: Logits) -> None:
         lm = self.ensemble.base.model.language_model
         assert logits.expert is not None and logits.antiexpert is not None, (
             "there is nothing to analyse without an expert"

@@ -20,33 +20,33 @@ from torch import Tensor
 
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.segments import TokenizedExample
-from mmscale.decoding.ending import Ending
+from mmscale.decoding.draft_length import DraftLengthController
 from mmscale.decoding.ensemble import Ensemble, Logits
-from mmscale.decoding.pace import Pace
-from mmscale.decoding.sampling import Place, draws
+from mmscale.decoding.sampling import DrawKey, draws
 from mmscale.decoding.speculation import Drafts, choose_by_noise, choose_by_rejection
+from mmscale.decoding.stop_criteria import StopCriteria
 from mmscale.transfer import tensor_on
 
-Observer = Callable[["Running", int, Logits], None]
+Observer = Callable[["SequenceState", int, Logits], None]
 """Called with a sequence, the number of its newest token and the logits [1, v] that this was chosen from."""
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
+class GenerationRequest:
     """One prompt, as each model of the ensemble reads it."""
 
     number: int
     """Key of its noise."""
     prompts: tuple[TokenizedExample, ...]
     config: GenerationConfig
-    end: Ending
+    end: StopCriteria
 
 
 @dataclass(eq=False)
-class Running:
+class SequenceState:
     """A request and its continuation so far."""
 
-    request: Request
+    request: GenerationRequest
     token_ids: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
     """Of each token under softmax(s), before temperature and truncation."""
@@ -65,16 +65,16 @@ class Running:
         self.ended = self.request.end.reached(self.token_ids)
         self.finished = self.ended or len(self.token_ids) >= self.request.config.max_new_tokens
 
-    def place(self, ahead: int) -> Place:
+    def draw_key(self, ahead: int) -> DrawKey:
         """Of the token `ahead` of the next one."""
-        return Place(self.request.number, len(self.token_ids) + ahead, self.request.config)
+        return DrawKey(self.request.number, len(self.token_ids) + ahead, self.request.config)
 
     def held(self) -> list[int]:
         """Tokens of the base's prompt and of the continuation."""
         return [*self.request.prompts[0].prompt_ids, *self.token_ids]
 
 
-class Engine:
+class DecodingEngine:
     """Decodes requests that may come at any time; at most `slots` run at once."""
 
     def __init__(
@@ -82,7 +82,7 @@ class Engine:
         ensemble: Ensemble,
         slots: int,
         capacity: int,
-        pace: Pace | None = None,
+        draft_length: DraftLengthController | None = None,
         observer: Observer | None = None,
         rejection: bool = False,
     ) -> None:
@@ -91,19 +91,19 @@ class Engine:
         """
         self._choose = choose_by_rejection if rejection else choose_by_noise
         self.ensemble, self.slots, self.observer = ensemble, slots, observer
-        self.pace = pace or Pace(ensemble.device, fixed=1)
-        self.pace.disturbances = lambda: ensemble.recorded
+        self.draft_length = draft_length or DraftLengthController(ensemble.device, fixed=1)
+        self.draft_length.disturbances = lambda: ensemble.recorded
         if ensemble.drafter is None:
-            self.pace.fixed = 1
-        self.waiting: deque[Request] = deque()
-        self.running: list[Running] = []
-        ensemble.reserve(slots, capacity + (self.pace.fixed or self.pace.largest))
+            self.draft_length.fixed = 1
+        self.waiting: deque[GenerationRequest] = deque()
+        self.running: list[SequenceState] = []
+        ensemble.reserve(slots, capacity + (self.draft_length.fixed or self.draft_length.largest))
 
-    def add(self, request: Request) -> None:
+    def add(self, request: GenerationRequest) -> None:
         self.waiting.append(request)
 
     @torch.inference_mode()
-    def drop(self, request: Request) -> None:
+    def drop(self, request: GenerationRequest) -> None:
         """Forget a request, whether it waits or runs."""
         if request in self.waiting:
             self.waiting.remove(request)
@@ -117,7 +117,7 @@ class Engine:
         return bool(self.waiting or self.running)
 
     @torch.inference_mode()
-    def step(self) -> list[Running]:
+    def step(self) -> list[SequenceState]:
         """Let sequences in, make a round of tokens; every sequence that got any, those that are finished included."""
         touched = self._admit()
         if self.running:
@@ -126,13 +126,15 @@ class Engine:
         self._leave_finished()
         return touched
 
-    def _admit(self) -> list[Running]:
-        new = [Running(self.waiting.popleft()) for _ in range(min(len(self.waiting), self.slots - len(self.running)))]
+    def _admit(self) -> list[SequenceState]:
+        new = [
+            SequenceState(self.waiting.popleft()) for _ in range(min(len(self.waiting), self.slots - len(self.running)))
+        ]
         if not new:
             return []
         prompts = list(zip(*(one.request.prompts for one in new), strict=True))
         logits = self.ensemble.admit(prompts)
-        chosen = self.ensemble.choose(logits, [one.place(0) for one in new], [one.held() for one in new])
+        chosen = self.ensemble.choose(logits, [one.draw_key(0) for one in new], [one.held() for one in new])
         tokens, log_probabilities, _ = _read(chosen, None, 1)
         for row, (one, [token], [log_probability]) in enumerate(zip(new, tokens, log_probabilities, strict=True)):
             self._take(one, token, log_probability, logits, row)
@@ -140,7 +142,7 @@ class Engine:
         self._leave_finished()
         return new
 
-    def _take(self, one: Running, token: int, log_probability: float, logits: Logits, row: int) -> None:
+    def _take(self, one: SequenceState, token: int, log_probability: float, logits: Logits, row: int) -> None:
         one.take(token, log_probability)
         if self.observer is not None:
             self.observer(one, len(one.token_ids) - 1, logits.rows(tensor_on(logits.base.device, [row])))
@@ -158,17 +160,17 @@ class Engine:
 
     def _round(self) -> None:
         room = max(one.request.config.max_new_tokens - len(one.token_ids) for one in self.running)
-        wanted = self.pace.choose()
+        wanted = self.draft_length.choose()
         # what was measured differs from rank to rank
-        tries = min(wanted if self.pace.fixed is not None else self.ensemble.agree(wanted), room)
+        tries = min(wanted if self.draft_length.fixed is not None else self.ensemble.agree(wanted), room)
         last = tensor_on(self.ensemble.device, [[one.token_ids[-1]] for one in self.running])
-        if self.pace.fixed == 1 or self.ensemble.drafter is None:
+        if self.draft_length.fixed == 1 or self.ensemble.drafter is None:
             drafts, inputs = None, last
         else:
             drafts = self._drafts(last, tries)
             inputs = torch.cat([last, drafts.tokens[:, :-1]], dim=1)
-        places = [one.place(i) for one in self.running for i in range(tries)]
-        with self.pace.timed_verification(tries):
+        places = [one.draw_key(i) for one in self.running for i in range(tries)]
+        with self.draft_length.timed_verification(tries):
             logits = self.ensemble.verify(inputs, drafts.logits if drafts and not self.ensemble.own_drafter else None)
             chosen = self._choose(self.ensemble, logits, drafts, places, self._held(inputs))
         targets, log_probabilities, drafted = _read(chosen, drafts, tries)
@@ -178,8 +180,8 @@ class Engine:
         drafter = self.ensemble.drafter
         assert drafter is not None
         columns, logits, count = [last_B1], [], len(self.running)
-        how = draws([one.place(ahead) for ahead in range(tries) for one in self.running], self.ensemble.device)
-        with self.pace.timed_drafts(tries):
+        how = draws([one.draw_key(ahead) for ahead in range(tries) for one in self.running], self.ensemble.device)
+        with self.draft_length.timed_drafts(tries):
             for ahead in range(tries):
                 logits.append(drafter.extend(columns[-1]))
                 columns.append(
@@ -219,7 +221,7 @@ class Engine:
             made += kept
             dropped.append(tries - kept)
         self.ensemble.roll_back(dropped)
-        self.pace.note(accepted, looked_at, len(self.running), made)
+        self.draft_length.note(accepted, looked_at, len(self.running), made)
 
 
 def _read(

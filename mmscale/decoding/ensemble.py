@@ -14,7 +14,7 @@ from mmscale_kernels import Chosen, Draws, Parts, proxy_choose
 from torch import Tensor
 
 from mmscale.data.segments import TokenizedExample
-from mmscale.decoding.sampling import Place, draws, penalised
+from mmscale.decoding.sampling import DrawKey, draws, penalised
 from mmscale.decoding.stepper import ModelStepper
 from mmscale.transfer import tensor_on
 
@@ -125,7 +125,7 @@ class Ensemble:
             found.append(antiexpert.extend(tokens_BQ))
         return self.side_by_side(found)
 
-    def choose(self, logits: Logits, places: Sequence[Place], held: Sequence[Sequence[int]] | None = None) -> Chosen:
+    def choose(self, logits: Logits, places: Sequence[DrawKey], held: Sequence[Sequence[int]] | None = None) -> Chosen:
         """A token of every row, the same on every rank. `held` are each row's tokens so far, for a repetition penalty."""
         how = draws(places, self.device)
         parts = Parts(logits.base, logits.expert, logits.antiexpert, self.alpha)

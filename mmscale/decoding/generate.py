@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.segments import TokenizedExample
-from mmscale.decoding.ending import Ending
-from mmscale.decoding.engine import Engine, Observer, Request, Running
+from mmscale.decoding.draft_length import DraftLengthController
+from mmscale.decoding.engine import DecodingEngine, GenerationRequest, Observer, SequenceState
 from mmscale.decoding.ensemble import Ensemble
-from mmscale.decoding.pace import Pace
+from mmscale.decoding.stop_criteria import StopCriteria
 from mmscale.errors import UserError
 
 PromptSet = Sequence[TokenizedExample]
@@ -52,10 +52,10 @@ def generate(
     ensemble: Ensemble,
     prompts: Sequence[PromptSet],
     config: GenerationConfig,
-    end: Ending,
+    end: StopCriteria,
     context_length: int,
     chosen: Sequence[list[int]] | None = None,
-    pace: Pace | None = None,
+    draft_length: DraftLengthController | None = None,
     observer: Observer | None = None,
 ) -> Iterator[list[Generation]]:
     """Finished generations, a batch at a time, of some of the `batches` or of all. `prompts[m][i]` is prompt i as
@@ -67,11 +67,11 @@ def generate(
     wanted = batches(prompts[0], config.batch_size) if chosen is None else chosen
     if not wanted:
         return
-    engine = Engine(ensemble, max(map(len, wanted)), capacity, pace, observer)
+    engine = DecodingEngine(ensemble, max(map(len, wanted)), capacity, draft_length, observer)
     for batch in wanted:
         found = {}
         for number in batch:
-            engine.add(Request(number, tuple(version[number] for version in prompts), config, end))
+            engine.add(GenerationRequest(number, tuple(version[number] for version in prompts), config, end))
         while engine.busy:
             found.update({one.request.number: _generation(one) for one in engine.step() if one.finished})
         yield [found[number] for number in batch]
@@ -81,9 +81,9 @@ def stream(
     ensemble: Ensemble,
     prompts: Sequence[PromptSet],
     config: GenerationConfig,
-    end: Ending,
+    end: StopCriteria,
     context_length: int,
-    pace: Pace | None = None,
+    draft_length: DraftLengthController | None = None,
     observer: Observer | None = None,
     skip: frozenset[int] = frozenset(),
 ) -> Iterator[Generation]:
@@ -92,13 +92,13 @@ def stream(
     Raises UserError like `generate`.
     """
     capacity = require_room(prompts, config.max_new_tokens, context_length)
-    engine = Engine(ensemble, min(config.batch_size, max(1, len(prompts[0]))), capacity, pace, observer)
+    engine = DecodingEngine(ensemble, min(config.batch_size, max(1, len(prompts[0]))), capacity, draft_length, observer)
     for number in (i for batch in batches(prompts[0], config.batch_size) for i in batch):
         if number not in skip:
-            engine.add(Request(number, tuple(version[number] for version in prompts), config, end))
+            engine.add(GenerationRequest(number, tuple(version[number] for version in prompts), config, end))
     while engine.busy:
         yield from (_generation(one) for one in engine.step() if one.finished)
 
 
-def _generation(one: Running) -> Generation:
+def _generation(one: SequenceState) -> Generation:
     return Generation(one.request.number, one.token_ids, one.ended, one.text, one.log_probabilities)

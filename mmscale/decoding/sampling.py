@@ -14,7 +14,7 @@ from mmscale.transfer import tensor_on
 
 
 @dataclass(frozen=True)
-class Place:
+class DrawKey:
     """A new token: which sequence it belongs to, the number it gets there, and how it is drawn."""
 
     sequence: int
@@ -23,7 +23,7 @@ class Place:
     config: GenerationConfig
 
 
-def draws(places: Sequence[Place], device: torch.device) -> Draws:
+def draws(places: Sequence[DrawKey], device: torch.device) -> Draws:
     """Tensors of N places."""
     configs = [place.config for place in places]
     sampled = any(config.temperature > 0 for config in configs)

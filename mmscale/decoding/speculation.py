@@ -20,7 +20,7 @@ from mmscale_kernels.proxy_logits import probabilities
 from torch import Tensor
 
 from mmscale.decoding.ensemble import Ensemble, Logits
-from mmscale.decoding.sampling import Place, draws, penalised
+from mmscale.decoding.sampling import DrawKey, draws, penalised
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def choose_by_noise(
     ensemble: Ensemble,
     logits: Logits,
     drafts: Drafts | None,
-    places: Sequence[Place],
+    places: Sequence[DrawKey],
     held: Sequence[Sequence[int]] | None,
 ) -> Chosen:
     """Tokens [B * k] of the combined distribution with the noise that the drafts were chosen with."""
@@ -48,7 +48,7 @@ def choose_by_rejection(
     ensemble: Ensemble,
     logits: Logits,
     drafts: Drafts | None,
-    places: Sequence[Place],
+    places: Sequence[DrawKey],
     held: Sequence[Sequence[int]] | None,
 ) -> Chosen:
     """Tokens [B * k]: the drafts where they are kept, else draws from what is left; plain draws without drafts."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmscale.data.packing import pack
 from mmscale.data.segments import TokenizedExample
-from mmscale.decoding.replay import Recorder, Replay
+from mmscale.decoding.graphs import GraphRecorder, GraphRunner
 from mmscale.models.key_value_cache import KeyValueCache, NewTokens
 from mmscale.models.merge import MergedModel
 from mmscale.models.packed_layout import PackedLayout
@@ -30,7 +30,7 @@ class ModelStepper:
         model: MergedModel,
         prefill_tokens: int = PREFILL_TOKENS,
         vocabulary: Tensor | None = None,
-        recorder: Recorder | None = None,
+        recorder: GraphRecorder | None = None,
     ) -> None:
         """`vocabulary` int64 [V]: this model's id of each token of the others, where it has ids of its own. `recorder`
         records steps of few tokens and replays them.
@@ -38,7 +38,7 @@ class ModelStepper:
         self.model, self.prefill_tokens, self.vocabulary = model, prefill_tokens, vocabulary
         self.cache: KeyValueCache | None = None
         self._recorder = recorder
-        self._replay: Replay | None = None
+        self._replay: GraphRunner | None = None
 
     @property
     def columns(self) -> int:
@@ -52,7 +52,7 @@ class ModelStepper:
             held.lengths.clear()
         else:
             self.cache = self.model.language_model.new_cache(slots, capacity)
-            self._replay = Replay(self._forward, self.cache, self._recorder) if self._recorder else None
+            self._replay = GraphRunner(self._forward, self.cache, self._recorder) if self._recorder else None
 
     def admit(self, prompts: Sequence[TokenizedExample]) -> Tensor:
         """Prefill prompts into the next slots, packed; logits [n, v] after the last token of each."""

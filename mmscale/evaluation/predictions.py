@@ -13,7 +13,7 @@ from mmscale.errors import BadRow, LeftOut, UserError
 from mmscale.evaluation.answers import Rule
 from mmscale.evaluation.prediction_forms import identifier, language_of_name, parts_of
 from mmscale.evaluation.statistics import wilson_interval
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.progress import say
 from mmscale.storage.files import append_lines, atomic_write
 from mmscale.storage.reading import parse_json
@@ -109,12 +109,12 @@ class PredictionLog:
     part each, beside the file, and the parts of a killed run are taken up whatever their number was.
     """
 
-    def __init__(self, path: Path, fingerprint: str, layout: Layout) -> None:
+    def __init__(self, path: Path, fingerprint: str, context: ParallelContext) -> None:
         """All ranks open it together."""
-        self.path, self.layout = path, layout
+        self.path, self.context = path, context
         self._mark = path.with_suffix(".fingerprint")
-        self._part = path if layout.size == 1 else path.with_suffix(f".part-{layout.data_rank}.jsonl")
-        layout.on_first(lambda: self._take_up(fingerprint))
+        self._part = path if context.size == 1 else path.with_suffix(f".part-{context.data_rank}.jsonl")
+        context.on_first(lambda: self._take_up(fingerprint))
         self.rows = {row.origin: row for row in read_log(path)}
 
     def _parts(self) -> list[Path]:
@@ -136,19 +136,19 @@ class PredictionLog:
 
     def append(self, rows: list[Prediction]) -> None:
         """Add rows of this rank; ranks of a tensor group have the same, and one writes."""
-        if self.layout.tensor_rank != 0:
+        if self.context.tensor_rank != 0:
             return
         append_lines(self._part, map(_line, rows))
 
     def collect(self, order: list[str]) -> None:
         """Every rank's rows into the one file, in an order of origins; all ranks read it."""
-        self.layout.barrier()
+        self.context.barrier()
 
         def merge() -> None:
             found = {row.origin: row for file in (self.path, *self._parts()) for row in read_log(file)}
             self._write({origin: found[origin] for origin in order})
 
-        self.layout.on_first(merge)
+        self.context.on_first(merge)
         self.rows = {row.origin: row for row in read_log(self.path)}
 
 

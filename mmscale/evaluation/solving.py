@@ -14,14 +14,14 @@ from mmscale.data.loading import DataAccount, load_records, wanted_languages
 from mmscale.data.prompts import Template, require_readable, template
 from mmscale.data.records import Entailment, MultipleChoice, Problem, Record, question_text, record_language
 from mmscale.data.segments import ExampleTokenizer
-from mmscale.decoding.ending import Ending
+from mmscale.decoding.draft_length import DraftLengthController
 from mmscale.decoding.ensemble import Ensemble
 from mmscale.decoding.generate import batches, generate
-from mmscale.decoding.pace import Pace
+from mmscale.decoding.stop_criteria import StopCriteria
 from mmscale.errors import Interrupted, UserError
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.predictions import Prediction, PredictionLog
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
 from mmscale.progress import bar, say
 
@@ -35,7 +35,7 @@ class Solver:
     """Names the weights and prompts, so that rows of another model are never mixed in."""
     tokenizers: Sequence[ExampleTokenizer]
     ensemble: Ensemble
-    end: Ending
+    end: StopCriteria
     context_length: int
     draft_tokens: int | None = 1
     """Tokens that a round of speculative decoding tries; 1 is plain decoding, None measures what is fastest."""
@@ -83,7 +83,7 @@ def answer(
     records: Sequence[Record],
     config: GenerationConfig,
     done: Container[str] = (),
-    layout: Layout | None = None,
+    context: ParallelContext | None = None,
 ) -> Iterator[list[Prediction]]:
     """Answered rows, not yet judged, a batch at a time; cut at the template's stop texts as well.
 
@@ -95,10 +95,10 @@ def answer(
     config = config.model_copy(update={"stop": (*config.stop, *solver.template.stop)})
     prompts = [tokenize(records, with_target=False) for tokenize in solver.tokenizers]
     open_ones = [b for b in batches(prompts[0], config.batch_size) if any(records[i].origin not in done for i in b)]
-    mine = open_ones if layout is None else open_ones[layout.data_rank :: layout.data_size]
+    mine = open_ones if context is None else open_ones[context.data_rank :: context.data_size]
     end = solver.end.with_texts(config.stop)
-    pace = Pace(solver.ensemble.device, solver.draft_tokens)
-    for batch in generate(solver.ensemble, prompts, config, end, solver.context_length, mine, pace):
+    draft_length = DraftLengthController(solver.ensemble.device, solver.draft_tokens)
+    for batch in generate(solver.ensemble, prompts, config, end, solver.context_length, mine, draft_length):
         chosen = [(records[found.prompt], found.text) for found in batch]
         yield [Prediction(question_text(r), text, gold(r), record_language(r), r.origin) for r, text in chosen]
 
@@ -134,7 +134,7 @@ def solve(
     """
     done = frozenset(log.rows)
     if not done.issuperset(record.origin for record in records):  # all ranks know of the same rows
-        for batch in answer(solver.loaded, records, config, done, log.layout):
+        for batch in answer(solver.loaded, records, config, done, log.context):
             log.append([judge(row, rule_name) for row in batch if row.origin not in done])
             if interruption.noted:
                 break
@@ -152,7 +152,7 @@ def evaluate_task(
     task: TaskConfig,
     run_languages: Sequence[str],
     folder: Path,
-    layout: Layout,
+    context: ParallelContext,
     interruption: Interruption,
 ) -> tuple[dict[str, list[Prediction]], list[DataAccount]]:
     """Judged predictions of every language of a task, one file a language under folder/name; data-parallel ranks share
@@ -165,7 +165,7 @@ def evaluate_task(
     what = json.dumps([solver.fingerprint, task.generation.model_dump(mode="json")], sort_keys=True)
     digest = hashlib.sha256(what.encode()).hexdigest()[:16]
     folder = folder / name
-    with layout.alone_in(folder), bar(f"{solver.title} on {name}", len(languages)) as progress:
+    with context.alone_in(folder), bar(f"{solver.title} on {name}", len(languages)) as progress:
         for code in languages:
             records, account = load_records(task.data, run_languages, only=code)
             if not all(gold(record) for record in records):
@@ -175,7 +175,7 @@ def evaluate_task(
             require_readable(template(solver.prompt), records)
             require_scorable(records, task.rule)
             accounts.append(account)
-            log = PredictionLog(folder / f"{code}.jsonl", digest, layout)
+            log = PredictionLog(folder / f"{code}.jsonl", digest, context)
             rows[code] = solve(solver, records, task.generation, log, task.rule, interruption)
             progress.advance(note=code)
     return rows, accounts

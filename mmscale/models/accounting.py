@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmscale.errors import UserError
 from mmscale.models.tensor_files import AGAIN, TensorFiles
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 
 _BUFFERS = re.compile(
     r"(rotary_emb\.inv_freq|\.masked_bias|(attn|attention)\.bias|position_ids|embed_positions\.weights)$"
@@ -78,21 +78,21 @@ def _require_equal_ties(tied: dict[str, str], files: TensorFiles, origin: str) -
             )
 
 
-def require_finite(model: nn.Module, origin: str, layout: Layout) -> None:
+def require_finite(model: nn.Module, origin: str, context: ParallelContext) -> None:
     """UserError, on all ranks of a layout, where any of them holds a parameter with NaN or infinity."""
-    names = [name for name, p in model.named_parameters() if not _is_finite(_held(p, layout))]
+    names = [name for name, p in model.named_parameters() if not _is_finite(_held(p, context))]
     problem = (
         f"{origin}: tensor {names[0]} holds NaN or infinity: it is damaged, or its training failed" if names else None
     )
-    layout.agree(problem)
+    context.agree(problem)
 
 
-def _held(parameter: Any, layout: Layout) -> Tensor:
+def _held(parameter: Any, context: ParallelContext) -> Tensor:
     """What this rank has of a parameter; under ZeRO-3 without the padding of the last ranks, which nobody ever writes."""
     if not hasattr(parameter, "ds_tensor"):
         return parameter
     part: Any = parameter.ds_tensor
-    begin = part.ds_numel * layout.data_rank
+    begin = part.ds_numel * context.data_rank
     return part.flatten()[: max(0, parameter.ds_numel - begin)]
 
 

@@ -21,7 +21,7 @@ from mmscale.models.loading import freeze
 from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
 from mmscale.models.seal import SEAL_FILE, is_sealed, require_unchanged
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.zero import Partition
 from mmscale.storage.files import write_json
 from mmscale.storage.reading import read_json_object
@@ -117,10 +117,10 @@ def provenance(parts: ModelParts) -> list[str]:
     return [(folder / SEAL_FILE).read_text(encoding="utf-8") for folder in _sealed(parts)]
 
 
-def require_sealed_unchanged(parts: ModelParts, layout: Layout) -> None:
+def require_sealed_unchanged(parts: ModelParts, context: ParallelContext) -> None:
     """UserError, on all ranks, where something that a stage wrote is no longer as it wrote it."""
     for folder in _sealed(parts):
-        require_unchanged(folder, layout)
+        require_unchanged(folder, context)
 
 
 def _sealed(parts: ModelParts) -> list[Path]:
@@ -151,7 +151,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 def assemble(
     parts: ModelParts,
-    layout: Layout,
+    context: ParallelContext,
     seed: int = 0,
     llm_loading: AbstractContextManager[Partition | None] | None = None,
     with_encoder: bool = True,
@@ -162,21 +162,21 @@ def assemble(
     loaded inside `llm_loading`, which may send its tensors elsewhere. Without its encoder a model works on rows that
     bring their encoder states.
     """
-    require_sealed_unchanged(parts, layout)
+    require_sealed_unchanged(parts, context)
     with llm_loading or nullcontext() as partition:
-        language_model = load_language_model(parts.language_model, layout, partition)
+        language_model = load_language_model(parts.language_model, context, partition)
     if parts.encoder is None:
         model = MergedModel(language_model)
         freeze(model)
         return model, None
-    encoder = load_encoder(parts.encoder, layout.device) if with_encoder else None
+    encoder = load_encoder(parts.encoder, context.device) if with_encoder else None
     if parts.mapping:
         mapping = mapping_files.read(Path(parts.mapping))
     else:
         width = encoder_width(parts.encoder)
         torch.manual_seed(seed)
         mapping = Mapping(width, language_model.width)
-    model = MergedModel(language_model, encoder, mapping.to(layout.device))
+    model = MergedModel(language_model, encoder, mapping.to(context.device))
     freeze(model)
     return model, load_encoder_tokenizer(parts.encoder)
 

@@ -14,8 +14,8 @@ from torch import Tensor, dtype
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from mmscale.models.language_model import LanguageModel
-from mmscale.parallel.context import Layout
-from mmscale.parallel.pieces import piece_of
+from mmscale.parallel.context import ParallelContext
+from mmscale.parallel.shards import shard_of
 from mmscale.storage.files import cannot_write, sync_tree, write_json
 from mmscale.storage.tensor_writing import save_tensors
 
@@ -76,7 +76,7 @@ def export(
     model: LanguageModel,
     read: Callable[[str], Tensor],
     folder: Path,
-    layout: Layout,
+    context: ParallelContext,
     shard_bytes: int = SHARD_BYTES,
 ) -> list[str]:
     """Configuration, tokenizer and safetensors shards of `model`, the shards by all ranks in turns; names of the files.
@@ -85,7 +85,7 @@ def export(
     does. Raises UserError on every rank where one cannot write.
     """
     parameters = dict(model.causal_lm.named_parameters())
-    sizes = {name: math.prod(piece_of(p).shape) * p.element_size() for name, p in parameters.items()}
+    sizes = {name: math.prod(shard_of(p).shape) * p.element_size() for name, p in parameters.items()}
     shards = _planned(sizes, shard_bytes)
     names = [shard_name(number, len(shards)) for number in range(1, len(shards) + 1)]
 
@@ -97,11 +97,11 @@ def export(
         except OSError as error:
             raise cannot_write(folder / name, error) from error
 
-    layout.in_turns([partial(write, shard, name) for shard, name in zip(shards, names, strict=True)])
+    context.in_turns([partial(write, shard, name) for shard, name in zip(shards, names, strict=True)])
     index = {key: name for shard, name in zip(shards, names, strict=True) for key in shard}
-    layout.on_first(lambda: _write_besides(model, folder, index, sum(sizes.values())))
+    context.on_first(lambda: _write_besides(model, folder, index, sum(sizes.values())))
     return sorted(
-        layout.from_first(lambda: [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()])
+        context.from_first(lambda: [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()])
     )
 
 

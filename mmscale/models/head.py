@@ -26,7 +26,7 @@ class LossHead(nn.Linear):
         return linear_cross_entropy(hidden_ND, self.weight, targets_N, self.bias, softcap=self.rules.softcap)
 
 
-def know_the_loss(causal_lm: Any) -> None:
+def install_loss_head(causal_lm: Any) -> None:
     """Let a model's head be a LossHead, parameters and hooks as they are, with the architecture's own rules for logits;
     UserError for a head of another kind. One that is cut over ranks is a LossHead's counterpart already.
     """

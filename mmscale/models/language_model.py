@@ -13,35 +13,41 @@ from mmscale.data.segments import SpecialTokens, special_tokens
 from mmscale.errors import UserError
 from mmscale.models import attention, quantization
 from mmscale.models.accounting import require_finite, require_whole
-from mmscale.models.head import know_the_loss
+from mmscale.models.head import install_loss_head
 from mmscale.models.key_value_cache import KeyValueCache, NewTokens
 from mmscale.models.loading import DTYPES, load_model_configuration, load_pretrained
 from mmscale.models.memory_efficient import make_memory_efficient
-from mmscale.models.packed_layout import PackedLayout, Take
-from mmscale.models.read_rows import spare_unread_rows
+from mmscale.models.packed_layout import PackedLayout, TakeRows
 from mmscale.models.self_check import require_known_right
+from mmscale.models.skipping import skip_unread_positions
 from mmscale.models.weights import SafetensorsWeights, checkpoint_files
-from mmscale.parallel.context import Layout
-from mmscale.parallel.tensor import Cut, require_divisible, shard
+from mmscale.parallel.context import ParallelContext
+from mmscale.parallel.tensor import TensorParallelState, require_divisible, shard_model
 from mmscale.parallel.zero import Partition
 
 
 class LanguageModel(nn.Module):
     """Embedding, trunk and head of a causal LM as three calls; T merged tokens, D width, V vocabulary."""
 
-    def __init__(self, causal_lm: Any, tokenizer: Any, specials: SpecialTokens, cut: Cut | None = None) -> None:
+    def __init__(
+        self,
+        causal_lm: Any,
+        tokenizer: Any,
+        specials: SpecialTokens,
+        tensor_parallel: TensorParallelState | None = None,
+    ) -> None:
         super().__init__()
         self.causal_lm, self.tokenizer, self.specials = causal_lm, tokenizer, specials
-        know_the_loss(causal_lm)
+        install_loss_head(causal_lm)
         make_memory_efficient(causal_lm)
-        spare_unread_rows(causal_lm.get_decoder())
-        self._cut = cut
+        skip_unread_positions(causal_lm.get_decoder())
+        self._tensor_parallel = tensor_parallel
         """How to use a model whose layers are cut over ranks."""
 
     @property
-    def is_cut(self) -> bool:
+    def is_tensor_parallel(self) -> bool:
         """Whether its layers are cut over ranks."""
-        return self._cut is not None
+        return self._tensor_parallel is not None
 
     @property
     def config(self) -> Any:
@@ -84,7 +90,7 @@ class LanguageModel(nn.Module):
         """
         trunk, inputs = self.causal_lm.get_decoder(), inputs_TD[None]
         found: Tensor = trunk(
-            inputs_embeds=inputs if self._cut is None else self._cut.regions.begin(inputs),
+            inputs_embeds=inputs if self._tensor_parallel is None else self._tensor_parallel.regions.begin(inputs),
             position_ids=position_ids[None],
             attention_mask=None,
             use_cache=False,
@@ -93,32 +99,32 @@ class LanguageModel(nn.Module):
             mmscale_new=new,
             mmscale_read_rows=self._known_to_layers(read),
         ).last_hidden_state
-        states: Tensor = found[0] if self._cut is None else self._cut.regions.end(found)[0]
-        return states if read is None else Take.apply(states, read)
+        states: Tensor = found[0] if self._tensor_parallel is None else self._tensor_parallel.regions.end(found)[0]
+        return states if read is None else TakeRows.apply(states, read)
 
     def _known_to_layers(self, read: Tensor | None) -> Tensor | None:
         """Rows by whose numbers the last layer can go: not where it holds a stretch of them, or where it would see none."""
-        stretches = self._cut is not None and self._cut.regions.split
+        stretches = self._tensor_parallel is not None and self._tensor_parallel.regions.split
         return None if read is None or stretches or not read.numel() else read
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits [N, V] of chosen rows; without gradient where the head is cut over ranks."""
         logits = self.causal_lm.get_output_embeddings()(hidden_ND)
-        return logits if self._cut is None else self._cut.whole_logits(logits)
+        return logits if self._tensor_parallel is None else self._tensor_parallel.whole_logits(logits)
 
     def logit_part(self, hidden_ND: Tensor) -> Tensor:
         """This rank's stretch of the logits [N, v]; its first column is that of `first_token`."""
         logits = self.causal_lm.get_output_embeddings()(hidden_ND)
-        return logits if self._cut is None else self._cut.own_logits(logits)
+        return logits if self._tensor_parallel is None else self._tensor_parallel.own_logits(logits)
 
     @property
     def first_token(self) -> int:
-        return 0 if self._cut is None else self._cut.stretch.begin
+        return 0 if self._tensor_parallel is None else self._tensor_parallel.vocabulary_shard.begin
 
     @property
     def vocabulary_group(self) -> Any:
         """The ranks that share the vocabulary; None where it is whole."""
-        return None if self._cut is None else self._cut.layout.tensor_group
+        return None if self._tensor_parallel is None else self._tensor_parallel.context.tensor_group
 
     @property
     def vocabulary(self) -> int:
@@ -127,7 +133,7 @@ class LanguageModel(nn.Module):
 
     def whole_logits(self, part_Nv: Tensor) -> Tensor:
         """Logits [N, V] of all ranks' stretches."""
-        return part_Nv if self._cut is None else self._cut.joined(part_Nv)
+        return part_Nv if self._tensor_parallel is None else self._tensor_parallel.joined(part_Nv)
 
     def cross_entropy_sum(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """Summed cross entropy (float32 scalar) of the tokens (int64 [N]) that follow chosen rows."""
@@ -159,57 +165,57 @@ def load_model_config(config: LanguageModelConfig) -> Any:
 
 
 def load_language_model(
-    config: LanguageModelConfig, layout: Layout, partition: Partition | None = None
+    config: LanguageModelConfig, context: ParallelContext, partition: Partition | None = None
 ) -> LanguageModel:
     """The model of a configuration, in its dtype, on this rank's device: whole, or this rank's part of every layer, which
     `partition` cuts further.
     """
-    model_config, cut = load_model_config(config), None
-    if layout.tensor_size > 1:
-        _require_cuttable(config, model_config, layout)
-    require_known_right(model_config, config.path, layout, bare, config.trust_remote_code)
+    model_config, tensor_parallel = load_model_config(config), None
+    if context.tensor_size > 1:
+        _require_cuttable(config, model_config, context)
+    require_known_right(model_config, config.path, context, bare, config.trust_remote_code)
     require_whole(lambda: _empty(config, model_config), checkpoint_files(config), config.path)
-    if layout.tensor_size > 1:
-        model, cut = _load_sharded(config, model_config, layout, partition)
+    if context.tensor_size > 1:
+        model, tensor_parallel = _load_sharded(config, model_config, context, partition)
     else:
         dtype = DTYPES[config.dtype]
         arguments = {
             "config": model_config,
             "dtype": dtype,
-            "attn_implementation": attention.choose(config.attention, layout.device),
-            **quantization.arguments(config, dtype, layout.device),
+            "attn_implementation": attention.choose(config.attention, context.device),
+            **quantization.arguments(config, dtype, context.device),
         }
         model = load_pretrained(AutoModelForCausalLM, config, "language model", **arguments)
         if config.quantization == quantization.NONE:
-            model = model.to(layout.device)  # where a quantised one was loaded
+            model = model.to(context.device)  # where a quantised one was loaded
         quantization.require_right_values(model, config)
-    require_finite(model, config.path, layout)
+    require_finite(model, config.path, context)
     tokenizer = load_tokenizer(config)
     _require_fitting_tokenizer(config.path, tokenizer, int(model.config.vocab_size))
     specials = special_tokens(tokenizer, model.config, config.bos_token, config.eos_token)
-    return LanguageModel(model, tokenizer, specials, cut)
+    return LanguageModel(model, tokenizer, specials, tensor_parallel)
 
 
 def _empty(config: LanguageModelConfig, model_config: Any) -> Any:
     return AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
 
 
-def bare(causal_lm: Any, cut: Cut | None) -> LanguageModel:
+def bare(causal_lm: Any, tensor_parallel: TensorParallelState | None) -> LanguageModel:
     """Ours around a model that reads no text."""
-    return LanguageModel(causal_lm, None, SpecialTokens(0, 0), cut)
+    return LanguageModel(causal_lm, None, SpecialTokens(0, 0), tensor_parallel)
 
 
-def _require_cuttable(config: LanguageModelConfig, model_config: Any, layout: Layout) -> None:
+def _require_cuttable(config: LanguageModelConfig, model_config: Any, context: ParallelContext) -> None:
     if config.quantization != quantization.NONE:
         raise UserError(
             f"language_model.quantization={config.quantization} keeps the model whole: set parallel.tensor_parallel_size=1"
         )
-    require_divisible(model_config, layout.tensor_size, config.path)
+    require_divisible(model_config, context.tensor_size, config.path)
 
 
 def _load_sharded(
-    config: LanguageModelConfig, model_config: Any, layout: Layout, partition: Partition | None
-) -> tuple[Any, Cut]:
+    config: LanguageModelConfig, model_config: Any, context: ParallelContext, partition: Partition | None
+) -> tuple[Any, TensorParallelState]:
     """Built without memory, cut, then read piece by piece: a rank holds its part and one tensor's piece at a time."""
     from accelerate import init_empty_weights
 
@@ -217,10 +223,10 @@ def _load_sharded(
     dtype = DTYPES[config.dtype]
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(
-            model_config, dtype=dtype, attn_implementation=attention.choose(config.attention, layout.device)
+            model_config, dtype=dtype, attn_implementation=attention.choose(config.attention, context.device)
         )
-    cut = shard(model, layout, dtype, weights.read, partition)
-    return model.to(layout.device), cut
+    tensor_parallel = shard_model(model, context, dtype, weights.read, partition)
+    return model.to(context.device), tensor_parallel
 
 
 def _require_fitting_tokenizer(path: str, tokenizer: Any, rows: int) -> None:

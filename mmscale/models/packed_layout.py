@@ -112,7 +112,7 @@ def _alike(lengths: Sequence[int], a_grid: int) -> list[list[int]]:
     return groups[::-1]
 
 
-class Spread(torch.autograd.Function):
+class ToGrids(torch.autograd.Function):
     """Rows [T, ...] to the places [P, ...] of grids. No gradient comes from padding: nothing real attends to it."""
 
     @staticmethod
@@ -125,7 +125,7 @@ class Spread(torch.autograd.Function):
         return gradient.index_select(0, ctx.layout.slots), None
 
 
-class Take(torch.autograd.Function):
+class TakeRows(torch.autograd.Function):
     """Rows [N, ...] of [T, ...] by their numbers (int64 [N], none twice)."""
 
     @staticmethod
@@ -138,7 +138,7 @@ class Take(torch.autograd.Function):
         return _among_zeros(gradient, ctx.numbers, ctx.total), None
 
 
-class Put(torch.autograd.Function):
+class PutRows(torch.autograd.Function):
     """Rows [N, ...] to their numbers (int64 [N], none twice) among T, where the others are zero: [T, ...]."""
 
     @staticmethod

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mmscale.errors import UserError
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.storage.files import sha256, write_json
 from mmscale.storage.reading import read_json_object
 
@@ -67,13 +67,13 @@ def hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
         return dict(zip(names, pool.map(lambda name: sha256(folder / name), names), strict=True))
 
 
-def require_unchanged(folder: Path, layout: Layout) -> Seal:
+def require_unchanged(folder: Path, context: ParallelContext) -> Seal:
     """UserError, on every rank, naming the file of a sealed folder that is missing, changed or new; ranks share the hashing."""
     held: list[Seal] = []
-    layout.agree(_said(lambda: held.append(read_seal(folder))))
+    context.agree(_said(lambda: held.append(read_seal(folder))))
     seal = held[0]
-    mine = sorted(seal.files)[layout.rank :: layout.size]
-    layout.agree(_said(lambda: _require(folder, seal, mine)))
+    mine = sorted(seal.files)[context.rank :: context.size]
+    context.agree(_said(lambda: _require(folder, seal, mine)))
     return seal
 
 

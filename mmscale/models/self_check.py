@@ -28,9 +28,9 @@ from mmscale.models.accounting import unpartitioned
 from mmscale.models.attention import PACKED_SDPA
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.models.small_config import small_config
-from mmscale.parallel.context import Layout
-from mmscale.parallel.pieces import piece_of
-from mmscale.parallel.tensor import Cut, shard
+from mmscale.parallel.context import ParallelContext
+from mmscale.parallel.shards import shard_of
+from mmscale.parallel.tensor import TensorParallelState, shard_model
 from mmscale.storage.files import write_json
 from mmscale.storage.reading import read_json_object
 
@@ -46,39 +46,41 @@ _BOUND = 2e-3
 _NO_SETTINGS = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
 
 
-Wrap = Callable[[Any, Cut | None], "LanguageModel"]
+Wrap = Callable[[Any, TensorParallelState | None], "LanguageModel"]
 """(a model of transformers, how it is cut) -> ours around it."""
 
 
-def require_known_right(model_config: Any, path: str, layout: Layout, wrap: Wrap, trust_remote_code: bool) -> None:
+def require_known_right(
+    model_config: Any, path: str, context: ParallelContext, wrap: Wrap, trust_remote_code: bool
+) -> None:
     """UserError, on every rank, where the architecture's numbers here are not those of transformers.
 
     All ranks of a layout call it, each tensor group cuts its small model as it will the real one.
     """
-    kept = _cache_file(model_config, layout)
-    found = layout.from_first(lambda: _remembered(kept))
+    kept = _cache_file(model_config, context)
+    found = context.from_first(lambda: _remembered(kept))
     if found is None:
-        problems = layout.gather(_problem(model_config, layout, wrap, trust_remote_code))
+        problems = context.gather(_problem(model_config, context, wrap, trust_remote_code))
         found = next((problem for problem in problems if problem), "")
         if (
-            layout.is_first and not found
+            context.is_first and not found
         ):  # what failed once is compared again: it may have been memory, or a cut network
             _remember(kept)
     if found:
         name = (getattr(model_config, "architectures", None) or [type(model_config).__name__])[0]
-        where = f" cut into {layout.tensor_size} parts" if layout.tensor_size > 1 else ""
+        where = f" cut into {context.tensor_size} parts" if context.tensor_size > 1 else ""
         raise UserError(
             f"{path}: {name}{where} is not supported: {found}; docs/architectures.md lists the models that are"
         )
 
 
-def _problem(config: Any, layout: Layout, wrap: Wrap, trust: bool) -> str:
+def _problem(config: Any, context: ParallelContext, wrap: Wrap, trust: bool) -> str:
     """What is wrong; empty where all is equal."""
     problem = ""
     with unpartitioned(), torch.random.fork_rng(devices=[]), torch.enable_grad(), _one_thread():
         for keep_widths in (False, True):
             try:
-                small = small_config(config, layout.tensor_size, keep_widths)
+                small = small_config(config, context.tensor_size, keep_widths)
                 reference = _build(small, trust, "eager")
                 _randomise(reference)
                 ids = [torch.randint(3, int(small.vocab_size), (1, n)) for n in _LENGTHS]
@@ -86,7 +88,7 @@ def _problem(config: Any, layout: Layout, wrap: Wrap, trust: bool) -> str:
             except Exception as error:  # whatever a family's own rules for its sizes are
                 problem = f"it could not be compared with transformers ({_line(error)})"
                 continue
-            here = replace(layout, device=ids[0].device)
+            here = replace(context, device=ids[0].device)
             try:
                 ours = wrap(*_ours(small, reference, here, trust))
             except Exception as error:
@@ -144,12 +146,12 @@ def _compared_gradients(ours: LanguageModel, reference: dict[str, Any]) -> str:
     """Of every parameter, or this rank's piece of it; one that is 0 but for rounding is held against the largest."""
     least = 1e-3 * max(float(p.grad.abs().max()) for p in reference.values() if p.grad is not None)
     for name, parameter in ours.causal_lm.named_parameters():
-        right, piece, value = reference[name].grad, piece_of(parameter), parameter.grad
+        right, shard, value = reference[name].grad, shard_of(parameter), parameter.grad
         if right is None or value is None:
             if right is not None and right.any():
                 return f"the gradient of its {name} is lost here"
             continue
-        far = _difference(value.narrow(piece.dimension, 0, piece.size), piece.of(right), least)
+        far = _difference(value.narrow(shard.dimension, 0, shard.size), shard.of(right), least)
         if not far <= _BOUND:
             return f"the gradient of its {name} here differs by {100 * far:.1f} % from that of transformers"
     return ""
@@ -182,10 +184,10 @@ def _expected(reference: Any, ids: list[Tensor]) -> dict[str, Tensor]:
     return {"loss": loss.detach(), "logits": torch.cat(logits).detach(), "next token": logits[2][_PREFIX:].detach()}
 
 
-def _ours(small: Any, reference: Any, layout: Layout, trust: bool) -> tuple[Any, Cut | None]:
+def _ours(small: Any, reference: Any, context: ParallelContext, trust: bool) -> tuple[Any, TensorParallelState | None]:
     """The same weights, whole or cut."""
     weights = reference.state_dict()
-    if layout.tensor_size == 1:
+    if context.tensor_size == 1:
         model = _build(small, trust, PACKED_SDPA)
         model.load_state_dict(weights)
         return model, None
@@ -193,7 +195,7 @@ def _ours(small: Any, reference: Any, layout: Layout, trust: bool) -> tuple[Any,
 
     with init_empty_weights(include_buffers=False):
         model = _build(small, trust, PACKED_SDPA)
-    return model, shard(model, layout, torch.float32, lambda name, piece: piece.of(weights[name]))
+    return model, shard_model(model, context, torch.float32, lambda name, shard: shard.of(weights[name]))
 
 
 def _found(ours: LanguageModel, ids: list[Tensor]) -> dict[str, Tensor]:
@@ -220,7 +222,7 @@ def _one_at_a_time(ours: LanguageModel, tokens: Tensor) -> Tensor:
     return torch.cat(rows)
 
 
-def _cache_file(config: Any, layout: Layout) -> Path:
+def _cache_file(config: Any, context: ParallelContext) -> Path:
     """By everything that decides what is found: versions, our code, the settings, the cut."""
     code = hashlib.sha256()
     for folder in (
@@ -233,8 +235,8 @@ def _cache_file(config: Any, layout: Layout) -> Path:
         code.update(file.read_bytes())
     values = {key: value for key, value in config.to_dict().items() if key not in _NO_SETTINGS}
     settings = json.dumps(values, sort_keys=True, default=str)
-    cut = f"{layout.tensor_size} {layout.sequence_parallel}"
-    content = [transformers.__version__, torch.__version__, code.hexdigest(), settings, cut]
+    tensor_parallel = f"{context.tensor_size} {context.sequence_parallel}"
+    content = [transformers.__version__, torch.__version__, code.hexdigest(), settings, tensor_parallel]
     key = hashlib.sha256("\n".join([type(config).__name__, *content]).encode()).hexdigest()[:24]
     root = os.environ.get("MMSCALE_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "mmscale")
     return Path(root).expanduser() / "architectures" / f"{type(config).__name__}-{key}.json"

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmscale.errors import UserError
-from mmscale.models.packed_layout import PackedLayout, Spread, Take
+from mmscale.models.packed_layout import PackedLayout, TakeRows, ToGrids
 
 
 def padded_sdpa(
@@ -18,13 +18,13 @@ def padded_sdpa(
 ) -> Tensor:
     """By right-padded grids of sequences of about equal length, and torch's SDPA."""
     sizes = [batch * longest for batch, longest in layout.grids]
-    laid = [Spread.apply(states, layout) for states in (query, key, value)]
+    laid = [ToGrids.apply(states, layout) for states in (query, key, value)]
     split = [places.split(sizes) if len(sizes) > 1 else [places] for places in laid]  # split's gradient is a copy
     parts = [
         _in_grid(q.unflatten(0, grid), k.unflatten(0, grid), v.unflatten(0, grid), scaling, dropout, window)
         for grid, q, k, v in zip(layout.grids, *split, strict=True)
     ]
-    out: Tensor = Take.apply(torch.cat(parts) if len(parts) > 1 else parts[0], layout.slots)
+    out: Tensor = TakeRows.apply(torch.cat(parts) if len(parts) > 1 else parts[0], layout.slots)
     return out
 
 

@@ -8,7 +8,7 @@ from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.errors import UserError
 from mmscale.models.loading import found_file
 from mmscale.models.tensor_files import FORMS, SAFETENSORS, TensorFiles
-from mmscale.parallel.pieces import Piece
+from mmscale.parallel.shards import Shard
 
 
 def checkpoint_files(config: LanguageModelConfig | EncoderConfig) -> TensorFiles:
@@ -34,14 +34,14 @@ class SafetensorsWeights:
     def __contains__(self, name: str) -> bool:
         return name in self._files
 
-    def read(self, name: str, piece: Piece) -> Tensor:
+    def read(self, name: str, shard: Shard) -> Tensor:
         """A piece of a tensor, in the checkpoint's dtype; UserError when it is missing or of another shape."""
         if name not in self:
             raise UserError(f"{self.config.path} has no tensor {name}: it is not a checkpoint of this architecture")
         view = self._files.slice_of(name)
-        if tuple(view.get_shape()) != piece.shape:
+        if tuple(view.get_shape()) != shard.shape:
             raise UserError(
-                f"{self.config.path}: {name} has shape {view.get_shape()}, its configuration says {list(piece.shape)}"
+                f"{self.config.path}: {name} has shape {view.get_shape()}, its configuration says {list(shard.shape)}"
             )
-        chosen = slice(piece.begin, piece.begin + piece.size)
-        return view[chosen] if piece.dimension == 0 else view[:, chosen]
+        chosen = slice(shard.begin, shard.begin + shard.size)
+        return view[chosen] if shard.dimension == 0 else view[:, chosen]

@@ -18,7 +18,7 @@ from mmscale.storage.locks import alone_in
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParallelContext:
     """This process's place and the groups it talks in; groups are None in a process without others.
 
     Ranks of a tensor group are neighbours, on one node where the degree allows: rank = data_rank * tensor_size +
@@ -122,7 +122,7 @@ class Layout:
 @contextlib.contextmanager
 def process_groups(
     world: World, device: torch.device, timeout_minutes: float, tensor_size: int = 1, even_alone: bool = False
-) -> Iterator[Layout]:
+) -> Iterator[ParallelContext]:
     """The layout of a world; its process groups live as long as the context.
 
     One rank needs none, unless `even_alone` says that a library asks for them (DeepSpeed does). Raises UserError
@@ -135,7 +135,7 @@ def process_groups(
             f"or start another number of ranks"
         )
     if world.size == 1 and not even_alone:
-        yield Layout(device)
+        yield ParallelContext(device)
         return
     port = world.port if world.size > 1 else free_port()
     try:
@@ -158,7 +158,7 @@ def process_groups(
         dist.destroy_process_group()
 
 
-def grouped(world: World, device: torch.device, timeout: datetime.timedelta, tensor_size: int) -> Layout:
+def grouped(world: World, device: torch.device, timeout: datetime.timedelta, tensor_size: int) -> ParallelContext:
     """The layout with its groups; every rank makes every group, in the same order, as torch demands."""
     data_size = world.size // tensor_size
     data_rank, tensor_rank = divmod(world.rank, tensor_size)
@@ -166,7 +166,7 @@ def grouped(world: World, device: torch.device, timeout: datetime.timedelta, ten
     everybody = dist.new_group(ranks, timeout=timeout)
     same_data = [dist.new_group(ranks[d * tensor_size :][:tensor_size], timeout=timeout) for d in range(data_size)]
     same_part = [dist.new_group(ranks[t::tensor_size], timeout=timeout) for t in range(tensor_size)]
-    return Layout(
+    return ParallelContext(
         device,
         world.rank,
         world.size,

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmscale.config.parallel import InterruptionConfig
 from mmscale.parallel import slurm
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 """What schedulers send before they take the nodes away."""
@@ -33,10 +33,10 @@ def deadline(config: InterruptionConfig, started: float, job_end: float | None) 
 class Interruption:
     """Handlers of one stage or evaluation, in place while it runs. Signals may come twice, and to some ranks alone."""
 
-    def __init__(self, config: InterruptionConfig, layout: Layout) -> None:
-        self._config, self._layout = config, layout
+    def __init__(self, config: InterruptionConfig, context: ParallelContext) -> None:
+        self._config, self._layout = config, context
         # one rank asks the controller; what it knows all agree on
-        self._deadline = deadline(config, time.time(), slurm.job_end() if layout.is_first else None)
+        self._deadline = deadline(config, time.time(), slurm.job_end() if context.is_first else None)
         self._received = 0
         self.signal = 0
         """Number of the one that all ranks agreed to stop by."""

@@ -17,15 +17,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 
 
 class Regions:
     """The four passages of one model, and how many tokens the row on its way has."""
 
-    def __init__(self, layout: Layout) -> None:
-        self.group, self.rank, self.size = layout.tensor_group, layout.tensor_rank, layout.tensor_size
-        self.sequence_parallel = layout.sequence_parallel
+    def __init__(self, context: ParallelContext) -> None:
+        self.group, self.rank, self.size = context.tensor_group, context.tensor_rank, context.tensor_size
+        self.sequence_parallel = context.sequence_parallel
         self.tokens = 0
 
     @property

@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmscale_kernels import Stretch, linear_cross_entropy
+from mmscale_kernels import VocabularyShard, linear_cross_entropy
 from torch import Tensor, nn
 
 from mmscale.errors import UserError
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.logit_rules import PLAIN, LogitRules
-from mmscale.parallel.pieces import Piece, even_piece, is_sharded, mark, piece_of
 from mmscale.parallel.regions import Regions
+from mmscale.parallel.shards import Shard, even_shard, is_sharded, mark, shard_of
 from mmscale.parallel.zero import Partition
 
 _PARTIAL_GRADIENT = "replicated_with_grad_allreduce"
@@ -45,19 +45,19 @@ def require_divisible(config: Any, size: int, path: str) -> None:
             )
 
 
-def shard(
+def shard_model(
     model: Any,
-    layout: Layout,
+    context: ParallelContext,
     dtype: torch.dtype,
-    read: Callable[[str, Piece], Tensor],
+    read: Callable[[str, Shard], Tensor],
     partition: Partition | None = None,
-) -> Cut:
+) -> TensorParallelState:
     """Cut a causal LM, whose parameters are on the meta device, and fill what this rank holds by `read(name, piece)`, one
     parameter at a time; `partition` cuts each over the data-parallel ranks before the next one is read.
 
     Returns how to use it. Raises UserError for layers whose plan we do not know.
     """
-    layers, regions = _Layers(layout, dtype), Regions(layout)
+    layers, regions = _Layers(context, dtype), Regions(context)
     plan = {f"{model.base_model_prefix}.{key}": value for key, value in (model.config.base_model_tp_plan or {}).items()}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     columns: dict[str, list[Any]] = defaultdict(list)
@@ -83,13 +83,13 @@ def shard(
     if model.config.tie_word_embeddings:
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
     partly_seen = [pattern for pattern, style in plan.items() if style == _PARTIAL_GRADIENT]
-    summed = _partly_used(model, partly_seen, layout)
-    fill = _Filling(layout, dtype, read, summed, partition)
+    summed = _partly_used(model, partly_seen, context)
+    fill = _Filling(context, dtype, read, summed, partition)
     fill.all(model)
-    return Cut(int(model.config.vocab_size), layout, regions)
+    return TensorParallelState(int(model.config.vocab_size), context, regions)
 
 
-def _partly_used(model: Any, patterns: Sequence[str], layout: Layout) -> set[str]:
+def _partly_used(model: Any, patterns: Sequence[str], context: ParallelContext) -> set[str]:
     """Parameters that are whole on every rank of the tensor group, each of which sees a part of their uses."""
     found = {
         f"{name}.{own}"
@@ -97,7 +97,7 @@ def _partly_used(model: Any, patterns: Sequence[str], layout: Layout) -> set[str
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
         for own, _ in module.named_parameters()
     }
-    if layout.sequence_parallel:  # what is whole on every rank sees a stretch of the tokens there
+    if context.sequence_parallel:  # what is whole on every rank sees a stretch of the tokens there
         found |= {name for name, parameter in model.named_parameters() if not is_sharded(parameter)}
     return found
 
@@ -106,9 +106,9 @@ def _partly_used(model: Any, patterns: Sequence[str], layout: Layout) -> set[str
 class _Filling:
     """Puts memory and values in the place of parameters that have neither; at no time more than one is whole."""
 
-    layout: Layout
+    context: ParallelContext
     dtype: torch.dtype
-    read: Callable[[str, Piece], Tensor]
+    read: Callable[[str, Shard], Tensor]
     summed: set[str]
     """Names of those whose gradients the tensor group adds up."""
     partition: Partition | None
@@ -127,11 +127,11 @@ class _Filling:
 
     def _made(self, name: str, empty: nn.Parameter) -> nn.Parameter:
         """The values of this rank's piece; rows that pad it are zero."""
-        piece = piece_of(empty)
+        shard = shard_of(empty)
         wanted = self.partition.dtype if self.partition is not None else None
-        values = torch.zeros(empty.shape, dtype=wanted or self.dtype, device=self.layout.device)
-        if piece.size:
-            values.narrow(piece.dimension, 0, piece.size).copy_(self.read(name, piece))
+        values = torch.zeros(empty.shape, dtype=wanted or self.dtype, device=self.context.device)
+        if shard.size:
+            values.narrow(shard.dimension, 0, shard.size).copy_(self.read(name, shard))
         made = nn.Parameter(values)
         made.__dict__.update(empty.__dict__)  # piece, and what megatron-core notes
         if name in self.summed:
@@ -141,7 +141,7 @@ class _Filling:
     def _sum_gradients(self, parameter: nn.Parameter) -> None:
         def summed(gradient: Tensor) -> Tensor:
             total = gradient.clone(memory_format=torch.contiguous_format)
-            dist.all_reduce(total, group=self.layout.tensor_group)
+            dist.all_reduce(total, group=self.context.tensor_group)
             return total
 
         parameter.register_hook(summed)
@@ -150,28 +150,28 @@ class _Filling:
 class _Layers:
     """Makes megatron-core's layers under the names and shapes of the Hugging Face ones."""
 
-    def __init__(self, layout: Layout, dtype: torch.dtype) -> None:
+    def __init__(self, context: ParallelContext, dtype: torch.dtype) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # megatron advises other libraries
             from megatron.core import ModelParallelConfig  # late: its import takes seconds
 
-        self.layout = layout
+        self.context = context
         self.common: dict[str, Any] = {
             "config": ModelParallelConfig(
-                tensor_model_parallel_size=layout.tensor_size,
-                use_cpu_initialization=layout.device.type == "cpu",
+                tensor_model_parallel_size=context.tensor_size,
+                use_cpu_initialization=context.device.type == "cpu",
                 perform_initialization=False,
                 params_dtype=dtype,
             ),
             "init_method": lambda weight: weight,  # never called: weights are read
-            "tp_group": layout.tensor_group,
+            "tp_group": context.tensor_group,
         }
 
-    def _piece(self, shape: tuple[int, ...], dimension: int) -> Piece:
-        return even_piece(shape, dimension, self.layout.tensor_rank, self.layout.tensor_size)
+    def _shard(self, shape: tuple[int, ...], dimension: int) -> Shard:
+        return even_shard(shape, dimension, self.context.tensor_rank, self.context.tensor_size)
 
     def _padded(self, count: int) -> int:
-        return -(-count // self.layout.tensor_size) * self.layout.tensor_size
+        return -(-count // self.context.tensor_size) * self.context.tensor_size
 
     def embedding(self, module: Any) -> nn.Module:
         scale = getattr(module, "scalar_embed_scale", None)  # Gemma's; its buffer has no value on the meta device
@@ -181,11 +181,11 @@ class _Layers:
             )
         made = _embedding_class()(self._padded(module.num_embeddings), module.embedding_dim, **self.common)
         made.scale = scale
-        return self._marked(made, {"weight": self._piece((module.num_embeddings, module.embedding_dim), 0)})
+        return self._marked(made, {"weight": self._shard((module.num_embeddings, module.embedding_dim), 0)})
 
     def head(self, module: nn.Linear) -> nn.Module:
         made = self.column(module, _head_class())
-        made.layout = self.layout
+        made.context = self.context
         return made
 
     def column(self, module: nn.Linear, kind: Any = None) -> Any:
@@ -194,8 +194,8 @@ class _Layers:
         made = (kind or _column_class())(
             width, self._padded(out), bias=has_bias, gather_output=False, disable_grad_reduce=True, **self.common
         )
-        pieces = {"weight": self._piece((out, width), 0)} | ({"bias": self._piece((out,), 0)} if has_bias else {})
-        return self._marked(made, pieces)
+        shards = {"weight": self._shard((out, width), 0)} | ({"bias": self._shard((out,), 0)} if has_bias else {})
+        return self._marked(made, shards)
 
     def row(self, module: nn.Linear, regions: Regions) -> nn.Module:
         """Cut along the input; the bias is added after the sum."""
@@ -204,15 +204,15 @@ class _Layers:
         made.regions = regions
         if module.bias is not None:
             made.bias = nn.Parameter(torch.empty(out, device="meta"))  # whole: read like every other
-        return self._marked(made, {"weight": self._piece((out, width), 1)})
+        return self._marked(made, {"weight": self._shard((out, width), 1)})
 
     @staticmethod
-    def _marked(module: nn.Module, pieces: dict[str, Piece]) -> nn.Module:
-        for name, piece in pieces.items():
+    def _marked(module: nn.Module, shards: dict[str, Shard]) -> nn.Module:
+        for name, shard in shards.items():
             whole = getattr(module, name)
             setattr(module, name, nn.Parameter(whole.to("meta")))  # megatron-core gives it memory, on a GPU too
             getattr(module, name).__dict__.update(whole.__dict__)
-            mark(getattr(module, name), piece)
+            mark(getattr(module, name), shard)
         return module
 
 
@@ -253,7 +253,7 @@ def _head_class() -> Any:
     class Head(_column_class()):  # type: ignore[misc]
         """Logits of a stretch of the vocabulary [N, v]; with targets their summed cross entropy over all of it."""
 
-        layout: Layout
+        context: ParallelContext
         rules: LogitRules = PLAIN
 
         def forward(self, hidden_ND: Tensor, targets_N: Tensor | None = None) -> Tensor:
@@ -262,12 +262,14 @@ def _head_class() -> Any:
                     hidden_ND
                 )  # before any factor: it knows what it may read by its storage
                 return self.rules.capped(logits if self.rules.scale == 1.0 else logits * self.rules.scale)
-            piece, weight, bias = piece_of(self.weight), self.weight, self.bias
-            if piece.size < weight.shape[0]:  # padding has no logits
-                weight, bias = weight[: piece.size], None if bias is None else bias[: piece.size]
+            shard, weight, bias = shard_of(self.weight), self.weight, self.bias
+            if shard.size < weight.shape[0]:  # padding has no logits
+                weight, bias = weight[: shard.size], None if bias is None else bias[: shard.size]
             hidden_ND = self.rules.scaled(self.entrance.check(hidden_ND))
-            stretch = Stretch(self.layout.tensor_group, piece.begin, self.weight.shape[0])
-            return linear_cross_entropy(hidden_ND, weight, targets_N, bias, stretch, softcap=self.rules.softcap)
+            vocabulary_shard = VocabularyShard(self.context.tensor_group, shard.begin, self.weight.shape[0])
+            return linear_cross_entropy(
+                hidden_ND, weight, targets_N, bias, vocabulary_shard, softcap=self.rules.softcap
+            )
 
     return Head
 
@@ -331,22 +333,22 @@ def _enter_together(name: str, module: Any, columns: Sequence[Any], passage: Cal
 
 
 @dataclass(frozen=True)
-class Cut:
+class TensorParallelState:
     """How to use a model that is cut over a tensor group."""
 
     vocabulary: int
     """Without padding."""
-    layout: Layout
+    context: ParallelContext
     regions: Regions
 
     @property
-    def stretch(self) -> Piece:
+    def vocabulary_shard(self) -> Shard:
         """Of the vocabulary, what this rank holds."""
-        return even_piece((self.vocabulary,), 0, self.layout.tensor_rank, self.layout.tensor_size)
+        return even_shard((self.vocabulary,), 0, self.context.tensor_rank, self.context.tensor_size)
 
     def own_logits(self, part_Nv: Tensor) -> Tensor:
         """This rank's logits without padding."""
-        return part_Nv[:, : self.stretch.size]
+        return part_Nv[:, : self.vocabulary_shard.size]
 
     def whole_logits(self, part_Nv: Tensor) -> Tensor:
         """Logits [N, V] on every rank, of what the head gave; no gradient flows back."""
@@ -354,8 +356,8 @@ class Cut:
 
     def joined(self, own_Nv: Tensor) -> Tensor:
         """Logits [N, V] of every rank's own ones, which may differ in number."""
-        longest = -(-self.vocabulary // self.layout.tensor_size)
+        longest = -(-self.vocabulary // self.context.tensor_size)
         padded = nn.functional.pad(own_Nv.detach(), (0, longest - own_Nv.shape[1])).contiguous()
-        parts = [torch.empty_like(padded) for _ in range(self.layout.tensor_size)]
-        dist.all_gather(parts, padded, group=self.layout.tensor_group)
+        parts = [torch.empty_like(padded) for _ in range(self.context.tensor_size)]
+        dist.all_gather(parts, padded, group=self.context.tensor_group)
         return torch.cat(parts, dim=-1)[..., : self.vocabulary]

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmscale.config.base import laid_over
+from mmscale.config.base import deep_merge
 from mmscale.config.parallel import OffloadConfig, ZeroConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.extensions import load_operations
-from mmscale.parallel.pieces import is_sharded
+from mmscale.parallel.shards import is_sharded
 
 
 def deepspeed_json(zero: ZeroConfig, stage: StageConfig, ranks: int) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def deepspeed_json(zero: ZeroConfig, stage: StageConfig, ranks: int) -> dict[str
         "steps_per_print": 1 << 30,
         "wall_clock_breakdown": False,
     }
-    return laid_over(values, zero.extra)
+    return deep_merge(values, zero.extra)
 
 
 def _offload(config: OffloadConfig) -> dict[str, Any]:
@@ -71,9 +71,9 @@ class Partition:
     For models that tensor parallelism has cut already; transformers has its own for whole ones.
     """
 
-    def __init__(self, zero: ZeroConfig, stage: StageConfig, layout: Layout) -> None:
-        self._deepspeed, self._layout = start_deepspeed(zero, layout), layout
-        self._config = deepspeed_json(zero, stage, layout.data_size)
+    def __init__(self, zero: ZeroConfig, stage: StageConfig, context: ParallelContext) -> None:
+        self._deepspeed, self._layout = start_deepspeed(zero, context), context
+        self._config = deepspeed_json(zero, stage, context.data_size)
         self.dtype = torch.bfloat16 if stage.precision == "bfloat16" else None
         """DeepSpeed computes in; None is the model's own."""
         self._first: Any = None
@@ -92,24 +92,24 @@ class Partition:
 
 
 @contextlib.contextmanager
-def partitioned_loading(zero: ZeroConfig, stage: StageConfig, layout: Layout) -> Iterator[Partition | None]:
+def partitioned_loading(zero: ZeroConfig, stage: StageConfig, context: ParallelContext) -> Iterator[Partition | None]:
     """Under stage 3, models that are loaded inside go tensor by tensor into each rank's pieces: those that transformers
     loads by themselves, those cut by tensor parallelism through what is given.
     """
     if zero.stage != 3:
         yield None
         return
-    start_deepspeed(zero, layout)
+    start_deepspeed(zero, context)
     if zero.hierarchical_partition_size > 1:
         from deepspeed.utils import groups
 
         groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # an earlier stage's; DeepSpeed makes its own, once a process
-    if layout.tensor_size > 1:
-        yield Partition(zero, stage, layout)
+    if context.tensor_size > 1:
+        yield Partition(zero, stage, context)
         return
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-    alive = HfDeepSpeedConfig(deepspeed_json(zero, stage, layout.data_size))
+    alive = HfDeepSpeedConfig(deepspeed_json(zero, stage, context.data_size))
     try:
         yield None
     finally:
@@ -117,13 +117,13 @@ def partitioned_loading(zero: ZeroConfig, stage: StageConfig, layout: Layout) ->
         unset_hf_deepspeed_config()
 
 
-def start_deepspeed(zero: ZeroConfig, layout: Layout) -> Any:
+def start_deepspeed(zero: ZeroConfig, context: ParallelContext) -> Any:
     """The deepspeed module, talking over the process group that is already there."""
-    if layout.device.type == "cpu":
+    if context.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it chooses once, at import
     import deepspeed  # late: its import takes seconds
 
-    wanted = ["ShareMemCommBuilder"] if layout.device.type == "cpu" else []
+    wanted = ["ShareMemCommBuilder"] if context.device.type == "cpu" else []
     if "nvme" in (zero.offload_optimizer.device, zero.offload_parameters.device):
         wanted.append("AsyncIOBuilder")
     if "AsyncIOBuilder" in load_operations(deepspeed, wanted):
@@ -138,8 +138,8 @@ def start_deepspeed(zero: ZeroConfig, layout: Layout) -> Any:
 class _ModelParallelUnit:
     """The groups of a layout under the names that DeepSpeed asks for."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, context: ParallelContext) -> None:
+        self._layout = context
 
     def get_data_parallel_rank(self) -> int:
         return self._layout.data_rank
@@ -167,13 +167,13 @@ class _ModelParallelUnit:
         return 1
 
 
-def model_parallel_unit(module: nn.Module, layout: Layout) -> Any:
+def model_parallel_unit(module: nn.Module, context: ParallelContext) -> Any:
     """What tells DeepSpeed that ranks share layers; None when they do not.
 
     Every parameter says whether it is sharded: without that DeepSpeed counts some twice in the gradient's norm.
     """
-    if layout.tensor_size == 1:
+    if context.tensor_size == 1:
         return None
     for parameter in module.parameters():
         parameter.tensor_model_parallel = is_sharded(parameter)  # type: ignore[attr-defined]
-    return _ModelParallelUnit(layout)
+    return _ModelParallelUnit(context)

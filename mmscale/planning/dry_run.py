@@ -16,8 +16,8 @@ from mmscale.evaluation.solving import require_scorable
 from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
 from mmscale.models.mapping import Mapping
 from mmscale.parallel.zero import deepspeed_json
-from mmscale.runs.run import asked_prompts, places
-from mmscale.runs.stage import StagePlace
+from mmscale.runs.run import asked_prompts, stages_of
+from mmscale.runs.stage import Stage
 from mmscale.runs.stage_data import read_stage_records, tokenize_stage
 from mmscale.runs.tokenizing import stage_tokenizer
 
@@ -49,20 +49,20 @@ def _trainable(parameters: dict[str, Any], trains: str) -> dict[str, Any]:
     return {"trainable": used.get(trains), "frozen": sum(v for k, v in used.items() if k != trains)}
 
 
-def stage_tokens(place: StagePlace) -> dict[str, Any]:
+def stage_tokens(stage: Stage) -> dict[str, Any]:
     """Rows, tokens, steps and fill of a stage; needs its data files and the tokenizers, no weights."""
-    run = place.run
-    train, dev, accounts = read_stage_records(place.config, run.languages, run.seed)
+    run = stage.run
+    train, dev, accounts = read_stage_records(stage.config, run.languages, run.seed)
     result: dict[str, Any] = {
         "rows": len(train),
         "dev_rows": len(dev),
         "data": [account.summary() for account in accounts],
     }
-    tokenize, context = stage_tokenizer(place)
+    tokenize, context = stage_tokenizer(stage)
     data = tokenize_stage(train, dev, tokenize, context)
     lengths = [example.merged_length for example in data.train]
-    order = StepOrder(lengths, place.config.packing, run.seed, DataParallelRank())
-    steps = place.config.steps or order.steps_in(place.config.epochs or 0)
+    order = StepOrder(lengths, stage.config.packing, run.seed, DataParallelRank())
+    steps = stage.config.steps or order.steps_in(stage.config.epochs or 0)
     return result | {
         "tokens": sum(lengths),
         "target_tokens": sum(len(example.target_ids) for example in data.train),
@@ -78,15 +78,15 @@ def dry_run(run: RunConfig) -> dict[str, Any]:
     """Everything that can be known before training. What is not here yet is named; a mistake is a UserError."""
     parameters = _parameters(run)
     stages: dict[str, Any] = {}
-    for place in places(run):
-        entry: dict[str, Any] = {"prompt": place.prompt, **_trainable(parameters, place.spec.trains)}
+    for stage in stages_of(run):
+        entry: dict[str, Any] = {"prompt": stage.prompt, **_trainable(parameters, stage.spec.trains)}
         if run.parallel.zero.stage:
-            entry["deepspeed"] = deepspeed_json(run.parallel.zero, place.config, ranks=1)
+            entry["deepspeed"] = deepspeed_json(run.parallel.zero, stage.config, ranks=1)
         try:
-            entry |= stage_tokens(place)
+            entry |= stage_tokens(stage)
         except NotHereYet as error:
             entry["missing"] = str(error)
-        stages[place.name] = entry
+        stages[stage.name] = entry
     return {
         "name": run.name,
         "output_dir": str(run.directory),

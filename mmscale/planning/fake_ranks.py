@@ -19,44 +19,46 @@ from transformers import AutoModelForCausalLM
 from mmscale.data.segments import SpecialTokens
 from mmscale.errors import UserError
 from mmscale.models.language_model import LanguageModel
-from mmscale.parallel.context import Layout, grouped
-from mmscale.parallel.tensor import shard
+from mmscale.parallel.context import ParallelContext, grouped
+from mmscale.parallel.tensor import shard_model
 from mmscale.parallel.world import World
-from mmscale.planning.spread import Spread
+from mmscale.planning.parallel_plan import ParallelPlan
 
 DEVICE = torch.device("cpu")
 
 
 @contextlib.contextmanager
-def fake_rank(rank: int, spread: Spread) -> Iterator[Layout]:
+def fake_rank(rank: int, parallel_plan: ParallelPlan) -> Iterator[ParallelContext]:
     """The layout of one rank of a world that does not exist."""
     from torch.testing._internal.distributed.fake_pg import FakeStore  # registers the backend "fake"
 
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=spread.ranks)
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=parallel_plan.ranks)
     try:
-        world = World(rank, spread.ranks, launcher="fake")
-        layout = grouped(world, DEVICE, datetime.timedelta(minutes=1), spread.tensor)
-        yield replace(layout, sequence_parallel=spread.sequence_parallel)
+        world = World(rank, parallel_plan.ranks, launcher="fake")
+        context = grouped(world, DEVICE, datetime.timedelta(minutes=1), parallel_plan.tensor)
+        yield replace(context, sequence_parallel=parallel_plan.sequence_parallel)
     finally:
         dist.destroy_process_group()
 
 
-def fake_model(model_config: Any, layout: Layout, dtype: torch.dtype, attention: str) -> LanguageModel:
+def fake_model(model_config: Any, context: ParallelContext, dtype: torch.dtype, attention: str) -> LanguageModel:
     """The LLM as a rank holds it, with one of transformers' attentions; call it inside a FakeTensorMode.
 
     Raises UserError where a model is to be cut and megatron-core is not installed.
     """
     causal_lm = AutoModelForCausalLM.from_config(model_config, dtype=dtype, attn_implementation=attention)
-    cut = None
-    if layout.tensor_size > 1:
+    tensor_parallel = None
+    if context.tensor_size > 1:
         try:
-            cut = shard(causal_lm, layout, dtype, lambda _, piece: torch.empty(piece.local_shape, dtype=dtype))
+            tensor_parallel = shard_model(
+                causal_lm, context, dtype, lambda _, shard: torch.empty(shard.local_shape, dtype=dtype)
+            )
         except ModuleNotFoundError as error:
             raise UserError(
                 f"a plan of tensor parallelism goes through its real layers, which need {error.name}: "
                 f"pip install 'mmscale[tensor-parallel]'"
             ) from error
-    return LanguageModel(causal_lm, None, SpecialTokens(0, 0), cut)
+    return LanguageModel(causal_lm, None, SpecialTokens(0, 0), tensor_parallel)
 
 
 class Watching(TorchDispatchMode):

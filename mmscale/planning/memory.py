@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mmscale.config.parallel import ZeroConfig
 from mmscale.models.loading import DTYPES
-from mmscale.planning.spread import Spread, flattened, partitioned
+from mmscale.planning.parallel_plan import ParallelPlan, flattened, partitioned
 
 CONTEXT_BYTES = 2**30
 """CUDA context, NCCL channels and cuBLAS workspaces: an allowance, not a measurement."""
@@ -45,9 +45,9 @@ class Trained:
         return self.llm if self.trains_llm else self.mapping
 
 
-def state_bytes(trained: Trained, spread: Spread, zero: ZeroConfig) -> dict[str, int]:
+def state_bytes(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig) -> dict[str, int]:
     """Weights, gradients and optimizer state of a rank."""
-    return _replicated(trained) if spread.stage == 0 else _partitioned(trained, spread, zero)
+    return _replicated(trained) if parallel_plan.stage == 0 else _partitioned(trained, parallel_plan, zero)
 
 
 def _size(dtype: str) -> int:
@@ -74,9 +74,9 @@ def _replicated(trained: Trained) -> dict[str, int]:
     return found
 
 
-def _partitioned(trained: Trained, spread: Spread, zero: ZeroConfig) -> dict[str, int]:
+def _partitioned(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig) -> dict[str, int]:
     """DeepSpeed: weights in the computing dtype; float32 master weights and two moments, 12 B, over the data ranks."""
-    data, stage = spread.data, spread.stage
+    data, stage = parallel_plan.data, parallel_plan.stage
     width = 2 if trained.autocast else _size(trained.llm_dtype)
     mapping_width = 2 if trained.autocast else FLOAT32
     count = sum(trained.trainable)
@@ -103,33 +103,33 @@ def _partitioned(trained: Trained, spread: Spread, zero: ZeroConfig) -> dict[str
     return found
 
 
-def transient_bytes(trained: Trained, spread: Spread, zero: ZeroConfig) -> dict[str, int]:
+def transient_bytes(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig) -> dict[str, int]:
     """Gathered layers and communication buffers of DeepSpeed, at most."""
-    if spread.stage == 0:
+    if parallel_plan.stage == 0:
         return {}
     width = 2 if trained.autocast else _size(trained.llm_dtype)
     count = sum(trained.trainable)
     found = {"communication_buffers": 2 * min(zero.bucket_elements, count) * width}  # two, since they overlap
-    if spread.stage == 3:
+    if parallel_plan.stage == 3:
         found["gathered_layers"] = min(MAX_LIVE_ELEMENTS, sum(trained.llm)) * width
     return found
 
 
-def optimizer_step_bytes(trained: Trained, spread: Spread, zero: ZeroConfig) -> int:
+def optimizer_step_bytes(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig) -> int:
     """What torch's AdamW makes while it steps: a root of the second moments under DeepSpeed, nothing where it is fused."""
-    if spread.stage == 0 or zero.offload_optimizer.device != "none":
+    if parallel_plan.stage == 0 or zero.offload_optimizer.device != "none":
         return 0
-    return FLOAT32 * (partitioned if spread.stage == 3 else flattened)(trained.trainable, spread.data)
+    return FLOAT32 * (partitioned if parallel_plan.stage == 3 else flattened)(trained.trainable, parallel_plan.data)
 
 
-def loading_bytes(trained: Trained, spread: Spread) -> int:
+def loading_bytes(trained: Trained, parallel_plan: ParallelPlan) -> int:
     """While the LLM is read: a rank's weights in their own dtype; under stage 3 its pieces, one whole tensor and its copy."""
     if trained.llm_bytes is not None:
         return trained.llm_bytes + _encoder_bytes(trained)
-    if spread.stage < 3:
+    if parallel_plan.stage < 3:
         return sum(trained.llm) * _size(trained.llm_dtype) + _encoder_bytes(trained)
     width = 2 if trained.autocast else _size(trained.llm_dtype)
-    return (partitioned(trained.llm, spread.data) + 2 * max(trained.llm)) * width + _encoder_bytes(trained)
+    return (partitioned(trained.llm, parallel_plan.data) + 2 * max(trained.llm)) * width + _encoder_bytes(trained)
 
 
 def saving_bytes(trained: Trained) -> int:

@@ -19,11 +19,11 @@ from mmscale.parallel.tensor import require_divisible
 from mmscale.planning import memory, throughput, traffic
 from mmscale.planning.dry_run import stage_tokens
 from mmscale.planning.memory import Trained
-from mmscale.planning.spread import Spread, local_parameters
+from mmscale.planning.parallel_plan import ParallelPlan, local_parameters
 from mmscale.planning.tracing import RowMemory, Work, trace
 from mmscale.runs import encoder_cache
-from mmscale.runs.run import places
-from mmscale.runs.stage import StagePlace
+from mmscale.runs.run import stages_of
+from mmscale.runs.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Examples:
 class Planned:
     """One stage on one spread."""
 
-    spread: Spread
+    parallel_plan: ParallelPlan
     parameters: dict[str, int]
     memory_bytes: dict[str, int]
     """By component, and "peak"."""
@@ -77,7 +77,7 @@ class Planned:
 
     @property
     def gpu_hours(self) -> float | None:
-        return None if self.steps is None else self.steps * self.step_seconds * self.spread.ranks / 3600
+        return None if self.steps is None else self.steps * self.step_seconds * self.parallel_plan.ranks / 3600
 
 
 class Planner:
@@ -102,59 +102,59 @@ class Planner:
             self.mapping = tuple(parameter.numel() for parameter in mapping.parameters())
 
     @property
-    def configured(self) -> Spread:
+    def configured(self) -> ParallelPlan:
         """The spread that the configuration asks for on this cluster; UserError where it does not divide."""
         parallel = self.run.parallel
         ranks, degree = self.cluster.nodes * self.cluster.ranks_on_node, parallel.tensor_parallel_size
         if ranks % degree:
             raise UserError(f"parallel.tensor_parallel_size={degree} does not divide the cluster's {ranks} ranks")
         require_divisible(self.config, degree, self.run.language_model.path)
-        return Spread(ranks, degree, parallel.zero.stage, parallel.sequence_parallel)
+        return ParallelPlan(ranks, degree, parallel.zero.stage, parallel.sequence_parallel)
 
-    def trained(self, place: StagePlace, spread: Spread) -> Trained:
-        run, merged = self.run, place.spec.trains == "mapping"
+    def trained(self, stage: Stage, parallel_plan: ParallelPlan) -> Trained:
+        run, merged = self.run, stage.spec.trains == "mapping"
         return Trained(
-            tuple(local_parameters(self.config, spread.tensor)),
+            tuple(local_parameters(self.config, parallel_plan.tensor)),
             self.encoder if merged else 0,
             self.mapping if merged else (),
             not merged,
             run.language_model.dtype,
             run.encoder.dtype if run.encoder else "float32",
-            place.config.precision == "bfloat16",
+            stage.config.precision == "bfloat16",
             self.quantized,
         )
 
-    def examples(self, place: StagePlace, given: Given) -> Examples:
+    def examples(self, stage: Stage, given: Given) -> Examples:
         """Of a stage's data: given, else read where files and tokenizers are there, else as long as the limits allow."""
-        longest = _longest_example(place.config, place.spec.trains == "mapping")
+        longest = _longest_example(stage.config, stage.spec.trains == "mapping")
         if given.example_tokens is not None:
             share = given.example_tokens / longest.tokens
             targets = given.target_tokens or given.example_tokens / 2
             return Examples(given.example_tokens, targets, longest.encoder * share, given.examples, "as given")
         try:
-            read = stage_tokens(place)
+            read = stage_tokens(stage)
         except UserError:
             return replace(longest, count=given.examples)
         size = read["rows"]
         tokens, targets, encoder = (read[key] / size for key in ("tokens", "target_tokens", "encoder_tokens"))
         return Examples(tokens, targets, encoder, size, "read from the data")
 
-    def stage(self, place: StagePlace, spread: Spread, mean: Examples) -> Planned:
+    def stage(self, stage: Stage, parallel_plan: ParallelPlan, mean: Examples) -> Planned:
         """One stage under a spread; its length is known where steps or the number of examples are."""
-        trained = replace(self.trained(place, spread), encoder_cached=self._caches_states(place, mean))
-        rows, row_tokens = _rows(place.config, mean, spread.data)
+        trained = replace(self.trained(stage, parallel_plan), encoder_cached=self._caches_states(stage, mean))
+        rows, row_tokens = _rows(stage.config, mean, parallel_plan.data)
         row_targets = math.ceil(row_tokens * mean.targets / mean.tokens)
-        work = self.work(place, spread, row_tokens, row_targets)
-        bytes_by_component = self._memory(place, trained, spread, work)
+        work = self.work(stage, parallel_plan, row_tokens, row_targets)
+        bytes_by_component = self._memory(stage, trained, parallel_plan, work)
         most = max(bytes_by_component[key] for key in ("peak", "peak_loading", "peak_saving"))
-        sent = self._traffic(place.config, trained, spread, rows, work)
-        compute, model_flops = self._compute(place.config, trained, spread, mean, rows * row_tokens)
+        sent = self._traffic(stage.config, trained, parallel_plan, rows, work)
+        compute, model_flops = self._compute(stage.config, trained, parallel_plan, mean, rows * row_tokens)
         per_gpu = self.cluster.gpu
-        tensor, data = traffic.seconds(sent, spread, per_gpu, max(1, self.cluster.gpus_per_node))
+        tensor, data = traffic.seconds(sent, parallel_plan, per_gpu, max(1, self.cluster.gpus_per_node))
         took = throughput.step_seconds(compute, tensor, data)
-        tokens = rows * row_tokens / took / spread.tensor
+        tokens = rows * row_tokens / took / parallel_plan.tensor
         return Planned(
-            spread,
+            parallel_plan,
             {
                 "llm": self.llm,
                 "encoder": trained.encoder,
@@ -171,17 +171,17 @@ class Planner:
             took,
             tokens,
             model_flops * tokens / (per_gpu.peak_tflops * 1e12),
-            _steps(place.config, mean.count),
+            _steps(stage.config, mean.count),
             12 * (self.llm if trained.trains_llm else sum(trained.mapping)),
             self._encoder_cache(trained, mean),
         )
 
-    def _caches_states(self, place: StagePlace, mean: Examples) -> bool:
+    def _caches_states(self, stage: Stage, mean: Examples) -> bool:
         """Whether the encoder's states will come from disk; unknown room there is taken for enough."""
-        if place.encoder is None or place.config.evaluate_task is not None:
+        if stage.encoder is None or stage.config.evaluate_task is not None:
             return False
         count = mean.count if mean.count is not None else math.inf
-        return encoder_cache.wanted(place, count, count * mean.tokens)
+        return encoder_cache.wanted(stage, count, count * mean.tokens)
 
     def _encoder_cache(self, trained: Trained, mean: Examples) -> int | None:
         if not trained.encoder:
@@ -189,18 +189,18 @@ class Planner:
         token = self.encoder_width * DTYPES[trained.encoder_dtype].itemsize
         return None if mean.count is None else math.ceil(mean.count * mean.encoder) * token
 
-    def work(self, place: StagePlace, spread: Spread, tokens: int, targets: int) -> Work:
+    def work(self, stage: Stage, parallel_plan: ParallelPlan, tokens: int, targets: int) -> Work:
         """One packed row of a stage as a rank sees it."""
-        config = place.config
+        config = stage.config
         return Work(
             tokens,
             targets,
             torch.bfloat16 if config.precision == "bfloat16" else DTYPES[self.run.language_model.dtype],
-            place.spec.trains != "mapping",
+            stage.spec.trains != "mapping",
             config.gradient_checkpointing,
             self.cluster.gpus_per_node > 0,
-            spread.tensor,
-            spread.sequence_parallel,
+            parallel_plan.tensor,
+            parallel_plan.sequence_parallel,
         )
 
     def _row(self, work: Work) -> RowMemory:
@@ -209,14 +209,14 @@ class Planner:
             self._rows[work] = trace(self.config, work)
         return self._rows[work]
 
-    def _memory(self, place: StagePlace, trained: Trained, spread: Spread, work: Work) -> dict[str, int]:
+    def _memory(self, stage: Stage, trained: Trained, parallel_plan: ParallelPlan, work: Work) -> dict[str, int]:
         zero = self.run.parallel.zero
-        found = memory.state_bytes(trained, spread, zero)
+        found = memory.state_bytes(trained, parallel_plan, zero)
         row = self._row(work)
         other = self._row(replace(work, checkpointing=not work.checkpointing))
-        step = memory.optimizer_step_bytes(trained, spread, zero)
+        step = memory.optimizer_step_bytes(trained, parallel_plan, zero)
         states = sum(found.values())
-        passing = memory.transient_bytes(trained, spread, zero)
+        passing = memory.transient_bytes(trained, parallel_plan, zero)
         if self.dequantized:
             passing["dequantized_layer"] = self.dequantized
         context = memory.CONTEXT_BYTES if self.cluster.gpus_per_node else 0
@@ -228,17 +228,19 @@ class Planner:
             "context": context,
             "peak": peak,
             f"peak_{told}": peak - row.peak + other.peak,
-            "peak_loading": context + memory.loading_bytes(trained, spread),
+            "peak_loading": context + memory.loading_bytes(trained, parallel_plan),
             "peak_saving": states + context + memory.saving_bytes(trained),
         }
 
-    def _traffic(self, config: StageConfig, trained: Trained, spread: Spread, rows: int, work: Work) -> traffic.Traffic:
+    def _traffic(
+        self, config: StageConfig, trained: Trained, parallel_plan: ParallelPlan, rows: int, work: Work
+    ) -> traffic.Traffic:
         activations = work.tokens * int(self.config.hidden_size) * work.dtype.itemsize
         layers, read = int(self.config.num_hidden_layers), work.targets / work.tokens
-        return traffic.traffic(trained, spread, rows, activations, layers, config.gradient_checkpointing, read)
+        return traffic.traffic(trained, parallel_plan, rows, activations, layers, config.gradient_checkpointing, read)
 
     def _compute(
-        self, config: StageConfig, trained: Trained, spread: Spread, mean: Examples, tokens: int
+        self, config: StageConfig, trained: Trained, parallel_plan: ParallelPlan, mean: Examples, tokens: int
     ) -> tuple[float, float]:
         """(seconds of each GPU of a tensor group for so many tokens, model operations a token); the encoder, where
         its states are not cached, is whole on each."""
@@ -251,14 +253,14 @@ class Planner:
             config.gradient_checkpointing,
         )
         encoder = 0.0 if trained.encoder_cached else 2.0 * trained.encoder * mean.encoder / mean.tokens
-        operations = tokens * (work.hardware / spread.tensor + encoder)
+        operations = tokens * (work.hardware / parallel_plan.tensor + encoder)
         return throughput.seconds_of(operations, self.cluster.gpu.peak_tflops), work.model + encoder
 
-    def fitting(self, place: StagePlace, mean: Examples) -> list[Planned]:
+    def fitting(self, stage: Stage, mean: Examples) -> list[Planned]:
         """Every spread of the cluster's ranks that fits, the fastest first."""
         ranks, found = self.cluster.nodes * self.cluster.ranks_on_node, []
         if self.quantized is not None:  # whole on every rank
-            only = self.stage(place, Spread(ranks, 1, 0), mean)
+            only = self.stage(stage, ParallelPlan(ranks, 1, 0), mean)
             return [only] if only.fits else []
         for tensor in (n for n in range(1, self.cluster.ranks_on_node + 1) if ranks % n == 0):
             try:
@@ -266,11 +268,11 @@ class Planner:
             except UserError:
                 continue
             sequence = tensor > 1 and self.run.parallel.sequence_parallel
-            found += [self.stage(place, Spread(ranks, tensor, zero, sequence), mean) for zero in range(4)]
+            found += [self.stage(stage, ParallelPlan(ranks, tensor, zero, sequence), mean) for zero in range(4)]
         return sorted((p for p in found if p.fits), key=lambda p: (p.step_seconds, p.memory_bytes["peak"]))
 
-    def places(self) -> list[StagePlace]:
-        return places(self.run)
+    def stages(self) -> list[Stage]:
+        return stages_of(self.run)
 
 
 def _longest_example(config: StageConfig, merged: bool) -> Examples:

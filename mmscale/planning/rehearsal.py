@@ -18,14 +18,14 @@ from torch.utils._pytree import tree_leaves
 from mmscale.config.cluster import ClusterConfig
 from mmscale.config.run import RunConfig
 from mmscale.models.loading import DTYPES
-from mmscale.parallel.context import Layout
-from mmscale.parallel.pieces import is_sharded, piece_of
+from mmscale.parallel.context import ParallelContext
+from mmscale.parallel.shards import is_sharded, shard_of
 from mmscale.planning.fake_ranks import Watching, fake_model, fake_rank
+from mmscale.planning.parallel_plan import ParallelPlan, local_parameters
 from mmscale.planning.plan import Given, Planned, Planner
-from mmscale.planning.spread import Spread, local_parameters
 from mmscale.planning.tracing import TRACED_ATTENTION, run_row
 from mmscale.planning.traffic import all_gather, all_reduce
-from mmscale.runs.stage import StagePlace
+from mmscale.runs.stage import Stage
 
 _CPU = torch.device("cpu")
 
@@ -82,23 +82,23 @@ class RankPieces:
         return {key: value for key, value in asdict(self).items() if key != "held"}
 
 
-def _members(group: Any, layout: Layout) -> list[int]:
-    return [layout.rank] if group is None else dist.get_process_group_ranks(group)
+def _members(group: Any, context: ParallelContext) -> list[int]:
+    return [context.rank] if group is None else dist.get_process_group_ranks(group)
 
 
-def build(planner: Planner, rank: int, spread: Spread) -> RankPieces:
+def build(planner: Planner, rank: int, parallel_plan: ParallelPlan) -> RankPieces:
     """One rank's groups and pieces."""
     dtype = DTYPES[planner.run.language_model.dtype]
-    with fake_rank(rank, spread) as layout, FakeTensorMode():
-        model = fake_model(planner.config, layout, dtype, TRACED_ATTENTION["flash"])
+    with fake_rank(rank, parallel_plan) as context, FakeTensorMode():
+        model = fake_model(planner.config, context, dtype, TRACED_ATTENTION["flash"])
         parameters = dict(model.causal_lm.named_parameters())
-        pieces = {name: piece_of(p) for name, p in parameters.items()}
+        shards = {name: shard_of(p) for name, p in parameters.items()}
         held = {
-            name: (piece.shape, piece.dimension, piece.begin, piece.size, is_sharded(parameters[name]))
-            for name, piece in pieces.items()
+            name: (shard.shape, shard.dimension, shard.begin, shard.size, is_sharded(parameters[name]))
+            for name, shard in shards.items()
         }
         elements = sum(parameter.numel() for parameter in parameters.values())
-        data, tensor = _members(layout.data_group, layout), _members(layout.tensor_group, layout)
+        data, tensor = _members(context.data_group, context), _members(context.tensor_group, context)
     return RankPieces(rank, data, tensor, elements, held)
 
 
@@ -118,35 +118,38 @@ def uncovered(ranks: list[RankPieces]) -> list[str]:
     return wrong
 
 
-def _traced(planner: Planner, place: StagePlace, planned: Planned) -> Sent:
+def _traced(planner: Planner, stage: Stage, planned: Planned) -> Sent:
     """The tensor group's collectives of one packed row on rank 0, forward and backward."""
-    spread, work = planned.spread, planner.work(place, planned.spread, planned.row_tokens, planned.row_targets)
-    if spread.tensor == 1:
+    parallel_plan, work = (
+        planned.parallel_plan,
+        planner.work(stage, planned.parallel_plan, planned.row_tokens, planned.row_targets),
+    )
+    if parallel_plan.tensor == 1:
         return Sent()
-    with fake_rank(0, spread) as layout, FakeTensorMode(), Collectives() as seen:
-        run_row(fake_model(planner.config, layout, work.dtype, TRACED_ATTENTION["flash"]), work)
-    return seen.by_size[spread.tensor]
+    with fake_rank(0, parallel_plan) as context, FakeTensorMode(), Collectives() as seen:
+        run_row(fake_model(planner.config, context, work.dtype, TRACED_ATTENTION["flash"]), work)
+    return seen.by_size[parallel_plan.tensor]
 
 
 def rehearse(run: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
     """Ranks, pieces and one step's collectives of every stage at the cluster's full size; the plan's bytes beside them."""
     planner = Planner(run, cluster)
-    spread = planner.configured
-    chosen = sorted({*range(spread.tensor), spread.ranks - 1})
-    built = {rank: build(planner, rank, spread) for rank in chosen}
+    parallel_plan = planner.configured
+    chosen = sorted({*range(parallel_plan.tensor), parallel_plan.ranks - 1})
+    built = {rank: build(planner, rank, parallel_plan) for rank in chosen}
     return {
-        "layout": str(spread),
+        "layout": str(parallel_plan),
         "ranks": [found.shown() for found in built.values()],
         "parameters": planner.llm,
-        "elements_by_plan": sum(local_parameters(planner.config, spread.tensor)),
-        "uncovered": uncovered([built[rank] for rank in range(spread.tensor)]),
-        "stages": {place.name: _stage(planner, place, spread) for place in planner.places()},
+        "elements_by_plan": sum(local_parameters(planner.config, parallel_plan.tensor)),
+        "uncovered": uncovered([built[rank] for rank in range(parallel_plan.tensor)]),
+        "stages": {stage.name: _stage(planner, stage, parallel_plan) for stage in planner.stages()},
     }
 
 
-def _stage(planner: Planner, place: StagePlace, spread: Spread) -> dict[str, Any]:
-    planned = planner.stage(place, spread, planner.examples(place, Given()))
-    traced = _traced(planner, place, planned)
+def _stage(planner: Planner, stage: Stage, parallel_plan: ParallelPlan) -> dict[str, Any]:
+    planned = planner.stage(stage, parallel_plan, planner.examples(stage, Given()))
+    traced = _traced(planner, stage, planned)
     rows = planned.rows_per_step
     return {
         "rows_per_step": rows,
@@ -161,7 +164,7 @@ def _stage(planner: Planner, place: StagePlace, spread: Spread) -> dict[str, Any
 
 def show(found: dict[str, Any]) -> None:
     """Print a rehearsal for a person."""
-    print(f"at full size: {found['layout']}")
+    print(f"at full size: {found['context']}")
     for rank in found["ranks"]:
         groups = f"tensor group {_range(rank['tensor_group'])}, data group {_range(rank['data_group'])}"
         print(f"  rank {rank['rank']}: {groups}, {rank['elements']:,} elements of the LLM")

@@ -17,15 +17,15 @@ _GIB = 2**30
 
 def describe(planner: Planner, given: Given, search: bool) -> dict[str, Any]:
     """Everything `mmscale plan` says. The top level repeats the stage that needs most memory."""
-    spread = planner.configured
+    parallel_plan = planner.configured
     stages: dict[str, Any] = {}
-    for place in planner.places():
-        examples = planner.examples(place, given)
-        planned = planner.stage(place, spread, examples)
+    for stage in planner.stages():
+        examples = planner.examples(stage, given)
+        planned = planner.stage(stage, parallel_plan, examples)
         entry = {**_entry(planned), "assumed": examples.source}
         if search or not planned.fits:
-            entry["fitting"] = [_entry(other) for other in planner.fitting(place, examples)]
-        stages[place.name] = entry
+            entry["fitting"] = [_entry(other) for other in planner.fitting(stage, examples)]
+        stages[stage.name] = entry
     if not stages:
         raise UserError("the configuration names no method to plan: add methods=[mindmerger], for example")
     answers = inference(planner.run, planner.cluster, planner.config, planner.llm, planner.encoder, planner.quantized)
@@ -59,11 +59,11 @@ def _verdict(part: dict[str, Any]) -> str:
 def _entry(planned: Planned) -> dict[str, Any]:
     return {
         "layout": {
-            "ranks": planned.spread.ranks,
-            "tensor_parallel_size": planned.spread.tensor,
-            "data_parallel_size": planned.spread.data,
-            "zero_stage": planned.spread.stage,
-            "sequence_parallel": planned.spread.sequence_parallel,
+            "ranks": planned.parallel_plan.ranks,
+            "tensor_parallel_size": planned.parallel_plan.tensor,
+            "data_parallel_size": planned.parallel_plan.data,
+            "zero_stage": planned.parallel_plan.stage,
+            "sequence_parallel": planned.parallel_plan.sequence_parallel,
         },
         "parameters": planned.parameters,
         "memory_bytes": planned.memory_bytes,
@@ -89,7 +89,7 @@ def show_json(found: dict[str, Any]) -> None:
 def show(found: dict[str, Any]) -> None:
     """Tables on standard output, as wide as they need to be."""
     for name, entry in found["stages"].items():
-        print(f"{found['name']} {name}: {_layout(entry['layout'])}; examples: {entry['assumed']}")
+        print(f"{found['name']} {name}: {_layout(entry['context'])}; examples: {entry['assumed']}")
         _print(_memory(entry, found["gpu_memory_bytes"]))
         _print(_speed(entry))
         if entry.get("fitting"):
@@ -122,12 +122,10 @@ def _print(table: Table) -> None:
     Console(width=None if console.is_terminal else 120).print(table)
 
 
-def _layout(layout: dict[str, int]) -> str:
-    zero = f"ZeRO-{layout['zero_stage']}" if layout["zero_stage"] else "replicated"
-    tensor = (
-        f"tensor {layout['tensor_parallel_size']}{' with sequence parallelism' if layout['sequence_parallel'] else ''}"
-    )
-    return f"{layout['ranks']} GPUs = {tensor} x data {layout['data_parallel_size']}, {zero}"
+def _layout(context: dict[str, int]) -> str:
+    zero = f"ZeRO-{context['zero_stage']}" if context["zero_stage"] else "replicated"
+    tensor = f"tensor {context['tensor_parallel_size']}{' with sequence parallelism' if context['sequence_parallel'] else ''}"
+    return f"{context['ranks']} GPUs = {tensor} x data {context['data_parallel_size']}, {zero}"
 
 
 def _memory(entry: dict[str, Any], available: int) -> Table:

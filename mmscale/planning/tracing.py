@@ -19,9 +19,9 @@ from transformers import AttentionInterface
 from mmscale.models.assembly import make_trainable
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.packed_layout import PackedLayout
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.planning.fake_ranks import DEVICE, Watching, fake_model, fake_rank
-from mmscale.planning.spread import Spread, shortened
+from mmscale.planning.parallel_plan import ParallelPlan, shortened
 
 _LAYERS = (2, 3)
 """Layers of the two traced models; memory is linear in their number."""
@@ -121,15 +121,15 @@ class RowMemory:
 
 def trace(model_config: Any, work: Work) -> RowMemory:
     """Bytes of one row, forward and backward, through all layers of a model, on one rank of its tensor group."""
-    spread = Spread(work.tensor_size, work.tensor_size, 0, work.sequence_parallel)
-    with fake_rank(0, spread) as layout, FakeTensorMode():
-        few, more = (_trace(shortened(model_config, layers), work, layout) for layers in _LAYERS)
+    parallel_plan = ParallelPlan(work.tensor_size, work.tensor_size, 0, work.sequence_parallel)
+    with fake_rank(0, parallel_plan) as context, FakeTensorMode():
+        few, more = (_trace(shortened(model_config, layers), work, context) for layers in _LAYERS)
     extra = int(model_config.num_hidden_layers) - _LAYERS[0]
     return RowMemory(few.forward + extra * (more.forward - few.forward), few.peak + extra * (more.peak - few.peak))
 
 
-def _trace(model_config: Any, work: Work, layout: Layout) -> RowMemory:
-    model = fake_model(model_config, layout, work.dtype, TRACED_ATTENTION["flash" if work.flash else "grids"])
+def _trace(model_config: Any, work: Work, context: ParallelContext) -> RowMemory:
+    model = fake_model(model_config, context, work.dtype, TRACED_ATTENTION["flash" if work.flash else "grids"])
     if work.trained:
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)  # so that none is made inside

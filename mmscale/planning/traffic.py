@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mmscale.config.cluster import GpuConfig
 from mmscale.planning.memory import Trained
-from mmscale.planning.spread import Spread, flattened, partitioned
+from mmscale.planning.parallel_plan import ParallelPlan, flattened, partitioned
 
 REUSED_ELEMENTS = 1_000_000_000
 """DeepSpeed's stage3_max_reuse_distance, its default: what is needed again sooner stays."""
@@ -37,7 +37,7 @@ def all_gather(size: int, ranks: int) -> int:
 
 def traffic(
     trained: Trained,
-    spread: Spread,
+    parallel_plan: ParallelPlan,
     rows: int,
     row_activations: int,
     layers: int,
@@ -48,7 +48,7 @@ def traffic(
     """Of `rows` packed rows a rank; `row_activations` are the bytes of one layer's input, T x width; a share `targets` of
     them enters the head; `reused` elements are gathered under ZeRO-3 and not released between forward and backward pass.
     """
-    if spread.sequence_parallel:
+    if parallel_plan.sequence_parallel:
         # an all-gather and a reduce-scatter are half an all-reduce each; recomputed, a layer needs all but its last one
         reductions = (5.5 if checkpointing else 4) * layers + 2 + targets
     else:
@@ -57,30 +57,30 @@ def traffic(
         # all rows before its attention alone, else those that are read
         each = 5 if checkpointing else 4
         reductions = each * layers + 1 + targets - (each - 1) * (1 - targets)
-    tensor = rows * int(reductions * all_reduce(row_activations, spread.tensor))
-    return Traffic(tensor, _data(trained, spread, rows, reused))
+    tensor = rows * int(reductions * all_reduce(row_activations, parallel_plan.tensor))
+    return Traffic(tensor, _data(trained, parallel_plan, rows, reused))
 
 
-def _data(trained: Trained, spread: Spread, rows: int, reused: int) -> int:
+def _data(trained: Trained, parallel_plan: ParallelPlan, rows: int, reused: int) -> int:
     """What DeepSpeed does, seen on real ranks (tests/planning): stages 1 and 2 all-reduce gradients, where the ZeRO
     paper (section 7) has half of it; stage 3 gathers again, for the backward pass, what it released after the forward."""
-    data, width = spread.data, 2 if trained.autocast else 4
+    data, width = parallel_plan.data, 2 if trained.autocast else 4
     count = sum(trained.trainable)
-    if spread.stage == 0:
+    if parallel_plan.stage == 0:
         return all_reduce(4 * count, data)
-    if spread.stage == 3:
+    if parallel_plan.stage == 3:
         held = partitioned((*trained.llm, *trained.mapping), data) * data
         gathered = all_gather(held * width, data) + all_gather(max(0, held - reused) * width, data)
         return rows * (gathered + all_gather(partitioned(trained.trainable, data) * data * width, data))
     padded = flattened(trained.trainable, data) * data * width
-    reduced = all_reduce(padded, data) * (rows if spread.stage == 2 else 1)
+    reduced = all_reduce(padded, data) * (rows if parallel_plan.stage == 2 else 1)
     return reduced + all_gather(padded, data)  # gradients reduced, new parameters gathered
 
 
-def seconds(sent: Traffic, spread: Spread, gpu: GpuConfig, gpus_per_node: int) -> tuple[float, float]:
+def seconds(sent: Traffic, parallel_plan: ParallelPlan, gpu: GpuConfig, gpus_per_node: int) -> tuple[float, float]:
     """(tensor, data) seconds; a group that fits a node talks over its links, another one over the network."""
 
     def speed(reach: int) -> float:
         return 1e9 * (gpu.link_gbytes if reach <= gpus_per_node else gpu.network_gbytes)
 
-    return sent.tensor / speed(spread.tensor), sent.data / speed(spread.ranks)
+    return sent.tensor / speed(parallel_plan.tensor), sent.data / speed(parallel_plan.ranks)

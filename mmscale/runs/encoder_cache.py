@@ -13,11 +13,11 @@ from mmscale.errors import UserError
 from mmscale.models.counting import encoder_width
 from mmscale.models.encoders import load_encoder
 from mmscale.models.loading import DTYPES
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
 from mmscale.progress import say
-from mmscale.runs.stage import StagePlace
-from mmscale.training.encoder_cache import CachePlace, WithStates, size_of, with_states
+from mmscale.runs.stage import Stage
+from mmscale.training.encoder_cache import CacheFolder, WithStates, size_of, with_states
 from mmscale.training.trainer import TrainingData
 
 AUTO, OFF = "auto", "off"
@@ -27,27 +27,27 @@ FREE_SHARE = 0.5
 """Of the free disk that `auto` takes at most."""
 
 
-def own_folder(place: StagePlace) -> Path:
+def own_folder(stage: Stage) -> Path:
     """Of `encoder_cache: auto`."""
-    return place.folder / "encoder_states"
+    return stage.folder / "encoder_states"
 
 
-def cache_place(place: StagePlace) -> CachePlace | None:
+def cache_place(stage: Stage) -> CacheFolder | None:
     """Where the configuration wants the states; None for `off`."""
-    chosen = place.run.encoder_cache
+    chosen = stage.run.encoder_cache
     if chosen == OFF:
         return None
     if chosen == AUTO:
-        return CachePlace(own_folder(place), True, place.title)
-    return CachePlace(Path(chosen) / place.name, False, place.title)
+        return CacheFolder(own_folder(stage), True, stage.title)
+    return CacheFolder(Path(chosen) / stage.name, False, stage.title)
 
 
-def wanted(place: StagePlace, examples: float, merged_tokens: float) -> bool:
+def wanted(stage: Stage, examples: float, merged_tokens: float) -> bool:
     """Whether the configuration asks for a stage's states on disk, or leaves it open and they pay."""
-    chosen = place.run.encoder_cache
+    chosen = stage.run.encoder_cache
     if chosen != AUTO:
         return chosen != OFF
-    return passes(place.config, examples, merged_tokens) >= WORTHWHILE_PASSES
+    return passes(stage.config, examples, merged_tokens) >= WORTHWHILE_PASSES
 
 
 def passes(config: StageConfig, examples: float, merged_tokens: float) -> float:
@@ -60,24 +60,24 @@ def passes(config: StageConfig, examples: float, merged_tokens: float) -> float:
     return (config.steps or 0) * (packing.global_batch_tokens or 0) / merged_tokens
 
 
-def cached(place: StagePlace, config: EncoderConfig, data: TrainingData, layout: Layout) -> TrainingData:
+def cached(stage: Stage, config: EncoderConfig, data: TrainingData, context: ParallelContext) -> TrainingData:
     """The same examples with encoder states from disk, where the configuration asks for them or they pay.
 
     The encoder is in memory for as long as this takes. Raises UserError when a folder that was asked for has too little
     room, or holds the states of something else.
     """
-    where = cache_place(place)
+    where = cache_place(stage)
     stores = {store.name: store for store in (data.train, data.dev) if isinstance(store, TokenStore) and len(store)}
     if where is None or "train" not in stores:
         return data
     tokens = sum(stores["train"].merged_lengths())
-    if not wanted(place, len(data.train), tokens):
+    if not wanted(stage, len(data.train), tokens):
         return data
     size = size_of(stores, encoder_width(config), DTYPES[config.dtype])[1]
-    if not layout.from_first(lambda: _has_room(where, size)):
+    if not context.from_first(lambda: _has_room(where, size)):
         return data
-    encoder = load_encoder(config, layout.device)
-    found = with_states(encoder, stores, where, layout, Interruption(place.run.parallel.interruption, layout))
+    encoder = load_encoder(config, context.device)
+    found = with_states(encoder, stores, where, context, Interruption(stage.run.parallel.interruption, context))
     return replace(data, train=found["train"], dev=found.get("dev", data.dev))
 
 
@@ -86,7 +86,7 @@ def every_row_has_states(data: TrainingData) -> bool:
     return all(isinstance(part, WithStates) or not len(part) for part in (data.train, data.dev))
 
 
-def _has_room(where: CachePlace, size: int) -> bool:
+def _has_room(where: CacheFolder, size: int) -> bool:
     """Whether the states fit the disk; where they were asked for by path, writing them says so itself."""
     existing = next(folder for folder in (where.folder, *where.folder.absolute().parents) if folder.exists())
     held = sum(file.stat().st_size for file in where.folder.glob("*.safetensors")) if where.folder.is_dir() else 0
@@ -103,6 +103,6 @@ def _has_room(where: CachePlace, size: int) -> bool:
     return room
 
 
-def drop(place: StagePlace, layout: Layout) -> None:
+def drop(stage: Stage, context: ParallelContext) -> None:
     """Remove what `auto` kept: a finished stage needs it no more."""
-    layout.on_first(lambda: shutil.rmtree(own_folder(place), ignore_errors=True))
+    context.on_first(lambda: shutil.rmtree(own_folder(stage), ignore_errors=True))

@@ -7,16 +7,16 @@ import random
 from mmscale.config.run import RunConfig
 from mmscale.data.packing import pack
 from mmscale.data.preview import Segment, segments
-from mmscale.runs.run import places_up_to
+from mmscale.runs.run import stages_up_to
 from mmscale.runs.stage_data import read_stage_records
 from mmscale.runs.tokenizing import stage_tokenizer
 
 
-def preview_stage(run: RunConfig, stage: str, count: int) -> list[list[Segment]]:
+def preview_stage(run: RunConfig, target: str, count: int) -> list[list[Segment]]:
     """Segments of `count` examples drawn over the whole stage; needs tokenizers, no weights."""
-    place = places_up_to(run, stage)[-1]
-    tokenize, _ = stage_tokenizer(place)
-    train, _, _ = read_stage_records(place.config, run.languages, run.seed)
+    stage = stages_up_to(run, target)[-1]
+    tokenize, _ = stage_tokenizer(stage)
+    train, _, _ = read_stage_records(stage.config, run.languages, run.seed)
     chosen = random.Random(run.seed).sample(train, min(count, len(train)))
     encoder = tokenize.encoder_tokenizer
     row = pack(tokenize(chosen), tokenize.specials)

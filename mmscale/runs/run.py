@@ -17,12 +17,12 @@ from mmscale.evaluation.scores import task_scores
 from mmscale.evaluation.solving import LazySolver, evaluate_task
 from mmscale.methods import METHODS, Method, method
 from mmscale.models.assembly import ModelParts
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
 from mmscale.progress import say
 from mmscale.runs import proxy_models
 from mmscale.runs.environment import describe_environment, set_up_torch
-from mmscale.runs.stage import StagePlace
+from mmscale.runs.stage import Stage
 from mmscale.runs.training import run_stage
 from mmscale.storage.files import atomic_write, write_json
 
@@ -55,8 +55,8 @@ def check(run: RunConfig) -> list[Method]:
             if not stages[stage].data:
                 raise UserError(f"recipes.{chosen.name}.{stage}.data is empty: name at least one data set")
         for spec in chosen.stages:
-            StagePlace(run, chosen, spec).require_quantization_fits()
-            StagePlace(run, chosen, spec).require_mapping_fits()
+            Stage(run, chosen, spec).require_quantization_fits()
+            Stage(run, chosen, spec).require_mapping_fits()
         if chosen.needs_encoder and run.encoder is None:
             raise UserError(f"{chosen.name} needs an encoder: add an encoder section with a path")
     if run.proxy is not None and run.proxy.expert not in run.recipes:
@@ -73,51 +73,51 @@ def check(run: RunConfig) -> list[Method]:
 
 def asked_prompts(run: RunConfig) -> set[str]:
     """The templates by which a run's models are asked, where a task has none of its own."""
-    return {place.prompt for place in places(run) if place.spec is place.method.stages[-1]}
+    return {stage.prompt for stage in stages_of(run) if stage.spec is stage.method.stages[-1]}
 
 
-def places(run: RunConfig) -> list[StagePlace]:
+def stages_of(run: RunConfig) -> list[Stage]:
     """Every stage that a run trains, in order."""
-    return [StagePlace(run, chosen, spec) for chosen in check(run) for spec in chosen.stages]
+    return [Stage(run, chosen, spec) for chosen in check(run) for spec in chosen.stages]
 
 
-def prepared_places(run: RunConfig) -> list[StagePlace]:
+def prepared_stages(run: RunConfig) -> list[Stage]:
     """Every stage whose data a run reads: its own, and those that tune the larger base of proxy-tuning."""
-    found = places(run)
+    found = stages_of(run)
     if run.proxy is not None and run.proxy.ceiling and run.proxy.expert in run.methods:
         chosen, tuned = method(run.proxy.expert), proxy_models.ceiling_run(run)
-        found += [StagePlace(tuned, chosen, spec) for spec in chosen.stages]
+        found += [Stage(tuned, chosen, spec) for spec in chosen.stages]
     return found
 
 
-def places_up_to(run: RunConfig, stage: str) -> list[StagePlace]:
+def stages_up_to(run: RunConfig, target: str) -> list[Stage]:
     """The stages of one method up to METHOD.STAGE; UserError naming the nearest when no recipe has it."""
     check(run)
     found = {f"{name}.{spec.name}": (method(name), spec) for name in run.recipes for spec in method(name).stages}
-    if stage not in found:
-        raise unknown_name("stage", stage, found)
-    chosen, last = found[stage]
-    wanted = [StagePlace(run, chosen, spec) for spec in chosen.stages[: chosen.stages.index(last) + 1]]
-    for place in wanted:
-        place.require_quantization_fits()
-        place.require_mapping_fits()
+    if target not in found:
+        raise unknown_name("stage", target, found)
+    chosen, last = found[target]
+    wanted = [Stage(run, chosen, spec) for spec in chosen.stages[: chosen.stages.index(last) + 1]]
+    for stage in wanted:
+        stage.require_quantization_fits()
+        stage.require_mapping_fits()
     return wanted
 
 
-def train_method(run: RunConfig, chosen: Method, layout: Layout) -> ModelParts:
+def train_method(run: RunConfig, chosen: Method, context: ParallelContext) -> ModelParts:
     """Every stage of a method in order; the parts of its model."""
     parts = ModelParts(run.language_model, run.encoder if chosen.needs_encoder else None)
     for spec in chosen.stages:
-        parts = run_stage(StagePlace(run, chosen, spec), parts, layout)
+        parts = run_stage(Stage(run, chosen, spec), parts, context)
     return parts
 
 
 class Run:
     """One run directory being filled."""
 
-    def __init__(self, config: RunConfig, layout: Layout) -> None:
+    def __init__(self, config: RunConfig, context: ParallelContext) -> None:
         """Every rank of the layout executes it; the first one writes."""
-        self.config, self.layout = config, layout
+        self.config, self.context = config, context
         self.methods = check(config)
         self.folder = config.directory
         self.rows: dict[str, TaskRows] = {}
@@ -158,24 +158,24 @@ class Run:
         """Scores of what the models have answered, by one process of any kind; UserError where a stage or an answer is
         missing, since it trains nothing and asks nothing.
         """
-        for place in prepared_places(self.config):
-            if not place.finished:
-                raise UserError(f"{place.title} is not trained: run it first, or leave out --scores")
+        for stage in prepared_stages(self.config):
+            if not stage.finished:
+                raise UserError(f"{stage.title} is not trained: run it first, or leave out --scores")
         self._counting = True
         self._execute()
 
     def _execute(self) -> None:
         set_up_torch(self.config)
         if not (self._counting and (self.folder / RUN_FILE).is_file()):  # made where it was trained
-            self.layout.on_first(self._describe)
-        stages = [place.name for place in places(self.config)]
+            self.context.on_first(self._describe)
+        stages = [stage.name for stage in stages_of(self.config)]
         say(f"run {self.config.name} in {self.folder}: {', '.join(stages) or 'evaluation only'}")
         untouched = ModelParts(self.config.language_model)
         if BASE in self._only:
-            self._evaluate(BASE, "Base", model_solver("Base", untouched, self._base_prompt(), self.layout))
+            self._evaluate(BASE, "Base", model_solver("Base", untouched, self._base_prompt(), self.context))
         for chosen in [chosen for chosen in self.methods if chosen.name in self._only]:
-            parts = train_method(self.config, chosen, self.layout)
-            self._evaluate(chosen.name, chosen.title, model_solver(chosen.title, parts, None, self.layout))
+            parts = train_method(self.config, chosen, self.context)
+            self._evaluate(chosen.name, chosen.title, model_solver(chosen.title, parts, None, self.context))
         if self.config.proxy is not None and any(proxy_models.is_of_proxy(name) for name in self._only):
             self._proxy(self.config.proxy, untouched)
         if self.config.proxy is not None and not self._steered:
@@ -211,8 +211,8 @@ class Run:
         self.rows[name], self.titles[name] = {}, title
         for task_name, task in chosen.items():
             folder = self.folder / "predictions" / name
-            with Interruption(self.config.parallel.interruption, self.layout) as stop:
-                rows, accounts = evaluate_task(solver, task_name, task, languages, folder, self.layout, stop)
+            with Interruption(self.config.parallel.interruption, self.context) as stop:
+                rows, accounts = evaluate_task(solver, task_name, task, languages, folder, self.context, stop)
             self.rows[name][task_name] = rows
             self._write(folder / task_name / "data.json", [account.summary() for account in accounts])
         if self._scores:
@@ -222,15 +222,15 @@ class Run:
     def _proxy(self, proxy: ProxyConfig, antiexpert: ModelParts) -> None:
         base, asked = ModelParts(proxy.base), proxy_models.Steered(proxy)
         chosen = method(proxy.expert)
-        expert = train_method(self.config, chosen, self.layout)
-        alone = model_solver("Larger base", base, expert.prompt, self.layout)
+        expert = train_method(self.config, chosen, self.context)
+        alone = model_solver("Larger base", base, expert.prompt, self.context)
         self._evaluate(proxy_models.BASE, alone.title, alone, proxy)
 
         def at(alpha: float, title: str) -> LazySolver:
             steering = Steering(
                 expert, antiexpert, alpha, draft_tokens=proxy.draft_tokens, shard_small=proxy.shard_small
             )
-            return proxy_solver(title, base, steering, self.layout, expert.prompt)
+            return proxy_solver(title, base, steering, self.context, expert.prompt)
 
         title = f"Larger base, proxy-tuned by {chosen.title.lower()}"
         self._evaluate(proxy_models.STEERED, title, at(proxy.alpha, title), proxy)
@@ -239,11 +239,11 @@ class Run:
             self._evaluate(name, title, at(alpha, title), proxy, proxy.sweep_limit)
         if proxy_models.CEILING in self._only & set(asked.models()):
             title = f"Larger base, tuned by {chosen.title.lower()} itself"
-            tuned = train_method(proxy_models.ceiling_run(self.config), chosen, self.layout)
-            self._evaluate(proxy_models.CEILING, title, model_solver(title, tuned, None, self.layout), proxy)
+            tuned = train_method(proxy_models.ceiling_run(self.config), chosen, self.context)
+            self._evaluate(proxy_models.CEILING, title, model_solver(title, tuned, None, self.context), proxy)
 
     def _write(self, path: Path, value: Any) -> None:
-        self.layout.on_first(lambda: write_json(path, value))
+        self.context.on_first(lambda: write_json(path, value))
 
     def scores(self) -> dict[str, Any]:
         """model -> title, what it is compared with, and every task's scores; of proxy-tuning its alpha as well."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmscale.errors import UserError
 from mmscale.models.assembly import ModelParts, provenance
-from mmscale.runs.stage import StagePlace
+from mmscale.runs.stage import Stage
 from mmscale.storage.files import sha256, write_json
 from mmscale.storage.reading import parse_json
 
@@ -19,38 +19,38 @@ _TOLD = 3
 """Changed keys that a sentence names."""
 
 
-def fingerprint(place: StagePlace, start: ModelParts) -> str:
+def fingerprint(stage: Stage, start: ModelParts) -> str:
     """A digest of the stage's configuration, where it starts, languages and seed."""
-    content = [*_settings(place, start).values(), place.spec.name]
-    if place.config.initial_mapping is not None and start.mapping is not None:
+    content = [*_settings(stage, start).values(), stage.spec.name]
+    if stage.config.initial_mapping is not None and start.mapping is not None:
         content.append(sha256(Path(start.mapping)))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _settings(place: StagePlace, start: ModelParts) -> dict[str, Any]:
+def _settings(stage: Stage, start: ModelParts) -> dict[str, Any]:
     return {
-        f"recipes.{place.name}": place.config.model_dump(mode="json"),
+        f"recipes.{stage.name}": stage.config.model_dump(mode="json"),
         "language_model": start.language_model.model_dump(mode="json"),
         "encoder": start.encoder.model_dump(mode="json") if start.encoder else None,
         "the model it starts from": provenance(start),
-        "languages": list(place.run.languages),
-        "seed": place.run.seed,
+        "languages": list(stage.run.languages),
+        "seed": stage.run.seed,
     }
 
 
-def keep(place: StagePlace, start: ModelParts) -> None:
+def keep(stage: Stage, start: ModelParts) -> None:
     """Write them into the stage's folder, unless a checkpoint there was made by those that it holds."""
-    if not any((place.folder / "checkpoints").glob("step-*")):
-        write_json(place.folder / _FILE, _settings(place, start))
+    if not any((stage.folder / "checkpoints").glob("step-*")):
+        write_json(stage.folder / _FILE, _settings(stage, start))
 
 
-def refusal(what: Path, place: StagePlace, start: ModelParts) -> UserError:
+def refusal(what: Path, stage: Stage, start: ModelParts) -> UserError:
     """That `what` was made by other settings, naming those that changed where they were kept."""
-    changes = list(_changes(_kept(place.folder / _FILE), _settings(place, start), ""))
+    changes = list(_changes(_kept(stage.folder / _FILE), _settings(stage, start), ""))
     told = "; ".join(changes[:_TOLD]) + (f" and {len(changes) - _TOLD} more" if len(changes) > _TOLD else "")
     return UserError(
         f"{what} was made by another configuration of this stage{f' ({told})' if told else ''}: choose another output_dir, or "
-        f"remove {place.folder} to train again"
+        f"remove {stage.folder} to train again"
     )
 
 

@@ -16,10 +16,10 @@ from mmscale.errors import unknown_name
 from mmscale.methods import Method, method
 from mmscale.methods.base import StageSpec
 from mmscale.parallel import slurm
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.progress import bar, say
 from mmscale.runs.run import Run, check
-from mmscale.runs.stage import StagePlace
+from mmscale.runs.stage import Stage
 from mmscale.storage.files import atomic_write
 from mmscale.training.metrics import read_metrics
 
@@ -27,12 +27,12 @@ ANSWERS, EVALUATION = "answers", "evaluation"
 
 
 @dataclass(frozen=True)
-class Job:
+class SlurmJob:
     """One Slurm job: a stage, or what is left of the run."""
 
     name: str
     title: str
-    place: StagePlace | None
+    stage: Stage | None
     """None for what comes after the stages."""
     after: tuple[str, ...]
     """Names of jobs that have to succeed first."""
@@ -53,7 +53,7 @@ def wanted_stages(run: RunConfig, target: str) -> list[tuple[Method, StageSpec]]
     return [(chosen, spec) for spec in chosen.stages if stage in ("", spec.name)]
 
 
-def jobs(run: RunConfig, targets: Sequence[str], cluster: ClusterConfig) -> list[Job]:
+def jobs(run: RunConfig, targets: Sequence[str], cluster: ClusterConfig) -> list[SlurmJob]:
     """What is submitted for methods or stages; when none is named, all methods, then an array in which each model
     answers its tasks, then scores and report.
 
@@ -61,30 +61,30 @@ def jobs(run: RunConfig, targets: Sequence[str], cluster: ClusterConfig) -> list
     job that is already waiting.
     """
     check(run)
-    made: list[Job] = []
+    made: list[SlurmJob] = []
     last: dict[str, str] = {}
     for chosen, spec in [found for target in targets or run.methods for found in wanted_stages(run, target)]:
         name = f"{chosen.name}.{spec.name}"
         after = (last[chosen.name],) if chosen.name in last else ()
-        place = StagePlace(run, chosen, spec)
+        stage = Stage(run, chosen, spec)
         text = _text(run, cluster, name, ["train", name])
-        made.append(Job(name, place.title, place, after, _folder(run) / f"{name}.sbatch", _log(run, name), text))
+        made.append(SlurmJob(name, stage.title, stage, after, _folder(run) / f"{name}.sbatch", _log(run, name), text))
         last[chosen.name] = name
     return made if targets else [*made, *_evaluation(run, cluster, tuple(last.values()))]
 
 
-def _evaluation(run: RunConfig, cluster: ClusterConfig, after: tuple[str, ...]) -> list[Job]:
+def _evaluation(run: RunConfig, cluster: ClusterConfig, after: tuple[str, ...]) -> list[SlurmJob]:
     """Every model's answers side by side, where there is a task, then what is made of them."""
-    models = Run(run, Layout(torch.device("cpu"))).models if run.evaluation.tasks else []
+    models = Run(run, ParallelContext(torch.device("cpu"))).models if run.evaluation.tasks else []
     found = []
     if models:
         text = _text(run, cluster, ANSWERS, ["run"], models)
         script = _folder(run) / f"{ANSWERS}.sbatch"
-        found.append(Job(ANSWERS, "Answers", None, after, script, _log(run, f"{ANSWERS}-%a"), text))
+        found.append(SlurmJob(ANSWERS, "Answers", None, after, script, _log(run, f"{ANSWERS}-%a"), text))
         after = (ANSWERS,)
     text = _text(run, cluster, EVALUATION, ["run", "--scores"], template="scores")
     script = _folder(run) / f"{EVALUATION}.sbatch"
-    return [*found, Job(EVALUATION, "Scores and report", None, after, script, _log(run, EVALUATION), text)]
+    return [*found, SlurmJob(EVALUATION, "Scores and report", None, after, script, _log(run, EVALUATION), text)]
 
 
 def _folder(run: RunConfig) -> Path:
@@ -116,7 +116,7 @@ def _text(
     return slurm.render(template, cluster, **values)
 
 
-def submit(run: RunConfig, made: list[Job]) -> list[str]:
+def submit(run: RunConfig, made: list[SlurmJob]) -> list[str]:
     """Write scripts and configuration, submit every job after those it waits for; the job numbers."""
     absolute = run.model_copy(update={"output_dir": str(run.directory.resolve())})
     with atomic_write(made[0].script.parent / "run.yaml") as handle:
@@ -130,10 +130,10 @@ def submit(run: RunConfig, made: list[Job]) -> list[str]:
     return list(numbers.values())
 
 
-def watch(made: list[Job], numbers: list[str], every_seconds: float = 5.0) -> bool:
+def watch(made: list[SlurmJob], numbers: list[str], every_seconds: float = 5.0) -> bool:
     """Follow state and loss until all jobs ended; whether all succeeded."""
     for job, number in zip(made, numbers, strict=True):
-        total = (job.place.config.steps if job.place else None) or 0
+        total = (job.stage.config.steps if job.stage else None) or 0
         shown, last = "", 0
         with bar(job.title, total) as progress:
             while (state := slurm.state(number)) not in slurm.FINAL_STATES and state != "UNKNOWN":
@@ -151,7 +151,7 @@ def watch(made: list[Job], numbers: list[str], every_seconds: float = 5.0) -> bo
     return True
 
 
-def _losses(job: Job) -> list[dict[str, Any]]:
-    if job.place is None:
+def _losses(job: SlurmJob) -> list[dict[str, Any]]:
+    if job.stage is None:
         return []
-    return [row for row in read_metrics(job.place.folder / "metrics.jsonl") if "loss" in row]
+    return [row for row in read_metrics(job.stage.folder / "metrics.jsonl") if "loss" in row]

@@ -15,7 +15,7 @@ from mmscale.models.seal import is_sealed
 
 
 @dataclass(frozen=True)
-class StagePlace:
+class Stage:
     """One stage of one run and its folder."""
 
     run: RunConfig

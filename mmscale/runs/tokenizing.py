@@ -25,10 +25,10 @@ from mmscale.data.token_store import PART_EXAMPLES, TokenStore, part_path, part_
 from mmscale.errors import UserError
 from mmscale.models.encoders import load_encoder_tokenizer
 from mmscale.models.language_model import context_length, load_model_config, load_tokenizer
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.world import World
 from mmscale.progress import bar, say
-from mmscale.runs.stage import StagePlace
+from mmscale.runs.stage import Stage
 from mmscale.runs.stage_data import read_stage_records, require_context
 from mmscale.storage.files import write_json
 from mmscale.storage.reading import read_json_object
@@ -38,13 +38,13 @@ INDEX = "index.json"
 _POLL_SECONDS = 0.2
 
 
-def stage_tokenizer(place: StagePlace) -> tuple[ExampleTokenizer, int]:
+def stage_tokenizer(stage: Stage) -> tuple[ExampleTokenizer, int]:
     """(what turns a stage's records into ids, context length of its LLM); needs no weights."""
-    own, encoder = place.run.language_model, place.encoder
+    own, encoder = stage.run.language_model, stage.encoder
     tokenizer, model_config = load_tokenizer(own), load_model_config(own)
     specials = special_tokens(tokenizer, model_config, own.bos_token, own.eos_token)
     encoder_tokenizer = load_encoder_tokenizer(encoder) if encoder else None
-    made = ExampleTokenizer(tokenizer, specials, template(place.prompt), place.config.packing, encoder_tokenizer)
+    made = ExampleTokenizer(tokenizer, specials, template(stage.prompt), stage.config.packing, encoder_tokenizer)
     return made, context_length(model_config)
 
 
@@ -69,14 +69,14 @@ def _vocabulary(tokenizer: Any) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def folder_of(place: StagePlace, tokenize: ExampleTokenizer) -> Path:
+def folder_of(stage: Stage, tokenize: ExampleTokenizer) -> Path:
     """Where a stage's tokens are, by everything that decides them."""
-    config, encoder = place.config, tokenize.encoder_tokenizer
+    config, encoder = stage.config, tokenize.encoder_tokenizer
     content = [
         __version__,
-        place.prompt,
-        place.run.languages,
-        place.run.seed,
+        stage.prompt,
+        stage.run.languages,
+        stage.run.seed,
         config.dev_examples,
         [[data.model_dump(mode="json"), _file_states(data)] for data in (*config.data, *config.dev_data)],
         {name: value for name, value in config.packing.model_dump().items() if name.startswith("max_")},
@@ -84,18 +84,18 @@ def folder_of(place: StagePlace, tokenize: ExampleTokenizer) -> Path:
         _vocabulary(tokenize.tokenizer),
         [type(encoder.tokenizer).__name__, _vocabulary(encoder.tokenizer)] if encoder is not None else None,
     ]
-    return place.folder / "tokens" / hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return stage.folder / "tokens" / hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def tokenize_stage_data(place: StagePlace, world: World | None = None) -> Path:
+def tokenize_stage_data(stage: Stage, world: World | None = None) -> Path:
     """The folder of a stage's tokens, made together by all processes of a world; returns when all of it is there.
 
     Raises UserError for bad data, and when another process stops making its parts.
     """
-    tokenize, context = stage_tokenizer(place)
-    folder = folder_of(place, tokenize)
+    tokenize, context_length = stage_tokenizer(stage)
+    folder = folder_of(stage, tokenize)
     if _counts(folder) is None:
-        _make(place, tokenize, context, folder, world or World())
+        _make(stage, tokenize, context_length, folder, world or World())
     return folder
 
 
@@ -133,22 +133,22 @@ def _sizes(folder: Path, counts: dict[str, int]) -> dict[Path, int]:
     }
 
 
-def _make(place: StagePlace, tokenize: ExampleTokenizer, context: int, folder: Path, world: World) -> None:
+def _make(stage: Stage, tokenize: ExampleTokenizer, context_length: int, folder: Path, world: World) -> None:
     """This process's parts, and then the wait for those of others."""
-    train, dev, accounts = read_stage_records(place.config, place.run.languages, place.run.seed)
+    train, dev, accounts = read_stage_records(stage.config, stage.run.languages, stage.run.seed)
     parts = [(name, i, records) for name, records in (("train", train), ("dev", dev)) for i in _numbers(records)]
     mine = parts[world.rank :: world.size]
-    with bar(f"{place.title}: tokenising", len(mine)) as progress:
+    with bar(f"{stage.title}: tokenising", len(mine)) as progress:
         for name, number, records in mine:
             if not part_path(folder, name, number).is_file():
                 examples = tokenize(records[number * PART_EXAMPLES :][:PART_EXAMPLES])
-                require_context(examples, context)
+                require_context(examples, context_length)
                 write_part(folder, name, number, examples)
             progress.advance()
-    minutes = place.run.parallel.timeout_minutes
+    minutes = stage.run.parallel.timeout_minutes
     if world.rank == 0:
         _wait(lambda: sum(part_path(folder, name, i).is_file() for name, i, _ in parts), len(parts), folder, minutes)
-        _publish(place, folder, {"train": len(train), "dev": len(dev)}, accounts)
+        _publish(stage, folder, {"train": len(train), "dev": len(dev)}, accounts)
     else:
         _wait(lambda: int((folder / INDEX).is_file()), 1, folder, minutes)
 
@@ -172,31 +172,31 @@ def _wait(there: Callable[[], int], wanted: int, folder: Path, minutes: float) -
             )
 
 
-def _publish(place: StagePlace, folder: Path, counts: dict[str, int], accounts: Sequence[DataAccount]) -> None:
-    write_json(place.folder / "data.json", [account.summary() for account in accounts])
+def _publish(stage: Stage, folder: Path, counts: dict[str, int], accounts: Sequence[DataAccount]) -> None:
+    write_json(stage.folder / "data.json", [account.summary() for account in accounts])
     write_json(folder / INDEX, counts)
     for other in folder.parent.iterdir():
         if other != folder:  # of data or a tokenizer that changed since
             shutil.rmtree(other, ignore_errors=True)
 
 
-def prepare(places: Iterable[StagePlace], world: World) -> None:
+def prepare(stages: Iterable[Stage], world: World) -> None:
     """Tokenise what these stages will need; stages that are finished need nothing."""
-    for place in places:
-        if not place.finished:
-            tokenize_stage_data(place, world)
+    for stage in stages:
+        if not stage.finished:
+            tokenize_stage_data(stage, world)
 
 
-def tokens(place: StagePlace, layout: Layout) -> TrainingData:
+def tokens(stage: Stage, context: ParallelContext) -> TrainingData:
     """A stage's examples, mapped from disk. One process makes what is missing; ranks that already talk to each other
     have to find it made, since nobody may wait for a tokenizer inside a process group."""
-    tokenize, context = stage_tokenizer(place)
-    folder = folder_of(place, tokenize)
+    tokenize, context_length = stage_tokenizer(stage)
+    folder = folder_of(stage, tokenize)
     counts = _counts(folder)
     if counts is None:
-        if layout.size > 1:
-            raise UserError(f"{place.title} has no tokens at {folder}: make them with mmscale data tokenize")
-        _make(place, tokenize, context, folder, World())
+        if context.size > 1:
+            raise UserError(f"{stage.title} has no tokens at {folder}: make them with mmscale data tokenize")
+        _make(stage, tokenize, context_length, folder, World())
         counts = read_json_object(folder / INDEX, "remove its folder, it is made again")
     stores = {name: TokenStore(folder, name, count) for name, count in counts.items()}
     return TrainingData(stores["train"], stores["dev"], tokenize.specials)

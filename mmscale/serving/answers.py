@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmscale.decoding.ending import Ending
+from mmscale.decoding.stop_criteria import StopCriteria
 from mmscale.serving.prompts import Prompts
 from mmscale.serving.protocol import ChatRequest, CompletionRequest
 from mmscale.serving.worker import Progress
@@ -51,7 +51,7 @@ class _Answers(ABC):
 
     kind, prefix = "", ""
 
-    def __init__(self, asked: CompletionRequest | ChatRequest, end: Ending, usage: Usage) -> None:
+    def __init__(self, asked: CompletionRequest | ChatRequest, end: StopCriteria, usage: Usage) -> None:
         self.asked, self.end, self.usage = asked, end, usage
         self.grown: dict[int, Grown] = {}
         self.head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": asked.model}
@@ -87,7 +87,7 @@ class CompletionAnswers(_Answers):
 
     kind, prefix = "text_completion", "cmpl"
 
-    def __init__(self, asked: CompletionRequest, end: Ending, usage: Usage, first: Sequence[Grown] = ()) -> None:
+    def __init__(self, asked: CompletionRequest, end: StopCriteria, usage: Usage, first: Sequence[Grown] = ()) -> None:
         """`first`: what each choice begins with, where the prompt is told again (echo)."""
         super().__init__(asked, end, usage)
         self.grown = dict(enumerate(first))

@@ -32,7 +32,7 @@ from mmscale.serving.guard import Guard, Limits
 from mmscale.serving.metrics import Counted, Metrics
 from mmscale.serving.protocol import ChatRequest, CompletionRequest, InterfaceError
 from mmscale.serving.text import TextStream
-from mmscale.serving.worker import Busy, Job, Progress, Worker, sender
+from mmscale.serving.worker import Busy, GenerationJob, Progress, Worker, sender
 
 _DISCONNECT_POLL_S = 0.1
 _CHARACTERS_PER_TOKEN = 32
@@ -45,7 +45,7 @@ class Choice:
     """One continuation that a client waits for."""
 
     index: int
-    job: Job
+    job: GenerationJob
     text: TextStream
     queue: asyncio.Queue[Progress]
     asked: float
@@ -109,7 +109,9 @@ class Server:
             config = self._config(asked, own, seed)
             end = self.solver.end.with_texts((*config.stop, *self.solver.template.stop))
             queue: asyncio.Queue[Progress] = asyncio.Queue()
-            job = Job(engine.Request(number, own, config, end), sender(loop, queue), asked.alternatives, scored)
+            job = GenerationJob(
+                engine.GenerationRequest(number, own, config, end), sender(loop, queue), asked.alternatives, scored
+            )
             made.append(Choice(index, job, TextStream(end), queue, time.monotonic()))
         try:
             self.worker.submit([choice.job for choice in made])
@@ -232,7 +234,7 @@ def application(server: Server, stop_timeout_s: float = 30) -> FastAPI:
     async def health() -> JSONResponse:
         worker = server.worker
         status = {"status": "failed", "why": worker.failure} if worker.failure else {"status": "ok"}
-        counts = {**worker.counts(), "step_s": round(worker.seconds_since_step, 3), **worker.pace.report_json()}
+        counts = {**worker.counts(), "step_s": round(worker.seconds_since_step, 3), **worker.draft_length.report_json()}
         return JSONResponse({**status, **counts}, status_code=503 if worker.failure else 200)
 
     @app.get("/metrics")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmscale.decoding.ending import Ending
+from mmscale.decoding.stop_criteria import StopCriteria
 
 _HALF = "\ufffd"
 """What decoding makes of bytes that are no whole character yet."""
@@ -11,7 +11,7 @@ _HALF = "\ufffd"
 class TextStream:
     """The text of a growing continuation, in pieces that are final."""
 
-    def __init__(self, end: Ending) -> None:
+    def __init__(self, end: StopCriteria) -> None:
         self.end, self.ids, self.shown = end, list[int](), ""
 
     def feed(self, ids: tuple[int, ...], finished: bool) -> str:

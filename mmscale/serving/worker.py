@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mmscale.decoding.engine import Engine, Request, Running
+from mmscale.decoding.draft_length import DraftLengthController
+from mmscale.decoding.engine import DecodingEngine, GenerationRequest, SequenceState
 from mmscale.decoding.ensemble import Logits
-from mmscale.decoding.pace import Pace
 from mmscale.decoding.scoring import ScoredToken, score_prompt
 from mmscale.evaluation.solving import Solver
 from mmscale.progress import say
@@ -37,10 +37,10 @@ class Progress:
 
 
 @dataclass(eq=False)
-class Job:
+class GenerationJob:
     """A request of a client, and where its tokens go."""
 
-    request: Request
+    request: GenerationRequest
     send: Callable[[Progress], None]
     alternatives: int = 0
     """Likeliest tokens to report at each place."""
@@ -64,13 +64,13 @@ class Worker:
 
     def __init__(self, solver: Solver, slots: int, capacity: int, most_waiting: int) -> None:
         self.solver, self.most_waiting = solver, most_waiting
-        self.pace = Pace(solver.ensemble.device, solver.draft_tokens)
+        self.draft_length = DraftLengthController(solver.ensemble.device, solver.draft_tokens)
         self._slots, self._capacity = slots, capacity
         self._engine = self._fresh()
         self._changed = threading.Condition()
-        self._new: deque[Job] = deque()
-        self._cancelled: deque[Job] = deque()
-        self._jobs: dict[Request, Job] = {}
+        self._new: deque[GenerationJob] = deque()
+        self._cancelled: deque[GenerationJob] = deque()
+        self._jobs: dict[GenerationRequest, GenerationJob] = {}
         self._stopping = False
         self.failure = ""
         """Why nothing is decoded any more; empty while it is."""
@@ -80,13 +80,13 @@ class Worker:
         self._stepped = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="mmscale decoding", daemon=True)
 
-    def _fresh(self) -> Engine:
-        return Engine(self.solver.ensemble, self._slots, self._capacity, self.pace, self._observe)
+    def _fresh(self) -> DecodingEngine:
+        return DecodingEngine(self.solver.ensemble, self._slots, self._capacity, self.draft_length, self._observe)
 
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, jobs: list[Job]) -> None:
+    def submit(self, jobs: list[GenerationJob]) -> None:
         """Queue jobs that belong together. Raises Busy when there is no room for all of them."""
         with self._changed:
             held = len(self._jobs) + len(self._new)
@@ -95,7 +95,7 @@ class Worker:
             self._new += jobs
             self._changed.notify()
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: GenerationJob) -> None:
         """Forget a job, done or not; its slot is free in the next round."""
         with self._changed:
             self._cancelled.append(job)
@@ -128,7 +128,7 @@ class Worker:
         """How long the step that runs now has taken; 0 while nothing is to do."""
         return time.monotonic() - self._stepped if self._engine.busy else 0.0
 
-    def _observe(self, one: Running, number: int, logits: Logits) -> None:
+    def _observe(self, one: SequenceState, number: int, logits: Logits) -> None:
         job = self._jobs[one.request]
         if job.alternatives and number >= len(job.sent):
             row = self.solver.ensemble.combined(logits)[0].log_softmax(-1)
@@ -155,7 +155,7 @@ class Worker:
                 self._alone(job)
         self._stepped = time.monotonic()
 
-    def _alone(self, job: Job) -> None:
+    def _alone(self, job: GenerationJob) -> None:
         """A request by itself, from its beginning; what was sent of it is not sent again."""
         job.likeliest.clear()
         try:
@@ -168,7 +168,7 @@ class Worker:
             self._engine = self._fresh()
             self._give_up(job, error)
 
-    def _give_up(self, job: Job, error: Exception) -> None:
+    def _give_up(self, job: GenerationJob, error: Exception) -> None:
         say(f"a request failed: {_told(error)}")
         with self._changed:
             self._jobs.pop(job.request, None)
@@ -193,7 +193,7 @@ class Worker:
             self._begin(job)
         return self._engine.busy or not self._stopping
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: GenerationJob) -> None:
         """Score a prompt where that is asked for, and let the engine know of the request."""
         try:
             if job.scores_prompt:
@@ -203,7 +203,7 @@ class Worker:
         except Exception as error:
             self._give_up(job, error)
 
-    def _report(self, one: Running) -> None:
+    def _report(self, one: SequenceState) -> None:
         job = self._jobs[one.request]
         held = len(job.sent)
         if job.sent != one.token_ids[:held] and len(one.token_ids) >= held:

@@ -28,7 +28,7 @@ from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.encoders.t5 import FAMILY as T5
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.runs.stage_data import read_stage_records, tokenize_stage
 from mmscale.tinyworld import tokenizer as tinyworld_tokenizer
 from mmscale.training.engines.local import LocalEngine
@@ -94,10 +94,10 @@ def _stage(name: str) -> StageConfig:
 
 
 def _train(name: str, folder: Path, stage: StageConfig, objective: Objective, data: TrainingData) -> None:
-    layout = Layout(torch.device("cpu"))
-    engine = LocalEngine(objective, stage, layout)
+    context = ParallelContext(torch.device("cpu"))
+    engine = LocalEngine(objective, stage, context)
     fingerprint = f"tinyworld-{name}"
-    Trainer(f"tinyworld {name}", folder / f".{name}", stage, engine, data, SEED, fingerprint, layout).run()
+    Trainer(f"tinyworld {name}", folder / f".{name}", stage, engine, data, SEED, fingerprint, context).run()
 
 
 def _language_model(name: str, tokenizer: PreTrainedTokenizerFast) -> LanguageModel:

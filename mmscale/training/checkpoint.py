@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmscale.errors import UserError
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.progress import say
 from mmscale.storage.files import (
     make_temporary,
@@ -50,7 +50,7 @@ def _random_state() -> dict[str, Tensor]:
     return state
 
 
-def save(folder: Path, engine: Engine, state: TrainingState, layout: Layout, keep: int = 2) -> Path:
+def save(folder: Path, engine: Engine, state: TrainingState, context: ParallelContext, keep: int = 2) -> Path:
     """Write the checkpoint of a step; older ones but the best are pruned to `keep`.
 
     Each rank writes and hashes its own files in a temporary folder that all share; the first one adds the manifest
@@ -58,16 +58,16 @@ def save(folder: Path, engine: Engine, state: TrainingState, layout: Layout, kee
     """
     path = step_directory(folder, state.step)
     target = temporary_path(path)
-    layout.on_first(lambda: make_temporary(path))
+    context.on_first(lambda: make_temporary(path))
     hashes: dict[str, str] = {}
     problem = None
     try:
-        names = [rank_file(layout.rank), random_file(layout.rank)]
+        names = [rank_file(context.rank), random_file(context.rank)]
         write_fragments(target / names[0], engine)
         save_tensors(_random_state(), target / names[1])
-        if layout.is_first:
+        if context.is_first:
             names.append(STATE)
-            write_json(target / STATE, {**asdict(state), "ranks": layout.size})
+            write_json(target / STATE, {**asdict(state), "ranks": context.size})
         sync_tree(target, names)
         hashes = {name: sha256(target / name) for name in names}
     except OSError as error:
@@ -75,19 +75,19 @@ def save(folder: Path, engine: Engine, state: TrainingState, layout: Layout, kee
     except UserError as error:
         problem = str(error)
     try:
-        layout.agree(problem)
+        context.agree(problem)
     except UserError:
-        if layout.is_first:
+        if context.is_first:
             shutil.rmtree(target, ignore_errors=True)
         raise
-    gathered = layout.gather(hashes)
+    gathered = context.gather(hashes)
 
     def publish() -> None:
         write_json(target / MANIFEST, {name: value for part in gathered for name, value in part.items()})
         publish_directory(target, path)
         _prune(folder, keep, state.best_step)
 
-    layout.on_first(publish)
+    context.on_first(publish)
     return path
 
 
@@ -97,14 +97,14 @@ def _prune(folder: Path, keep: int, best_step: int | None) -> None:
             shutil.rmtree(step_directory(folder, step))
 
 
-def fault(path: Path, layout: Layout) -> str | None:
+def fault(path: Path, context: ParallelContext) -> str | None:
     """What is wrong with a checkpoint directory, or None when every file matches its manifest; ranks share the hashing."""
     try:
-        expected: dict[str, str] = layout.from_first(lambda: manifest.read(path))
+        expected: dict[str, str] = context.from_first(lambda: manifest.read(path))
     except UserError as error:
         return str(error)
-    mine = [_file_fault(path / name, expected[name]) for name in sorted(expected)[layout.rank :: layout.size]]
-    problems = [problem for part in layout.gather(mine) for problem in part if problem]
+    mine = [_file_fault(path / name, expected[name]) for name in sorted(expected)[context.rank :: context.size]]
+    problems = [problem for part in context.gather(mine) for problem in part if problem]
     if problems:
         return str(problems[0])
     ranks = json.loads((path / STATE).read_text(encoding="utf-8"))["ranks"]
@@ -118,11 +118,11 @@ def _file_fault(file: Path, expected: str) -> str | None:
     return None if sha256(file) == expected else f"{file.name} is damaged (its hash differs from the manifest)"
 
 
-def latest(folder: Path, layout: Layout) -> Path | None:
+def latest(folder: Path, context: ParallelContext) -> Path | None:
     """The newest checkpoint that verifies; damaged ones are named and passed over."""
-    for step in layout.from_first(lambda: sorted(steps(folder), reverse=True)):
+    for step in context.from_first(lambda: sorted(steps(folder), reverse=True)):
         path = step_directory(folder, step)
-        problem = fault(path, layout)
+        problem = fault(path, context)
         if problem is None:
             return path
         say(f"checkpoint {path}: {problem}; going back to the one before")
@@ -139,7 +139,7 @@ class OtherSettings(UserError):
         self.path = path
 
 
-def load(path: Path, engine: Engine, fingerprint: str, layout: Layout) -> TrainingState:
+def load(path: Path, engine: Engine, fingerprint: str, context: ParallelContext) -> TrainingState:
     """Bring an engine and the random generators to the state of a checkpoint, whatever layout wrote it."""
     values: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
     ranks = values.pop("ranks")
@@ -149,8 +149,8 @@ def load(path: Path, engine: Engine, fingerprint: str, layout: Layout) -> Traini
     saved = SavedState(path)
     _require_same_parameters(path, saved, engine)
     engine.restore(saved, state.step)
-    if ranks == layout.size:
-        random = load_file(path / random_file(layout.rank))
+    if ranks == context.size:
+        random = load_file(path / random_file(context.rank))
         torch.set_rng_state(random["cpu"])
         if "cuda" in random and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])

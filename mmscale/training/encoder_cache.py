@@ -24,7 +24,7 @@ from mmscale.data.packing import encoder_row
 from mmscale.data.token_store import TokenStore
 from mmscale.errors import Interrupted, UserError
 from mmscale.models.encoders import Encoder
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
 from mmscale.progress import bar, say
 from mmscale.storage.files import atomic_write, write_json
@@ -40,7 +40,7 @@ _SAMPLE_BYTES, _SAMPLES = 1 << 16, 64
 
 
 @dataclass(frozen=True)
-class CachePlace:
+class CacheFolder:
     """Where a cache is, and whether it may be made anew when it belongs to something else."""
 
     folder: Path
@@ -86,7 +86,9 @@ def _batches(lengths: list[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def _write(encoder: Encoder, store: TokenStore, number: int, place: CachePlace, device: torch.device, key: str) -> None:
+def _write(
+    encoder: Encoder, store: TokenStore, number: int, place: CacheFolder, device: torch.device, key: str
+) -> None:
     """One part, whole or not at all, with the hash of it and of what it belongs to (`key`)."""
     examples = [store[i] for i in _part(store, number)]
     lengths = [len(example.encoder_ids) for example in examples]
@@ -151,7 +153,7 @@ def key_of(belongs_to: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(belongs_to, sort_keys=True).encode()).hexdigest()
 
 
-def _found(place: CachePlace, wanted: dict[str, str]) -> bool:
+def _found(place: CacheFolder, wanted: dict[str, str]) -> bool:
     """Whether the cache is complete and belongs to this encoder and these tokens; UserError where it may not be renewed."""
     index = place.folder / _INDEX
     try:
@@ -177,8 +179,8 @@ def _found(place: CachePlace, wanted: dict[str, str]) -> bool:
 def with_states(
     encoder: Encoder,
     stores: dict[str, TokenStore],
-    place: CachePlace,
-    layout: Layout,
+    place: CacheFolder,
+    context: ParallelContext,
     interruption: Interruption,
 ) -> dict[str, WithStates]:
     """The stores with their states, computed by all ranks where they are not there yet.
@@ -186,14 +188,14 @@ def with_states(
     Raises UserError for a cache of something else that is not ours to remove, Interrupted (on all ranks, after a part)
     for a signal or a time limit.
     """
-    wanted = layout.from_first(lambda: _belongs_to(encoder, stores))
+    wanted = context.from_first(lambda: _belongs_to(encoder, stores))
     key = key_of(wanted)
-    with layout.alone_in(place.folder):
-        complete = layout.from_first(lambda: _found(place, wanted))
-        damaged = _without_damaged(stores, place, layout, key)
+    with context.alone_in(place.folder):
+        complete = context.from_first(lambda: _found(place, wanted))
+        damaged = _without_damaged(stores, place, context, key)
         if damaged or not complete:
-            _make(encoder, stores, place, layout, interruption, key)
-            layout.on_first(lambda: write_json(place.folder / _INDEX, {**wanted, "complete": True}))
+            _make(encoder, stores, place, context, interruption, key)
+            context.on_first(lambda: write_json(place.folder / _INDEX, {**wanted, "complete": True}))
     return {name: WithStates(store, place.folder) for name, store in stores.items()}
 
 
@@ -201,27 +203,27 @@ def _parts(stores: dict[str, TokenStore]) -> list[tuple[TokenStore, int]]:
     return [(store, n) for store in stores.values() for n in range(-(-len(store) // PART_EXAMPLES))]
 
 
-def _without_damaged(stores: dict[str, TokenStore], place: CachePlace, layout: Layout, key: str) -> bool:
+def _without_damaged(stores: dict[str, TokenStore], place: CacheFolder, context: ParallelContext, key: str) -> bool:
     """Remove parts that are not what was written, and say so; whether there were any. Ranks share the hashing."""
     mine = [
         str(_file(place.folder, store.name, n))
-        for store, n in _parts(stores)[layout.rank :: layout.size]
+        for store, n in _parts(stores)[context.rank :: context.size]
         if _file(place.folder, store.name, n).is_file() and not _is_sound(place.folder, store, n, key)
     ]
-    damaged = [path for part in layout.gather(mine) for path in part]
+    damaged = [path for part in context.gather(mine) for path in part]
     for path in damaged:
         say(f"{path} is damaged: it is made again")
-        if layout.is_first:
+        if context.is_first:
             Path(path).unlink()
-    layout.barrier()
+    context.barrier()
     return bool(damaged)
 
 
 def _make(
     encoder: Encoder,
     stores: dict[str, TokenStore],
-    place: CachePlace,
-    layout: Layout,
+    place: CacheFolder,
+    context: ParallelContext,
     interruption: Interruption,
     key: str,
 ) -> None:
@@ -234,13 +236,13 @@ def _make(
     )
     parts = _parts(stores)
     with bar(f"{place.title}: encoder states", len(parts)) as progress, interruption:
-        for begin in range(0, len(parts), layout.size):
+        for begin in range(0, len(parts), context.size):
             interruption.watch()
-            turn = parts[begin : begin + layout.size]
-            if layout.rank < len(turn):
-                store, number = turn[layout.rank]
+            turn = parts[begin : begin + context.size]
+            if context.rank < len(turn):
+                store, number = turn[context.rank]
                 if not _file(place.folder, store.name, number).is_file():
-                    _write(encoder, store, number, place, layout.device, key)
+                    _write(encoder, store, number, place, context.device, key)
             reason = interruption.reason()
             if reason is not None:
                 say(f"{place.title}: stopped by {reason}; the same command goes on from there")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from mmscale.config.parallel import InterruptionConfig
 from mmscale.config.training import StageConfig
-from mmscale.data.packing import DataParallelRank, PackedRow, StepOrder, balance_rows, pack, silent
+from mmscale.data.packing import DataParallelRank, PackedRow, StepOrder, balance_rows, pack, without_targets
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.data.token_store import merged_lengths
 from mmscale.errors import Interrupted, UserError
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
 from mmscale.progress import Bar, bar, say
 from mmscale.storage.files import write_json
@@ -45,13 +45,13 @@ class Trainer:
         data: TrainingData,
         seed: int,
         fingerprint: str,
-        layout: Layout,
+        context: ParallelContext,
         interruption: InterruptionConfig | None = None,
         task_accuracy: Callable[[], float] | None = None,
     ) -> None:
         self.title, self.folder, self.config, self.engine, self.data = title, folder, config, engine, data
-        self.layout = layout
-        self.ranks = DataParallelRank(layout.data_rank, layout.data_size)
+        self.context = context
+        self.ranks = DataParallelRank(context.data_rank, context.data_size)
         self.order = StepOrder(merged_lengths(data.train), config.packing, seed, self.ranks)
         self.total_steps = config.steps or self.order.steps_in(config.epochs or 0)
         if self.total_steps < 1:
@@ -59,7 +59,7 @@ class Trainer:
                 f"{title}: epochs={config.epochs} of {len(data.train)} examples is no whole step: raise epochs"
             )
         self.state = TrainingState(step=0, fingerprint=fingerprint)
-        self.interruption = Interruption(interruption or InterruptionConfig(), layout)
+        self.interruption = Interruption(interruption or InterruptionConfig(), context)
         self.task_accuracy = task_accuracy
         self._saved_step = 0
 
@@ -72,11 +72,11 @@ class Trainer:
 
         Raises Interrupted when a signal or a time limit ends it early.
         """
-        found = checkpoint.latest(self.checkpoints, self.layout)
+        found = checkpoint.latest(self.checkpoints, self.context)
         if found is not None:
-            self.state = checkpoint.load(found, self.engine, self.state.fingerprint, self.layout)
+            self.state = checkpoint.load(found, self.engine, self.state.fingerprint, self.context)
             say(f"{self.title}: going on after step {self.state.step} of {self.total_steps}")
-        metrics = Metrics(self.folder, self.state.step, writes=self.layout.is_first)
+        metrics = Metrics(self.folder, self.state.step, writes=self.context.is_first)
         try:
             with bar(self.title, self.total_steps, self.state.step) as progress, self.interruption:
                 while self.state.step < self.total_steps:
@@ -97,7 +97,8 @@ class Trainer:
         """Rows of example numbers as tensors; a rank left without examples takes part with one that has no loss."""
         specials = self.data.specials
         return [
-            pack([examples[i] for i in row], specials) if row else silent(pack(examples[:1], specials)) for row in rows
+            pack([examples[i] for i in row], specials) if row else without_targets(pack(examples[:1], specials))
+            for row in rows
         ]
 
     def _step(self, metrics: Metrics, progress: Bar) -> None:
@@ -110,7 +111,7 @@ class Trainer:
             raise self._stopped_by(error, rows) from error
         seconds = time.monotonic() - started
         self.state = replace(self.state, step=self.state.step + 1, seconds=self.state.seconds + seconds)
-        tokens = self.layout.sum([sum(sum(row.lengths) for row in rows)])[0]
+        tokens = self.context.sum([sum(sum(row.lengths) for row in rows)])[0]
         self._log(metrics, progress, result, rate, tokens / seconds)
         last = self.state.step == self.total_steps
         self._evaluate(metrics, last)
@@ -119,7 +120,7 @@ class Trainer:
 
     def _save(self) -> None:
         self.interruption.watch()
-        checkpoint.save(self.checkpoints, self.engine, self.state, self.layout)
+        checkpoint.save(self.checkpoints, self.engine, self.state, self.context)
         self._saved_step = self.state.step
 
     def _stop_if_asked(self) -> None:
@@ -180,7 +181,7 @@ class Trainer:
     def _stopped_by(self, error: NonFiniteLoss, rows: list[PackedRow]) -> UserError:
         """Save the offending batch and the last good state, and say so in one sentence."""
         step = self.state.step
-        suffix = f"-rank-{self.layout.rank}" if self.layout.size > 1 else ""
+        suffix = f"-rank-{self.context.rank}" if self.context.size > 1 else ""
         path = self.folder / f"non-finite-step-{step}{suffix}.json"
         write_json(
             path, [{"origins": r.origins, "token_ids": r.token_ids.tolist(), "labels": r.labels.tolist()} for r in rows]

@@ -17,11 +17,11 @@ from mmscale.conversion.hugging_face import to_safetensors
 from mmscale.data.packing import pack
 from mmscale.data.segments import TokenizedExample
 from mmscale.models.assembly import assemble, read_parts
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from tests.conftest import random_causal_lm
 from tests.distributed import ranks
 
-CPU = Layout(torch.device("cpu"))
+CPU = ParallelContext(torch.device("cpu"))
 
 
 @pytest.fixture

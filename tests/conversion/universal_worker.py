@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM
 
 from mmscale.cli.devices import joined
 from mmscale.config.parallel import ParallelConfig, ZeroConfig
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.world import leave
 from mmscale.parallel.zero import start_deepspeed
 
 
-def train(base: Path, folder: Path, stage: int, layout: Layout) -> None:
-    start_deepspeed(ZeroConfig(stage=stage), layout)
+def train(base: Path, folder: Path, stage: int, context: ParallelContext) -> None:
+    start_deepspeed(ZeroConfig(stage=stage), context)
     model = AutoModelForCausalLM.from_pretrained(base)
     settings = {
         "train_micro_batch_size_per_gpu": 1,
@@ -28,16 +28,16 @@ def train(base: Path, folder: Path, stage: int, layout: Layout) -> None:
     }
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
-    ids = torch.arange(4, 12)[None] + layout.rank
+    ids = torch.arange(4, 12)[None] + context.rank
     engine.backward(engine(input_ids=ids, labels=ids).loss)
     engine.step()
     engine.save_checkpoint(str(folder / f"native{stage}"), tag="step")
     with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=stage == 3):
-        if layout.is_first:
+        if context.is_first:
             weights = {name: p.detach().clone() for name, p in model.named_parameters()}
             save_file(weights, folder / f"expected{stage}.safetensors")
-    layout.barrier()
-    if layout.is_first:
+    context.barrier()
+    if context.is_first:
         make_universal(
             Namespace(
                 input_folder=str(folder / f"native{stage}" / "step"),
@@ -49,7 +49,7 @@ def train(base: Path, folder: Path, stage: int, layout: Layout) -> None:
                 inject_missing_state=True,
             )
         )
-    layout.barrier()
+    context.barrier()
 
 
 if __name__ == "__main__":

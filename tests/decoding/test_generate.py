@@ -9,16 +9,16 @@ from mmscale_kernels import Parts, proxy_choose
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.packing import pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
-from mmscale.decoding.ending import Ending
 from mmscale.decoding.ensemble import Ensemble
 from mmscale.decoding.generate import generate, stream
-from mmscale.decoding.sampling import Place, draws, penalised
+from mmscale.decoding.sampling import DrawKey, draws, penalised
 from mmscale.decoding.stepper import ModelStepper
+from mmscale.decoding.stop_criteria import StopCriteria
 from mmscale.errors import UserError
 from tests.conftest import VOCABULARY, random_merged
 
 SPECIALS = SpecialTokens(1, 2)
-END = Ending(frozenset({2, 3, 4, 5, 6}), (), lambda ids: " ".join(map(str, ids)))
+END = StopCriteria(frozenset({2, 3, 4, 5, 6}), (), lambda ids: " ".join(map(str, ids)))
 """Five stop ids, so that random models stop at different lengths."""
 SAMPLED = GenerationConfig(max_new_tokens=20, temperature=1.3, top_p=0.9, batch_size=4, seed=3)
 
@@ -49,7 +49,7 @@ def naive(logits_of, prompt_number: int, config, prompt: tuple[int, ...] = ()) -
     ids: list[int] = []
     for position in range(config.max_new_tokens):
         logits = penalised(logits_of(ids)[None], [[*prompt, *ids]], [config])
-        how = draws([Place(prompt_number, position, config)], logits.device)
+        how = draws([DrawKey(prompt_number, position, config)], logits.device)
         token = int(proxy_choose(Parts(logits), how).token[0])
         ids.append(token)
         if token in END.stop_ids:
@@ -169,7 +169,7 @@ def test_log_probabilities_are_those_of_the_model():
 
 
 def test_stop_texts_end_and_cut_an_answer():
-    end = Ending(frozenset({2}), ("STOP",), lambda ids: "".join(chr(i) for i in ids))
+    end = StopCriteria(frozenset({2}), ("STOP",), lambda ids: "".join(chr(i) for i in ids))
     ids = [ord(c) for c in "abcSTO"]
     assert not end.reached(ids) and end.reached([*ids, ord("P")])
     assert end.text([*ids, ord("P"), ord("x")]) == "abc"
@@ -178,7 +178,7 @@ def test_stop_texts_end_and_cut_an_answer():
 def test_stop_texts_of_letters_in_several_tokens_end_an_answer():
     """A byte a token, as LLaMA-2's tokenizer writes Telugu, Thai and Bengali."""
     for stop in ("ప్రశ్న:", "คำถาม:", "প্রশ্ন:"):
-        end = Ending(frozenset({0}), (stop,), lambda ids: bytes(ids).decode(errors="replace"))
+        end = StopCriteria(frozenset({0}), (stop,), lambda ids: bytes(ids).decode(errors="replace"))
         ids = list(f"42 \n{stop}".encode())
         assert [k for k in range(1, len(ids) + 1) if end.reached(ids[:k])] == [len(ids)]
         assert end.text([*ids, 55]) == "42 \n"

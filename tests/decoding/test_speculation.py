@@ -10,12 +10,12 @@ from scipy import stats
 
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.segments import TokenizedExample
-from mmscale.decoding.ending import Ending
-from mmscale.decoding.engine import Engine, Request
+from mmscale.decoding.draft_length import DraftLengthController, tokens_a_round
+from mmscale.decoding.engine import DecodingEngine, GenerationRequest
 from mmscale.decoding.ensemble import Ensemble
 from mmscale.decoding.generate import stream
-from mmscale.decoding.pace import Pace, tokens_a_round
 from mmscale.decoding.stepper import ModelStepper
+from mmscale.decoding.stop_criteria import StopCriteria
 from tests.conftest import random_merged
 from tests.decoding.test_generate import END, alone, perturbed, prompts, proxy, run
 
@@ -56,9 +56,9 @@ def test_the_answer_for_a_seed_is_that_of_plain_decoding(tokens, alpha, own_prom
     if key not in PLAIN:
         PLAIN[key] = run(proxy(MODELS, alpha), versions, config)
     ensemble = proxy(MODELS, alpha, near(1, 0.02) if drafter else None)
-    pace = Pace(HERE, tokens)
-    assert run(ensemble, [*versions, *([asked] if drafter else [])], config, pace=pace) == PLAIN[key]
-    assert pace.looked_at > 0
+    draft_length = DraftLengthController(HERE, tokens)
+    assert run(ensemble, [*versions, *([asked] if drafter else [])], config, draft_length=draft_length) == PLAIN[key]
+    assert draft_length.looked_at > 0
 
 
 @pytest.mark.parametrize("encoder", [None, "t5"])
@@ -66,11 +66,11 @@ def test_accepted_drafts_save_rounds_and_change_nothing(encoder):
     """A model that drafts for itself: every draft is right, and ends of text fall inside drafts."""
     model, asked = random_merged("llama", encoder), prompts(encoder is not None)
     config = GenerationConfig(max_new_tokens=20, temperature=1.3, batch_size=3, seed=4)
-    plain, pace = run(alone(model), [asked], config), Pace(HERE, 5)
+    plain, draft_length = run(alone(model), [asked], config), DraftLengthController(HERE, 5)
     ensemble = Ensemble(ModelStepper(model), drafter=ModelStepper(model))
-    assert run(ensemble, [asked, asked], config, pace=pace) == plain
+    assert run(ensemble, [asked, asked], config, draft_length=draft_length) == plain
     assert {len(ids) for ids in plain} - {20} and any(len(ids) % 5 for ids in plain)
-    assert pace.report()["acceptance"] == 1 and pace.report()["tokens_per_round"] > 2.5
+    assert draft_length.report()["acceptance"] == 1 and draft_length.report()["tokens_per_round"] > 2.5
 
 
 def test_a_merged_model_may_steer_and_draft():
@@ -80,7 +80,7 @@ def test_a_merged_model_may_steer_and_draft():
     models = [MODELS[0], expert, MODELS[2]]
     config = GenerationConfig(max_new_tokens=12, batch_size=4)
     plain = run(proxy(models, 1.0), [asked, merged, asked], config)
-    assert run(proxy(models, 1.0), [asked, merged, asked], config, pace=Pace(HERE, 4)) == plain
+    assert run(proxy(models, 1.0), [asked, merged, asked], config, draft_length=DraftLengthController(HERE, 4)) == plain
     assert plain != run(proxy(MODELS, 1.0), [asked, asked, asked], config)
 
 
@@ -89,18 +89,20 @@ def test_rejection_keeps_the_distribution():
     base = perturbed(1)
     count, asked = 3000, prompts(False, 1)[0]
     config = GenerationConfig(max_new_tokens=3, temperature=1.0, top_k=5, seed=5)
-    end = Ending(frozenset(), (), str)
+    end = StopCriteria(frozenset(), (), str)
     found, acceptance = {}, {}
     for rejection in (True, False):
         ensemble = Ensemble(ModelStepper(base), drafter=ModelStepper(near(1, 0.005)))
-        engine = Engine(ensemble, count, asked.merged_length + 3, Pace(HERE, 3), rejection=rejection)
+        engine = DecodingEngine(
+            ensemble, count, asked.merged_length + 3, DraftLengthController(HERE, 3), rejection=rejection
+        )
         for number in range(count):
-            engine.add(Request(number, (asked, asked), config, end))
+            engine.add(GenerationRequest(number, (asked, asked), config, end))
         done = []
         while engine.busy:
             done += [one for one in engine.step() if one.finished]
         found[rejection] = [tuple(one.token_ids) for one in done]
-        acceptance[rejection] = engine.pace.report()["acceptance"]
+        acceptance[rejection] = engine.draft_length.report()["acceptance"]
     assert 0.3 < acceptance[False] < acceptance[True] < 0.95
     assert found[True] != found[False], "both ways draw by themselves"
     for place in range(3):
@@ -114,12 +116,12 @@ def test_rejection_keeps_the_distribution():
 
 def test_the_pace_follows_acceptance_and_cost():
     def paced(acceptance: float, draft: float, verify: float) -> int:
-        pace = Pace(HERE)
-        pace.drafting.add(draft)
+        draft_length = DraftLengthController(HERE)
+        draft_length.drafting.add(draft)
         for tokens in (1, 4, 16):
-            pace.verifying.setdefault(tokens, type(pace.drafting)()).add(verify)
-        pace.accepting.value, pace.rounds = acceptance, 1
-        return pace.choose()
+            draft_length.verifying.setdefault(tokens, type(draft_length.drafting)()).add(verify)
+        draft_length.accepting.value, draft_length.rounds = acceptance, 1
+        return draft_length.choose()
 
     assert paced(0.9, 1.0, 10.0) >= 6 and paced(0.99, 0.1, 10.0) == 16
     assert paced(0.1, 1.0, 1.0) == 1, "where speculation would lose, decoding is plain"
@@ -130,17 +132,17 @@ def test_the_pace_follows_acceptance_and_cost():
 def test_an_adaptive_pace_changes_no_token():
     asked = prompts(False)
     config = GenerationConfig(max_new_tokens=20, temperature=1.1, batch_size=3)
-    pace = Pace(HERE)
-    found = run(proxy(MODELS, 1.0), [asked] * 3, config, pace=pace)
+    draft_length = DraftLengthController(HERE)
+    found = run(proxy(MODELS, 1.0), [asked] * 3, config, draft_length=draft_length)
     assert found == run(proxy(MODELS, 1.0), [asked] * 3, config)
-    assert pace.drafting.seen and pace.verifying
+    assert draft_length.drafting.seen and draft_length.verifying
 
 
 def test_a_dropped_request_frees_its_slot():
     model, asked = random_merged(), prompts(False)
-    engine = Engine(alone(model), 2, 64)
+    engine = DecodingEngine(alone(model), 2, 64)
     config = GenerationConfig(max_new_tokens=30)
-    requests = [Request(i, (p,), config, END.with_texts(())) for i, p in enumerate(asked[:4])]
+    requests = [GenerationRequest(i, (p,), config, END.with_texts(())) for i, p in enumerate(asked[:4])]
     for request in requests:
         engine.add(request)
     engine.step()

@@ -21,7 +21,7 @@ def slow_hash(path: Path) -> str:
 def hanging_step(engine: LocalEngine, *arguments: object) -> object:
     global steps
     steps += 1
-    if steps == HANGS_AT and engine.layout.rank == 1:
+    if steps == HANGS_AT and engine.context.rank == 1:
         time.sleep(3600)
     return train_step(engine, *arguments)  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ from mmscale.cli.devices import joined, started
 from mmscale.config.run import RunConfig, apply_overrides, parse_run
 from mmscale.methods import METHODS
 from mmscale.parallel.world import leave
-from mmscale.runs.run import places_up_to, train_method
+from mmscale.runs.run import stages_up_to, train_method
 from mmscale.runs.tokenizing import prepare
 from mmscale.training.engines import zero
 from mmscale.training.trainer import Trainer
@@ -83,7 +83,7 @@ def account(trainer: Trainer) -> dict[str, object]:
     """What this rank holds at the end of a stage."""
     engine = trainer.engine
     named = dict(trainer.engine.shapes())
-    kept: dict[str, object] = {"trainable": len(named), "data_size": trainer.layout.data_size}
+    kept: dict[str, object] = {"trainable": len(named), "data_size": trainer.context.data_size}
     if isinstance(engine, zero.ZeroEngine):
         model = engine.engine.module
         frozen = [p for p in model.parameters() if not p.requires_grad]
@@ -111,11 +111,11 @@ def main() -> None:
     Trainer.run = noted  # type: ignore[method-assign]
     world = started()
     for name in run.recipes:
-        prepare(places_up_to(run, f"{name}.{METHODS[name].stages[-1].name}"), world)
-    with joined(run.parallel, world) as layout:
+        prepare(stages_up_to(run, f"{name}.{METHODS[name].stages[-1].name}"), world)
+    with joined(run.parallel, world) as context:
         for name in run.recipes:
-            train_method(run, METHODS[name], layout)
-        (folder / f"account-{layout.rank}.json").write_text(json.dumps(accounts), encoding="utf-8")
+            train_method(run, METHODS[name], context)
+        (folder / f"account-{context.rank}.json").write_text(json.dumps(accounts), encoding="utf-8")
 
 
 if __name__ == "__main__":

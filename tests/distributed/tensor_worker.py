@@ -19,8 +19,8 @@ from mmscale.config.parallel import ParallelConfig
 from mmscale.models.assembly import make_trainable
 from mmscale.models.language_model import LanguageModel, load_language_model
 from mmscale.models.packed_layout import PackedLayout
-from mmscale.parallel.context import Layout
-from mmscale.parallel.pieces import piece_of
+from mmscale.parallel.context import ParallelContext
+from mmscale.parallel.shards import shard_of
 from mmscale.parallel.world import leave
 
 LENGTHS = (5, 1, 9)
@@ -52,9 +52,9 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
 
 
-def compare(path: Path, layout: Layout, checkpointing: bool) -> dict[str, float]:
+def compare(path: Path, context: ParallelContext, checkpointing: bool) -> dict[str, float]:
     config = LanguageModelConfig(path=str(path), dtype="float32")
-    whole, part = load_language_model(config, Layout(layout.device)), load_language_model(config, layout)
+    whole, part = load_language_model(config, ParallelContext(context.device)), load_language_model(config, context)
     for model in (whole, part):
         make_trainable(model, checkpointing, frozen=False)
     results = [run(model) for model in (whole, part)]
@@ -63,16 +63,16 @@ def compare(path: Path, layout: Layout, checkpointing: bool) -> dict[str, float]
     found["gradients"] = 0.0
     held = 0
     for name, parameter in part.named_parameters():
-        piece = piece_of(parameter)
+        shard = shard_of(parameter)
         assert parameter.grad is not None, name
-        real = parameter.grad.narrow(piece.dimension, 0, piece.size)
+        real = parameter.grad.narrow(shard.dimension, 0, shard.size)
         gradient = expected[name].grad
         assert gradient is not None
-        found["gradients"] = max(found["gradients"], difference(real, piece.of(gradient)))
+        found["gradients"] = max(found["gradients"], difference(real, shard.of(gradient)))
         padding = parameter.grad.numel() - real.numel()
-        assert padding == 0 or not parameter.grad[piece.size :].any(), f"{name}: padding moves"
-        assert torch.equal(parameter.narrow(piece.dimension, 0, piece.size), piece.of(expected[name])), name
-        held += piece.elements
+        assert padding == 0 or not parameter.grad[shard.size :].any(), f"{name}: padding moves"
+        assert torch.equal(parameter.narrow(shard.dimension, 0, shard.size), shard.of(expected[name])), name
+        held += shard.elements
     found["held"] = held / sum(parameter.numel() for parameter in expected.values())
     return found
 
@@ -80,15 +80,15 @@ def compare(path: Path, layout: Layout, checkpointing: bool) -> dict[str, float]
 def main() -> None:
     torch.set_num_threads(1)
     folders = sorted(Path(sys.argv[1]).iterdir())
-    with joined(ParallelConfig(tensor_parallel_size=2)) as layout:
-        sequence = replace(layout, sequence_parallel=True)
+    with joined(ParallelConfig(tensor_parallel_size=2)) as context:
+        sequence = replace(context, sequence_parallel=True)
         worst = {}
-        for kind, how in (("", layout), (" sequence-parallel", sequence)):
+        for kind, how in (("", context), (" sequence-parallel", sequence)):
             for folder in folders:
                 checkpointing = folder.name.endswith("checkpointing")
                 worst[folder.name + kind] = compare(folder, how, checkpointing)
-        gathered = layout.gather(worst)
-    if layout.is_first:
+        gathered = context.gather(worst)
+    if context.is_first:
         print(json.dumps(gathered))
 
 

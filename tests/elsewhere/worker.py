@@ -17,8 +17,8 @@ from mmscale.cli import devices
 from mmscale.cli.main import main
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.packing import pack
+from mmscale.decoding.draft_length import DraftLengthController
 from mmscale.decoding.generate import generate
-from mmscale.decoding.pace import Pace
 from mmscale.training.objective import CausalObjective
 from mmscale.transfer import tensor_on
 from tests.conftest import random_merged
@@ -73,11 +73,14 @@ def decoded(config: GenerationConfig, tokens: int | None) -> Callable[[torch.dev
     """Three models by speculation or without: answers, rounds, admissions."""
 
     def work(device: torch.device) -> Any:
-        ensemble, pace = proxy([perturbed(seed).to(device) for seed in (1, 2, 3)], 1.0), Pace(device, tokens)
-        batches = list(generate(ensemble, [prompts(False)] * 3, config, END, 256, pace=pace))
+        ensemble, draft_length = (
+            proxy([perturbed(seed).to(device) for seed in (1, 2, 3)], 1.0),
+            DraftLengthController(device, tokens),
+        )
+        batches = list(generate(ensemble, [prompts(False)] * 3, config, END, 256, draft_length=draft_length))
         if tokens is None:
-            assert pace.drafting.seen and pace.drafting.value > 0
-        return [one.token_ids for batch in batches for one in batch], pace.rounds, len(batches)
+            assert draft_length.drafting.seen and draft_length.drafting.value > 0
+        return [one.token_ids for batch in batches for one in batch], draft_length.rounds, len(batches)
 
     return work
 

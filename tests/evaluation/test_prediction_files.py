@@ -11,7 +11,7 @@ from mmscale.cli.main import main
 from mmscale.errors import UserError
 from mmscale.evaluation.prediction_forms import language_of_name
 from mmscale.evaluation.predictions import Prediction, PredictionLog, read, read_log
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.training.metrics import Metrics, read_metrics
 from tests.data.published import array, lines
 
@@ -125,15 +125,15 @@ DAMAGE = [b"\0" * 30, b"{", b'{"step": 1}', b"\xff\xfe", b'"text"', b"[" * 5000,
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_line_of_our_own_predictions_is_an_open_question(tmp_path, capsys, damage):
-    layout, path = Layout(torch.device("cpu")), tmp_path / "sw.jsonl"
+    context, path = ParallelContext(torch.device("cpu")), tmp_path / "sw.jsonl"
     rows = [Prediction(f"q{i}", "1", "1", "sw", f"file:{i}") for i in range(3)]
-    log = PredictionLog(path, "work", layout)
+    log = PredictionLog(path, "work", context)
     log.append(rows)
     held = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([held[0], damage, *held[2:]]))
     assert [row.origin for row in read_log(path)] == ["file:0", "file:2"]
     assert f"{path}:2 is damaged, as a power failure leaves it" in capsys.readouterr().err.replace("\n", "")
-    again = PredictionLog(path, "work", layout)
+    again = PredictionLog(path, "work", context)
     assert set(again.rows) == {"file:0", "file:2"}
     again.append([rows[1]])
     again.collect([row.origin for row in rows])

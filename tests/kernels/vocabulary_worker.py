@@ -7,7 +7,7 @@ import os
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from mmscale_kernels import Stretch, linear_cross_entropy
+from mmscale_kernels import VocabularyShard, linear_cross_entropy
 
 from mmscale.parallel.world import leave
 
@@ -23,8 +23,8 @@ def compare(vocabulary: int, dtype: torch.dtype, bound: float) -> None:
     length = -(-vocabulary // size)
     mine = slice(min(rank * length, vocabulary), min((rank + 1) * length, vocabulary))
     own = [hidden.clone().requires_grad_(), weight[mine].clone().requires_grad_()]
-    stretch = Stretch(dist.group.WORLD, mine.start, length)
-    loss = linear_cross_entropy(own[0], own[1], targets, None, stretch, chunk_bytes=40)
+    vocabulary_shard = VocabularyShard(dist.group.WORLD, mine.start, length)
+    loss = linear_cross_entropy(own[0], own[1], targets, None, vocabulary_shard, chunk_bytes=40)
     loss.backward()
     whole = own[0].grad.double()
     dist.all_reduce(whole)

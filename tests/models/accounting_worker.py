@@ -18,7 +18,7 @@ from mmscale.config.parallel import ParallelConfig, ZeroConfig
 from mmscale.config.training import OptimizerConfig, StageConfig
 from mmscale.errors import UserError
 from mmscale.models.language_model import load_language_model
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.world import leave
 from mmscale.parallel.zero import partitioned_loading
 
@@ -27,10 +27,10 @@ STAGE = StageConfig(
 )
 
 
-def said(folder: Path, layout: Layout, zero: ZeroConfig) -> str:
+def said(folder: Path, context: ParallelContext, zero: ZeroConfig) -> str:
     try:
-        with partitioned_loading(zero, STAGE, layout):
-            load_language_model(LanguageModelConfig(path=str(folder)), layout)
+        with partitioned_loading(zero, STAGE, context):
+            load_language_model(LanguageModelConfig(path=str(folder)), context)
     except UserError as error:
         return str(error)
     return ""
@@ -42,10 +42,10 @@ def main() -> None:
     found = {}
     for kind, size, stage in (("tensor", 2, 0), ("zero", 1, 3)):
         zero = ZeroConfig(stage=stage)
-        with joined(ParallelConfig(tensor_parallel_size=size, zero=zero)) as layout:
-            found[kind] = [said(folder, layout, zero) for folder in folders]
-            gathered = layout.gather(found)
-    if layout.is_first:
+        with joined(ParallelConfig(tensor_parallel_size=size, zero=zero)) as context:
+            found[kind] = [said(folder, context, zero) for folder in folders]
+            gathered = context.gather(found)
+    if context.is_first:
         print(json.dumps(gathered))
 
 

@@ -16,7 +16,7 @@ import torch
 from mmscale.config.model import LanguageModelConfig
 from mmscale.models import export as exporting
 from mmscale.models.language_model import load_language_model
-from mmscale.parallel.context import Layout, process_groups
+from mmscale.parallel.context import ParallelContext, process_groups
 from mmscale.parallel.world import discover, leave
 
 TIME_OUT_S, SHARD_S = 10, 1.0
@@ -31,15 +31,15 @@ def main() -> None:
         save(*arguments, **more)
 
     exporting.save_tensors = slow  # type: ignore[assignment]
-    model = load_language_model(LanguageModelConfig(path=sys.argv[1]), Layout(torch.device("cpu")))
+    model = load_language_model(LanguageModelConfig(path=sys.argv[1]), ParallelContext(torch.device("cpu")))
     weights = dict(model.causal_lm.named_parameters())
     folder = Path(sys.argv[2])
-    with process_groups(discover(), torch.device("cpu"), TIME_OUT_S / 60) as layout:
-        layout.on_first(folder.mkdir)
+    with process_groups(discover(), torch.device("cpu"), TIME_OUT_S / 60) as context:
+        context.on_first(folder.mkdir)
         begin = time.monotonic()
-        exporting.export(model, lambda name: weights[name].detach(), folder, layout, shard_bytes=1)
+        exporting.export(model, lambda name: weights[name].detach(), folder, context, shard_bytes=1)
         seconds = time.monotonic() - begin
-    if layout.is_first:
+    if context.is_first:
         print(json.dumps({"seconds": seconds}))
 
 

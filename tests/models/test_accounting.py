@@ -26,10 +26,10 @@ from mmscale.models import mapping_files
 from mmscale.models.encoders import load_encoder
 from mmscale.models.language_model import load_language_model
 from mmscale.models.mapping import Mapping
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from tests.distributed import ranks
 
-HERE = Layout(torch.device("cpu"))
+HERE = ParallelContext(torch.device("cpu"))
 SHAPE = {
     "hidden_size": 64,
     "intermediate_size": 96,

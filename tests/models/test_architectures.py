@@ -21,10 +21,10 @@ from mmscale.models.packed_layout import PackedLayout
 from mmscale.models.packed_linear import pack_linears
 from mmscale.models.self_check import require_known_right
 from mmscale.models.small_config import small_config
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.logit_rules import PLAIN
 
-HERE = Layout(torch.device("cpu"))
+HERE = ParallelContext(torch.device("cpu"))
 SCALED = ("Granite", "Cohere", "Gemma 3 (capped logits)")
 
 

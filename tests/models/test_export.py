@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mmscale.config.model import LanguageModelConfig
 from mmscale.models.export import export
 from mmscale.models.language_model import load_language_model
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from tests.conftest import random_causal_lm
 from tests.distributed import ranks
 
-HERE = Layout(torch.device("cpu"))
+HERE = ParallelContext(torch.device("cpu"))
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ from mmscale.errors import UserError
 from mmscale.models.encoders import load_encoder, load_encoder_tokenizer
 from mmscale.models.encoders.base import family_of
 from mmscale.models.language_model import load_language_model
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from tests.conftest import VOCABULARY, random_causal_lm
 
 CPU = torch.device("cpu")
-HERE = Layout(CPU)
+HERE = ParallelContext(CPU)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])

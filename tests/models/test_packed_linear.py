@@ -13,9 +13,9 @@ from mmscale.answering.solvers import model_solver
 from mmscale.config.model import LanguageModelConfig
 from mmscale.models import packed_linear
 from mmscale.models.assembly import ModelParts
-from mmscale.models.head import know_the_loss
+from mmscale.models.head import install_loss_head
 from mmscale.models.packed_linear import PackedLinear, can_pack, pack_linears
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 SIZES = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96}
@@ -29,7 +29,7 @@ def small_ones_too(monkeypatch):
 def model(kind, config, **more):
     torch.manual_seed(0)
     found = kind(config(**SIZES, num_key_value_heads=2, **more)).eval().requires_grad_(False)
-    know_the_loss(found)
+    install_loss_head(found)
     return found
 
 
@@ -98,6 +98,6 @@ def test_small_weights_stay(monkeypatch):
 
 def test_a_model_that_is_loaded_to_answer_is_packed():
     parts = ModelParts(LanguageModelConfig(path="tinyworld:llm"))
-    ensemble = model_solver("one", parts, None, Layout(torch.device("cpu"))).loaded.ensemble
+    ensemble = model_solver("one", parts, None, ParallelContext(torch.device("cpu"))).loaded.ensemble
     layers = ensemble.base.model.language_model.causal_lm.model.layers
     assert isinstance(layers[0].self_attn.q_proj, PackedLinear)

@@ -17,7 +17,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from mmscale.data.packing import IGNORED, EncoderRow, pack, silent
+from mmscale.data.packing import IGNORED, EncoderRow, pack, without_targets
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import UserError
 from mmscale.models import attention, packed_layout
@@ -219,7 +219,7 @@ def test_layers_of_other_kinds_spare_unread_rows_or_compute_them(config, spared)
 def test_a_row_of_which_nothing_is_read_still_passes_through_all_layers():
     model = random_merged("llama", "t5")
     model.mapping.requires_grad_(True)
-    row = silent(pack(examples(True), SPECIALS))
+    row = without_targets(pack(examples(True), SPECIALS))
     loss = CausalObjective(model).loss_sum(row)
     loss.backward()
     assert float(loss.detach()) == 0 and all(not p.grad.any() for p in model.mapping.parameters())

@@ -21,13 +21,13 @@ from mmscale.models.language_model import load_language_model
 from mmscale.models.loading import resolve_path
 from mmscale.models.merge import MergedModel
 from mmscale.models.quantization import largest_layer, weight_bytes
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.training.metrics import read_metrics
 from mmscale.training.objective import CausalObjective
 from tests.runs.test_run import command
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="extra `quantization` is not installed")
-HERE = Layout(torch.device("cpu"))
+HERE = ParallelContext(torch.device("cpu"))
 EXAMPLES = [
     TokenizedExample((9, 10, 11, 400), (12, 13, 2), (), "en"),
     TokenizedExample((20,), (21, 22, 23, 2), (), "en"),

@@ -8,7 +8,7 @@ import torch
 from mmscale.config.parallel import ZeroConfig
 from mmscale.config.training import OptimizerConfig, StageConfig
 from mmscale.errors import UserError
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.zero import deepspeed_json, start_deepspeed
 
 STAGE = StageConfig(steps=1, precision="bfloat16", optimizer=OptimizerConfig(max_gradient_norm=0.5))
@@ -77,7 +77,7 @@ def test_offload_to_nvme_without_libaio_is_one_sentence(monkeypatch):
     monkeypatch.setitem(deepspeed.ops.__compatible_ops__, "async_io", False)
     away = {"device": "nvme", "nvme_path": "/local"}
     with pytest.raises(UserError, match="needs libaio, which DeepSpeed does not find: install libaio-dev"):
-        start_deepspeed(ZeroConfig(stage=3, offload_optimizer=away), Layout(torch.device("cpu")))
+        start_deepspeed(ZeroConfig(stage=3, offload_optimizer=away), ParallelContext(torch.device("cpu")))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from mmscale.models.language_model import load_language_model
 from mmscale.models.loading import resolve_path
 from mmscale.models.merge import MergedModel
 from mmscale.parallel import regions
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.world import leave
 from mmscale.planning.tracing import Work, trace
 from mmscale.training.engines.local import LocalEngine
@@ -32,11 +32,11 @@ from mmscale.training.objective import CausalObjective
 from tests.planning.test_memory import SHAPE, TOKENS
 
 
-def peak(folder: Path, layout: Layout, checkpointing: bool) -> int:
+def peak(folder: Path, context: ParallelContext, checkpointing: bool) -> int:
     """Bytes beyond parameters, gradients and optimizer state."""
-    model = MergedModel(load_language_model(LanguageModelConfig(path=str(folder)), layout))
+    model = MergedModel(load_language_model(LanguageModelConfig(path=str(folder)), context))
     make_trainable(model.language_model, checkpointing, frozen=False)
-    engine = LocalEngine(CausalObjective(model), StageConfig(steps=1), layout)
+    engine = LocalEngine(CausalObjective(model), StageConfig(steps=1), context)
     places = torch.arange(TOKENS)
     row = PackedRow(places % 2000 + 3, places, places, places % 2000 + 4, [TOKENS])
     engine.train_step([row], 1e-4)  # the optimizer's state is made here
@@ -63,22 +63,22 @@ def main() -> None:
     torch.set_num_threads(1)
     folder, found = Path(sys.argv[1]), []
     config = LlamaConfig(**{**SHAPE, "vocab_size": 2048})  # type: ignore[arg-type]
-    with joined(ParallelConfig(tensor_parallel_size=2)) as layout:
-        if layout.is_first:
+    with joined(ParallelConfig(tensor_parallel_size=2)) as context:
+        if context.is_first:
             AutoModelForCausalLM.from_config(config).save_pretrained(folder)
             for file in Path(resolve_path("tinyworld:llm")).glob("*token*"):
                 (folder / file.name).write_bytes(file.read_bytes())
-        layout.barrier()
+        context.barrier()
         for sequence in (
             False,
             True,
         ):  # the architecture is compared with transformers' at its first load: with true numbers
-            load_language_model(LanguageModelConfig(path=str(folder)), replace(layout, sequence_parallel=sequence))
+            load_language_model(LanguageModelConfig(path=str(folder)), replace(context, sequence_parallel=sequence))
         keep_gloo_out_of_the_account()
         for sequence in (False, True):
             for checkpointing in (False, True):
-                found.append(peak(folder, replace(layout, sequence_parallel=sequence), checkpointing))
-    if layout.is_first:
+                found.append(peak(folder, replace(context, sequence_parallel=sequence), checkpointing))
+    if context.is_first:
         works = [
             Work(TOKENS, TOKENS, torch.float32, True, checkpointing, False, 2, sequence)
             for sequence in (False, True)

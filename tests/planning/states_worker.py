@@ -18,12 +18,12 @@ from mmscale.models.assembly import make_trainable
 from mmscale.models.language_model import load_language_model
 from mmscale.models.loading import resolve_path
 from mmscale.models.merge import MergedModel
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.world import leave
 from mmscale.parallel.zero import partitioned_loading
 from mmscale.planning.memory import Trained, state_bytes
+from mmscale.planning.parallel_plan import ParallelPlan, local_parameters
 from mmscale.planning.rehearsal import Collectives
-from mmscale.planning.spread import Spread, local_parameters
 from mmscale.planning.traffic import REUSED_ELEMENTS, traffic
 from mmscale.training.engines import make_engine
 from mmscale.training.engines.local import LocalEngine
@@ -64,49 +64,49 @@ def held(engine: object, model: MergedModel, stage: int) -> dict[str, int]:
     return {"llm_weights": weights, "optimizer": size(flats) + size(states)}
 
 
-def compare(folder: Path, zero: ZeroConfig, precision: str, layout: Layout) -> dict[str, object]:
+def compare(folder: Path, zero: ZeroConfig, precision: str, context: ParallelContext) -> dict[str, object]:
     stage = StageConfig(steps=1, precision=precision)  # type: ignore[arg-type]
     config = LanguageModelConfig(path=str(folder))
     torch.use_deterministic_algorithms(
         True
     )  # fresh memory is NaN: the padding of the last rank's parts, which nobody reads
-    with partitioned_loading(zero, stage, layout):
-        model = MergedModel(load_language_model(config, layout))
+    with partitioned_loading(zero, stage, context):
+        model = MergedModel(load_language_model(config, context))
     torch.use_deterministic_algorithms(False)
     make_trainable(model.language_model, False, frozen=False)
-    engine = make_engine(CausalObjective(model), stage, zero, layout)
+    engine = make_engine(CausalObjective(model), stage, zero, context)
     places = torch.arange(TOKENS)
     row = PackedRow(places + 3, places, places, places + 4, [TOKENS])
     engine.train_step([row], 1e-3)
     with Collectives() as seen:
         engine.train_step([row, row], 1e-3)
-    spread = Spread(layout.size, 1, zero.stage)
+    parallel_plan = ParallelPlan(context.size, 1, zero.stage)
     sizes = tuple(local_parameters(LlamaConfig.from_pretrained(folder), 1))
     trained = Trained(sizes, 0, (), True, "float32", "float32", precision == "bfloat16")
     found = held(engine, model, zero.stage)
-    planned = state_bytes(trained, spread, zero)
-    sent = traffic(trained, spread, 2, 0, 2, False, reused=0 if zero.extra else REUSED_ELEMENTS).data
-    return {"held": [found, {key: planned[key] for key in found}], "sent": [seen.by_size[layout.size].bytes, sent]}
+    planned = state_bytes(trained, parallel_plan, zero)
+    sent = traffic(trained, parallel_plan, 2, 0, 2, False, reused=0 if zero.extra else REUSED_ELEMENTS).data
+    return {"held": [found, {key: planned[key] for key in found}], "sent": [seen.by_size[context.size].bytes, sent]}
 
 
 def main() -> None:
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     results = {}
-    with joined(ParallelConfig(zero=ZeroConfig(stage=1))) as layout:
-        if layout.is_first:
+    with joined(ParallelConfig(zero=ZeroConfig(stage=1))) as context:
+        if context.is_first:
             shape = {"hidden_size": 56, "intermediate_size": 100, "num_hidden_layers": 2, "num_attention_heads": 4}
             made = AutoModelForCausalLM.from_config(LlamaConfig(**shape, vocab_size=2048))  # type: ignore[arg-type]
             made.save_pretrained(folder)
             for file in Path(resolve_path("tinyworld:llm")).glob("*token*"):
                 (folder / file.name).write_bytes(file.read_bytes())
-        layout.barrier()
+        context.barrier()
         for stage, precision in COMBINATIONS:
             zero = ZeroConfig(stage=stage, persistence_threshold=100)  # type: ignore[arg-type]
-            results[f"{stage}-{precision}"] = compare(folder, zero, precision, layout)
+            results[f"{stage}-{precision}"] = compare(folder, zero, precision, context)
         large = ZeroConfig(stage=3, persistence_threshold=100, extra=AS_A_LARGE_MODEL)
-        results["3-large"] = compare(folder, large, "bfloat16", layout)
-    if layout.is_first:
+        results["3-large"] = compare(folder, large, "bfloat16", context)
+    if context.is_first:
         print(json.dumps(results))
 
 

@@ -18,9 +18,9 @@ from mmscale.models.assembly import make_trainable
 from mmscale.models.attention import PACKED_SDPA
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.planning.memory import Trained, state_bytes
-from mmscale.planning.spread import Spread, local_parameters
+from mmscale.planning.parallel_plan import ParallelPlan, local_parameters
 from mmscale.planning.tracing import Work, trace
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.objective import CausalObjective
@@ -52,7 +52,7 @@ def test_a_real_step_peaks_where_it_was_planned(monkeypatch, config, trained, ch
     row = PackedRow(ids, places, places, labels, [TOKENS])
     objective = CausalObjective(MergedModel(model))
     if trained:
-        engine = LocalEngine(objective, StageConfig(steps=1), Layout(torch.device("cpu")))
+        engine = LocalEngine(objective, StageConfig(steps=1), ParallelContext(torch.device("cpu")))
         engine.train_step([row], 1e-4)  # the optimizer's state is made here
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -100,25 +100,29 @@ def hand(**changes: object) -> Trained:
 
 
 @pytest.mark.parametrize(
-    ("trained", "spread", "expected"),
+    ("trained", "parallel_plan", "expected"),
     [
         # replicated float32 under autocast: weight, gradient, two moments of 4 B; a bfloat16 copy
         (
             hand(llm_dtype="float32"),
-            Spread(4, 1, 0),
+            ParallelPlan(4, 1, 0),
             {"llm_weights": 4120, "gradients": 4120, "optimizer": 8240, "autocast_weights": 2060},
         ),
         # a frozen bfloat16 LLM costs its weights; the mapping is float32
-        (hand(trains_llm=False), Spread(4, 1, 0), {"llm_weights": 2060, "mapping_weights": 280, "optimizer": 560}),
+        (
+            hand(trains_llm=False),
+            ParallelPlan(4, 1, 0),
+            {"llm_weights": 2060, "mapping_weights": 280, "optimizer": 560},
+        ),
         # ZeRO-1: (1030 padded to 1032) / 4 = 258 elements of 12 B; all gradients in float32
-        (hand(), Spread(4, 1, 1), {"llm_weights": 2060, "gradients": 4120, "optimizer": 258 * 12}),
-        (hand(), Spread(4, 1, 2), {"llm_weights": 2060, "gradients": 258 * 4, "optimizer": 258 * 12}),
+        (hand(), ParallelPlan(4, 1, 1), {"llm_weights": 2060, "gradients": 4120, "optimizer": 258 * 12}),
+        (hand(), ParallelPlan(4, 1, 2), {"llm_weights": 2060, "gradients": 258 * 4, "optimizer": 258 * 12}),
         # ZeRO-3: 250 + 8 elements, each parameter cut by itself; both lie under the threshold and are kept whole too
-        (hand(), Spread(4, 1, 3), {"llm_weights": 2 * (258 + 1030), "gradients": 258 * 4, "optimizer": 258 * 12}),
+        (hand(), ParallelPlan(4, 1, 3), {"llm_weights": 2 * (258 + 1030), "gradients": 258 * 4, "optimizer": 258 * 12}),
     ],
 )
-def test_states_by_hand(trained, spread, expected):
-    found = state_bytes(trained, spread, ZeroConfig(stage=spread.stage))
+def test_states_by_hand(trained, parallel_plan, expected):
+    found = state_bytes(trained, parallel_plan, ZeroConfig(stage=parallel_plan.stage))
     assert {key: found[key] for key in expected} == expected
     assert found["encoder_weights"] == 1000
 

@@ -12,7 +12,7 @@ from mmscale.cli.main import main
 from mmscale.config.cluster import ClusterConfig
 from mmscale.config.run import load_run
 from mmscale.parallel import tensor
-from mmscale.parallel.pieces import Piece, even_piece
+from mmscale.parallel.shards import Shard, even_shard
 from mmscale.planning import rehearsal
 from tests.planning.test_plan import paths_of
 
@@ -77,8 +77,8 @@ def test_pieces_that_leave_a_gap_or_overlap_are_named(small, monkeypatch):
     assert rehearsal.rehearse(*small)["uncovered"] == []
 
     def shifted(shape, dimension, rank, size):
-        right = even_piece(shape, dimension, rank, size)
-        return Piece(shape, dimension, right.begin + (rank == 2), right.size - (rank == 2))
+        right = even_shard(shape, dimension, rank, size)
+        return Shard(shape, dimension, right.begin + (rank == 2), right.size - (rank == 2))
 
     monkeypatch.setattr(tensor, "even_piece", shifted)
     assert "model.layers.1.self_attn.q_proj.weight" in rehearsal.rehearse(*small)["uncovered"]

@@ -8,7 +8,7 @@ import pytest
 
 from mmscale.config.parallel import ZeroConfig
 from mmscale.planning.memory import Trained, state_bytes
-from mmscale.planning.spread import Spread
+from mmscale.planning.parallel_plan import ParallelPlan
 from tests.distributed import ranks
 
 
@@ -33,5 +33,5 @@ def test_zero_3_agrees_with_deepspeeds_own_estimator():
     )
     sizes = (200_000_000,) * 35
     trained = Trained(sizes, 0, (), True, "float32", "float32", True)
-    found = state_bytes(trained, Spread(ranks_in_all, 1, 3), ZeroConfig(stage=3))
+    found = state_bytes(trained, ParallelPlan(ranks_in_all, 1, 3), ZeroConfig(stage=3))
     assert sum(found.values()) == pytest.approx(expected - largest, rel=1e-6)

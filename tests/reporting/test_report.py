@@ -13,11 +13,11 @@ import torch
 from mmscale.cli.main import main
 from mmscale.evaluation.predictions import Prediction, PredictionLog
 from mmscale.evaluation.scores import task_scores
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.storage.files import write_json
 
 LANGUAGES = ("en", "sw", "th")
-HERE = Layout(torch.device("cpu"))
+HERE = ParallelContext(torch.device("cpu"))
 
 
 def make_run(folder: Path) -> Path:

@@ -15,12 +15,12 @@ from mmscale.errors import UserError
 from mmscale.models import mapping_files
 from mmscale.models.assembly import ModelParts, read_parts
 from mmscale.models.seal import require_unchanged
-from mmscale.parallel.context import Layout
-from mmscale.runs.run import places_up_to
+from mmscale.parallel.context import ParallelContext
+from mmscale.runs.run import stages_up_to
 from mmscale.runs.training import run_stage
 from tests.flips import flips
 
-HERE = Layout(torch.device("cpu"))
+HERE = ParallelContext(torch.device("cpu"))
 QUICK = "configs/quickstart.yaml"
 ASK = ["Ana ana vitabu 5.", "--language", "sw", "--max-new-tokens", "3", "--prompt", "tinyworld_math"]
 
@@ -59,15 +59,15 @@ def test_every_flipped_bit_of_what_a_stage_handed_on_is_refused(trained):
     """Through the door that the next stage comes in by."""
     for stage in ("mindmerger.mapping", "question_alignment.translation"):
         config = load_run(QUICK, overrides(trained))
-        place = places_up_to(config, stage)[-1]
-        start = ModelParts(config.language_model, place.encoder)
-        run_stage(place, start, HERE)
-        for file in sorted(place.model.iterdir()):
+        stage = stages_up_to(config, stage)[-1]
+        start = ModelParts(config.language_model, stage.encoder)
+        run_stage(stage, start, HERE)
+        for file in sorted(stage.model.iterdir()):
             for where in flips(file, 12):
                 with pytest.raises(UserError):
-                    run_stage(place, start, HERE)
+                    run_stage(stage, start, HERE)
                     pytest.fail(f"{file.name}: the flip at {where} was not seen")
-        taken = run_stage(place, start, HERE).language_model
+        taken = run_stage(stage, start, HERE).language_model
         assert taken.attention == "packed_sdpa", "this run's configuration says how this machine attends"
 
 

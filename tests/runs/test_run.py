@@ -64,14 +64,14 @@ def test_a_run_leaves_everything_the_design_names(finished):
 
 def test_running_again_repeats_nothing(finished, monkeypatch):
     from mmscale.answering import solvers
-    from mmscale.decoding.engine import Engine
+    from mmscale.decoding.engine import DecodingEngine
     from mmscale.training.trainer import Trainer
 
     def never(*_, **__):
         raise AssertionError("work was repeated")
 
     monkeypatch.setattr(Trainer, "run", never)
-    monkeypatch.setattr(Engine, "step", never)
+    monkeypatch.setattr(DecodingEngine, "step", never)
     monkeypatch.setattr(solvers, "assemble", never)  # nor are weights loaded
     before = (finished / "scores.json").read_text()
     assert main(command(finished)) == 0

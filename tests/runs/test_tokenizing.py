@@ -14,17 +14,17 @@ from mmscale.cli.main import main
 from mmscale.config.run import load_run
 from mmscale.data import token_store
 from mmscale.errors import UserError
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.world import World
 from mmscale.runs import tokenizing
-from mmscale.runs.run import places, places_up_to
+from mmscale.runs.run import stages_of, stages_up_to
 from mmscale.runs.stage_data import read_stage_records
 from mmscale.runs.tokenizing import INDEX, stage_tokenizer, tokenize_stage_data, tokens
 from tests.distributed import ranks
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def stage(tmp_path, monkeypatch):
     monkeypatch.setattr(token_store, "PART_EXAMPLES", 8)
     monkeypatch.setattr(tokenizing, "PART_EXAMPLES", 8)
     settings = [
@@ -34,65 +34,65 @@ def place(tmp_path, monkeypatch):
         "recipes.mindmerger.mapping.data.0.languages=[sw,de,th]",
         "recipes.mindmerger.mapping.dev_examples=5",
     ]
-    return places_up_to(load_run("configs/quickstart.yaml", settings), "mindmerger.mapping")[-1]
+    return stages_up_to(load_run("configs/quickstart.yaml", settings), "mindmerger.mapping")[-1]
 
 
-def in_memory(place):
-    train, dev, _ = read_stage_records(place.config, place.run.languages, place.run.seed)
-    tokenize, _ = stage_tokenizer(place)
+def in_memory(stage):
+    train, dev, _ = read_stage_records(stage.config, stage.run.languages, stage.run.seed)
+    tokenize, _ = stage_tokenizer(stage)
     return tokenize(train), tokenize(dev)
 
 
-def test_stored_examples_are_those_of_memory(place):
-    data = tokens(place, Layout(None))
-    assert (list(data.train), list(data.dev)) == in_memory(place)
+def test_stored_examples_are_those_of_memory(stage):
+    data = tokens(stage, ParallelContext(None))
+    assert (list(data.train), list(data.dev)) == in_memory(stage)
     assert len(data.train) == 25 and all(e.encoder_ids for e in data.train)
-    assert json.loads((place.folder / "data.json").read_text())[0]["read"] == {"sw": 10, "de": 10, "th": 10}
+    assert json.loads((stage.folder / "data.json").read_text())[0]["read"] == {"sw": 10, "de": 10, "th": 10}
 
 
 @pytest.mark.parametrize(
     "index", ["{", "null", "[1]", '{"train": "x", "dev": 5}', '{"train": 33, "dev": 5}', "\0" * 20]
 )
-def test_a_damaged_index_or_part_is_made_again(place, capsys, index):
-    folder = tokenize_stage_data(place)
+def test_a_damaged_index_or_part_is_made_again(stage, capsys, index):
+    folder = tokenize_stage_data(stage)
     whole = (folder / INDEX).read_text()
     (folder / INDEX).write_text(index)
-    data = tokens(place, Layout(None))
-    assert (list(data.train), list(data.dev)) == in_memory(place) and (folder / INDEX).read_text() == whole
+    data = tokens(stage, ParallelContext(None))
+    assert (list(data.train), list(data.dev)) == in_memory(stage) and (folder / INDEX).read_text() == whole
     assert "made again" in capsys.readouterr().err
     part = token_store.part_path(folder, "train", 1)
     part.write_bytes(part.read_bytes()[:-10])
-    assert list(tokens(place, Layout(None)).train) == in_memory(place)[0]
+    assert list(tokens(stage, ParallelContext(None)).train) == in_memory(stage)[0]
     assert f"{part.name} is damaged" in capsys.readouterr().err.replace("\n", "")
 
 
-def test_parts_there_are_not_made_again_and_each_process_makes_its_own(place, monkeypatch):
+def test_parts_there_are_not_made_again_and_each_process_makes_its_own(stage, monkeypatch):
     made = []
     monkeypatch.setattr(
         tokenizing, "write_part", lambda f, n, i, e: made.append((n, i)) or token_store.write_part(f, n, i, e)
     )
-    place.run.parallel.__dict__["timeout_minutes"] = 0.01
+    stage.run.parallel.__dict__["timeout_minutes"] = 0.01
     with pytest.raises(UserError, match="no other process wrote any tokens for 0.01 minutes"):
-        tokenize_stage_data(place, World(rank=1, size=2))
+        tokenize_stage_data(stage, World(rank=1, size=2))
     assert made == [("train", 1), ("train", 3)]
-    tokenize_stage_data(place)
+    tokenize_stage_data(stage)
     assert made[2:] == [("train", 0), ("train", 2), ("dev", 0)]
-    tokenize_stage_data(place)
+    tokenize_stage_data(stage)
     assert len(made) == 5
-    assert list(tokens(place, Layout(None)).train) == in_memory(place)[0]
+    assert list(tokens(stage, ParallelContext(None)).train) == in_memory(stage)[0]
 
 
-def test_ranks_that_talk_to_each_other_never_tokenise(place):
+def test_ranks_that_talk_to_each_other_never_tokenise(stage):
     with pytest.raises(UserError, match="make them with mmscale data tokenize"):
-        tokens(place, Layout(None, size=2))
+        tokens(stage, ParallelContext(None, size=2))
 
 
-def test_changed_settings_make_new_tokens_and_remove_the_old(place):
-    first = tokenize_stage_data(place)
-    place.config.packing.__dict__["max_target_tokens"] = 4
-    second = tokenize_stage_data(place)
+def test_changed_settings_make_new_tokens_and_remove_the_old(stage):
+    first = tokenize_stage_data(stage)
+    stage.config.packing.__dict__["max_target_tokens"] = 4
+    second = tokenize_stage_data(stage)
     assert first != second and not first.exists() and (second / INDEX).is_file()
-    assert max(len(e.target_ids) for e in tokens(place, Layout(None)).train) == 4
+    assert max(len(e.target_ids) for e in tokens(stage, ParallelContext(None)).train) == 4
 
 
 def command(folder, *more):
@@ -146,10 +146,10 @@ def test_an_edited_file_is_read_again(tmp_path):
         "methods=[multilingual_cot]",
         f"recipes.multilingual_cot.tuning.data=[{json.dumps(data)}]",
     ]
-    stage = places(load_run("configs/quickstart.yaml", settings))[0]
-    before = list(tokens(stage, Layout(None)).train)
+    stage = stages_of(load_run("configs/quickstart.yaml", settings))[0]
+    before = list(tokens(stage, ParallelContext(None)).train)
     file.write_text(file.read_text().replace("Jibu 3", "Jibu 30"))
-    after = list(tokens(stage, Layout(None)).train)
+    after = list(tokens(stage, ParallelContext(None)).train)
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, True, False, True, True]
 
 

@@ -228,12 +228,12 @@ def _worker(fails):
     """A worker of a random model whose choice fails by `fails(held tokens of each row)`."""
     from mmscale.config.evaluation import GenerationConfig
     from mmscale.data.segments import TokenizedExample
-    from mmscale.decoding.ending import Ending
-    from mmscale.decoding.engine import Request
+    from mmscale.decoding.engine import GenerationRequest
     from mmscale.decoding.ensemble import Ensemble
     from mmscale.decoding.stepper import ModelStepper
+    from mmscale.decoding.stop_criteria import StopCriteria
     from mmscale.evaluation.solving import Solver
-    from mmscale.serving.worker import Job, Worker
+    from mmscale.serving.worker import GenerationJob, Worker
     from tests.conftest import random_merged
 
     class Breaking(Ensemble):
@@ -241,15 +241,15 @@ def _worker(fails):
             fails([place.sequence for place in places], places[0].position)
             return super().choose(logits, places, held)
 
-    end = Ending(frozenset(), (), lambda ids: " ".join(map(str, ids)))
+    end = StopCriteria(frozenset(), (), lambda ids: " ".join(map(str, ids)))
     solver = Solver("", "", [], Breaking(ModelStepper(random_merged())), end, 128)
     worker = Worker(solver, 3, 64, 30)
     told: dict[int, list] = {}
 
     def job(number: int):
         config = GenerationConfig(max_new_tokens=12, temperature=1.0, seed=5)
-        request = Request(number, (TokenizedExample((9 + number, 20, 21), (), (), "en", ""),), config, end)
-        return Job(request, told.setdefault(number, []).append)
+        request = GenerationRequest(number, (TokenizedExample((9 + number, 20, 21), (), (), "en", ""),), config, end)
+        return GenerationJob(request, told.setdefault(number, []).append)
 
     return worker, job, told
 

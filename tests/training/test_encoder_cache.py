@@ -16,11 +16,11 @@ from mmscale.data.token_store import TokenStore, write_part
 from mmscale.errors import UserError
 from mmscale.models.assembly import assemble
 from mmscale.models.encoders import Encoder
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
 from mmscale.runs import training as stages
 from mmscale.training import encoder_cache
-from mmscale.training.encoder_cache import CachePlace, with_states
+from mmscale.training.encoder_cache import CacheFolder, with_states
 from mmscale.training.metrics import read_metrics
 from mmscale.training.objective import CausalObjective
 from tests.conftest import VOCABULARY, random_merged
@@ -28,7 +28,7 @@ from tests.distributed import ranks
 from tests.flips import flips
 from tests.runs.test_run import command
 
-HERE = Layout(torch.device("cpu"))
+HERE = ParallelContext(torch.device("cpu"))
 SPECIALS = SpecialTokens(1, 2)
 
 
@@ -52,7 +52,7 @@ def small_parts(monkeypatch):
 
 def states(encoder: Encoder, store: TokenStore, folder, renewable: bool = True) -> TokenStore:
     interruption = Interruption(InterruptionConfig(), HERE)
-    return with_states(encoder, {"train": store}, CachePlace(folder, renewable, "test"), HERE, interruption)["train"]
+    return with_states(encoder, {"train": store}, CacheFolder(folder, renewable, "test"), HERE, interruption)["train"]
 
 
 @pytest.mark.parametrize("family", ["t5", "m2m100", "xlm_roberta", "decoder"])

@@ -19,7 +19,7 @@ from mmscale.config.data import PackingConfig
 from mmscale.config.training import OptimizerConfig, StageConfig
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import UserError
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.storage.files import sha256
 from mmscale.training import checkpoint
 from mmscale.training.engines.local import LocalEngine
@@ -31,7 +31,7 @@ from tests.conftest import VOCABULARY, random_merged
 from tests.flips import flips
 
 STEPS = 20
-HERE = Layout(torch.device("cpu"))
+HERE = ParallelContext(torch.device("cpu"))
 
 
 def make_trainer(folder: Path, merged: bool = True, seed: int = 1, fingerprint: str = "same", **changes) -> Trainer:

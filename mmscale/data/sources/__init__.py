@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from mmscale.data.sources.base import Request, Source
+from mmscale.data.sources.base import Source, SourceRequest
 from mmscale.errors import unknown_name
 
 SOURCES: dict[str, str] = {
@@ -34,4 +34,4 @@ def source(name: str) -> Source:
     return importlib.import_module(SOURCES[name]).SOURCE
 
 
-__all__ = ["SOURCES", "Request", "Source", "source"]
+__all__ = ["SOURCES", "SourceRequest", "Source", "source"]

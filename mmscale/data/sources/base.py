@@ -17,7 +17,7 @@ Rows = Iterator[tuple[str, Any]]
 
 
 @dataclass(frozen=True)
-class Request:
+class SourceRequest:
     """One language of one data set."""
 
     path: str
@@ -66,7 +66,7 @@ class Request:
     def _find(self, code: str, layouts: tuple[str, ...]) -> Path | None:
         names = self._names(code)
         path = Path(_fill(self.path, names)).expanduser()
-        candidates = [path, *(path / _fill(layout, names) for layout in layouts)]
+        candidates = [path, *(path / _fill(context, names) for context in layouts)]
         return next((candidate for candidate in candidates if is_file(candidate)), None)
 
 
@@ -80,8 +80,8 @@ def _fill(pattern: str, names: dict[str, str]) -> str:
 class Source:
     """One public data set."""
 
-    rows: Callable[[Request], Rows]
-    parse: Callable[[Any, Request, str], Record]
+    rows: Callable[[SourceRequest], Rows]
+    parse: Callable[[Any, SourceRequest, str], Record]
     """(raw row, request, origin) -> record; raises BadRow or LeftOut."""
     languages: tuple[str, ...] = ()
     """Languages it exists in; empty means whatever files are there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.gsmtrans import SOURCE as GSMTRANS
 from mmscale.data.sources.rows import line_pairs
 
@@ -17,7 +17,7 @@ _LAYOUTS = (
 )
 
 
-def _rows(request: Request) -> Rows:
+def _rows(request: SourceRequest) -> Rows:
     left = request.file(*_LAYOUTS)
     return line_pairs(left, left.with_name(left.stem + ".en"))
 

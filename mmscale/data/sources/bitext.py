@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.data.records import ParallelSentence, Record
-from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.rows import line_pairs, text_rows
 from mmscale.errors import BadRow, UserError
 from mmscale.storage.reading import existing_file, is_file
@@ -18,7 +18,7 @@ from mmscale.storage.reading import existing_file, is_file
 _SOURCE = ("source_file", "{language}-en/train.{language}")
 
 
-def _side(request: Request, option: str, default: str) -> Path:
+def _side(request: SourceRequest, option: str, default: str) -> Path:
     pattern = str(request.options.get(option, default))
     codes = request.options.get("codes", {})
     if not isinstance(codes, dict):
@@ -31,7 +31,7 @@ def _side(request: Request, option: str, default: str) -> Path:
     return existing_file(Path(request.path).expanduser() / name, "data file")
 
 
-def _rows(request: Request) -> Rows:
+def _rows(request: SourceRequest) -> Rows:
     if is_file(Path(request.path).expanduser()) or "{" in request.path:
         for origin, row in text_rows(request.file()):
             yield origin, tuple(row.split("\t")) if isinstance(row, str) else row
@@ -47,7 +47,7 @@ def _rows(request: Request) -> Rows:
     )
 
 
-def _parse(raw: Any, request: Request, origin: str) -> Record:
+def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     if len(raw) != 2:
         raise BadRow(f"has {len(raw)} tab-separated fields, expected source and target")
     source, target = (side.strip() for side in raw)

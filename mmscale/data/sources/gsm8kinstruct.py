@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from mmscale.data.records import Record
-from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.problems import solved
 from mmscale.data.sources.rows import file_rows, of_language, plain_text, text_field
 from mmscale.errors import BadRow
@@ -26,7 +26,7 @@ _LAYOUTS = (
 _PROMPT = re.compile(r"answer in (\w+)\.\s*### Instruction:\n(.*)\n\n### Response:", re.DOTALL)
 
 
-def _rows(request: Request) -> Rows:
+def _rows(request: SourceRequest) -> Rows:
     file = request.file(*_LAYOUTS, of_many=True)
     return of_language(lambda: map(_unpacked, file_rows(file)), request, request.shares(*_LAYOUTS))
 
@@ -45,7 +45,7 @@ def _unpacked(found: tuple[str, Any]) -> tuple[str, Any]:
         return origin, error
 
 
-def _parse(raw: Any, request: Request, origin: str) -> Record:
+def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     return solved(text_field(raw, "question", "query"), text_field(raw, "answer", "response"), request.language, origin)
 
 

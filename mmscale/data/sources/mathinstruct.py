@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmscale.data.records import Problem, Record
-from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.problems import marked_answer, stated_answer
 from mmscale.data.sources.rows import file_rows, text_field
 from mmscale.errors import LeftOut, UserError
@@ -19,14 +19,14 @@ def is_program(output: str) -> bool:
     return "print(" in output and ("=" in output or "import " in output)
 
 
-def _rows(request: Request) -> Rows:
+def _rows(request: SourceRequest) -> Rows:
     programs = request.options.get("programs", "keep")
     if programs not in ("keep", "only", "none"):
         raise UserError("mathinstruct: options.programs must be keep, only or none")
     return file_rows(request.file("MathInstruct.json", "train.json", "MathInstruct.jsonl"))
 
 
-def _parse(raw: Any, request: Request, origin: str) -> Record:
+def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     output = text_field(raw, "output")
     programs, program = request.options.get("programs", "keep"), is_program(output)
     if programs != "keep" and (programs == "only") != program:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmscale.data.records import Problem, Record
-from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.problems import marked_answer, stated_answer
 from mmscale.data.sources.rows import file_rows, of_language, text_field
 from mmscale.languages import MGSM_LANGUAGES
@@ -20,12 +20,12 @@ _LAYOUTS = (
 )
 
 
-def _rows(request: Request) -> Rows:
+def _rows(request: SourceRequest) -> Rows:
     file = request.file(*_LAYOUTS, of_many=True)
     return of_language(lambda: file_rows(file), request, request.shares(*_LAYOUTS))
 
 
-def _parse(raw: Any, request: Request, origin: str) -> Record:
+def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     answer = text_field(raw, "answer", "response")
     return Problem(
         text_field(raw, "question"),

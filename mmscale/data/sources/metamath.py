@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmscale.data.records import Problem, Record
-from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.problems import marked_answer
 from mmscale.data.sources.rows import file_rows, text_field
 from mmscale.errors import LeftOut, UserError
@@ -16,14 +16,14 @@ from mmscale.errors import LeftOut, UserError
 _MARK = "The answer is:"
 
 
-def _rows(request: Request) -> Rows:
+def _rows(request: SourceRequest) -> Rows:
     wanted = request.options.get("types")
     if wanted is not None and not (isinstance(wanted, list) and all(isinstance(name, str) for name in wanted)):
         raise UserError("metamath: options.types must be a list of names, for example [GSM_AnsAug]")
     return file_rows(request.file("MetaMathQA-395K.json", "MetaMathQA.json", "train.json"))
 
 
-def _parse(raw: Any, request: Request, origin: str) -> Record:
+def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     wanted = request.options.get("types")
     if wanted is not None and (kind := text_field(raw, "type")) not in wanted:
         raise LeftOut(f"type {kind:.40}")

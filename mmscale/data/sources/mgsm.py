@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmscale.data.records import Problem, Record
-from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.problems import numeric_gold
 from mmscale.data.sources.rows import file_rows, of_language, optional_text, text_field, text_rows
 from mmscale.errors import BadRow
@@ -31,13 +31,13 @@ _LAYOUTS = (
 )
 
 
-def _rows(request: Request) -> Rows:
+def _rows(request: SourceRequest) -> Rows:
     file = request.file(*_LAYOUTS, of_many=True)
     rows = text_rows if file.suffix == ".tsv" else file_rows
     return of_language(lambda: rows(file), request, request.shares(*_LAYOUTS))
 
 
-def _parse(raw: Any, request: Request, origin: str) -> Record:
+def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     if isinstance(raw, str):
         fields = raw.split("\t")
         if len(fields) != 2 or not all(field.strip() for field in fields):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmscale.data.records import Problem, Record
-from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.problems import numeric_gold
 from mmscale.data.sources.rows import file_rows, of_language, optional_text, raw_text_field, text_field
 from mmscale.errors import UserError
@@ -27,14 +27,14 @@ _LAYOUTS = (
 )
 
 
-def _rows(request: Request) -> Rows:
+def _rows(request: SourceRequest) -> Rows:
     if not isinstance(request.options.get("published", False), bool):
         raise UserError("msvamp: options.published must be true or false")
     file = request.file(*_LAYOUTS, of_many=True)
     return of_language(lambda: file_rows(file), request, request.shares(*_LAYOUTS))
 
 
-def _parse(raw: Any, request: Request, origin: str) -> Record:
+def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     """The answer is a float string; `query` is the English text where the row has another one."""
     question = raw_text_field(raw, "m_query", "question", "query")
     return Problem(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmscale.data.records import Problem, Record
-from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.problems import marked_answer
 from mmscale.data.sources.rows import file_rows, of_language, optional_text, text_field
 
@@ -25,12 +25,12 @@ _LAYOUTS = (
 )
 
 
-def _rows(request: Request) -> Rows:
+def _rows(request: SourceRequest) -> Rows:
     file = request.file(*_LAYOUTS, of_many=True)
     return of_language(lambda: file_rows(file), request, request.shares(*_LAYOUTS))
 
 
-def _parse(raw: Any, request: Request, origin: str) -> Record:
+def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     response = text_field(raw, "response", "answer", "output")
     return Problem(
         text_field(raw, "query", "question", "m_query"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mmscale.data.sources.base import Request, Rows
+from mmscale.data.sources.base import Rows, SourceRequest
 from mmscale.errors import BadRow, LeftOut, UserError
 from mmscale.languages import find_code
 from mmscale.storage.reading import NotJson, existing_file, numbered_lines, parse_json, read_text
@@ -167,7 +167,7 @@ def row_language(row: Any) -> str | None:
     return code
 
 
-def of_language(rows: Callable[[], Rows], request: Request, shared: bool) -> Rows:
+def of_language(rows: Callable[[], Rows], request: SourceRequest, shared: bool) -> Rows:
     """Rows that name the language asked for; those of others are left out.
 
     In a file of several languages (`shared`) a row that names none is bad; a file that names none at all serves one

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record
-from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.rows import csv_rows, file_rows, plain_text
 from mmscale.data.sources.xcsqa import choices_of
 from mmscale.errors import BadRow, LeftOut, UserError, unknown_name
@@ -34,7 +34,7 @@ _FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt")
 _LAYOUTS = tuple(f"{name}{end}" for name in ("{split}", "{language}") for end in (".jsonl", ".parquet", ".csv", ".tsv"))
 
 
-def _kind(request: Request) -> str:
+def _kind(request: SourceRequest) -> str:
     kind = str(request.options.get("kind", "problem"))
     if kind not in _FIELDS:
         raise unknown_name("kind of table", kind, _FIELDS)
@@ -47,7 +47,7 @@ def _kind(request: Request) -> str:
     return kind
 
 
-def _rows(request: Request) -> Rows:
+def _rows(request: SourceRequest) -> Rows:
     _kind(request)
     wanted = request.options.get("language_column")
     if wanted is not None and not isinstance(wanted, str):
@@ -66,7 +66,7 @@ def _of_language(row: dict[str, Any], column: str, code: str) -> Any:
     return row if find_code(name) == code else LeftOut(f"language {find_code(name) or name.strip():.40}")
 
 
-def _all_rows(request: Request, of_many: bool) -> Rows:
+def _all_rows(request: SourceRequest, of_many: bool) -> Rows:
     looks_like_file = Path(request.path).suffix in _FILES or "{" in request.path
     if not looks_like_file and not Path(request.path).expanduser().exists():
         yield from _hub_rows(request, of_many)
@@ -75,7 +75,7 @@ def _all_rows(request: Request, of_many: bool) -> Rows:
     yield from csv_rows(file) if file.suffix in (".csv", ".tsv") else file_rows(file)
 
 
-def _hub_rows(request: Request, of_many: bool) -> Rows:
+def _hub_rows(request: SourceRequest, of_many: bool) -> Rows:
     import datasets  # imports slowly
 
     subset = request.options.get("subset")
@@ -104,7 +104,7 @@ def _column(row: dict[str, Any], name: str) -> Any:
     return value
 
 
-def _parse(raw: Any, request: Request, origin: str) -> Record:
+def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     kind = _kind(request)
     columns = {field: field for field in _FIELDS[kind]} | dict(request.options.get("columns", {}))
     values = {field: _column(raw, column) for field, column in columns.items()}

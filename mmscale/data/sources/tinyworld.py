@@ -11,7 +11,7 @@ import random
 from typing import Any
 
 from mmscale.data.records import ParallelSentence, Problem, Record
-from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.errors import UserError
 from mmscale.languages import MGSM_LANGUAGES
 from mmscale.tinyworld import grammar
@@ -21,7 +21,7 @@ _MAX_COUNT = 10_000_000
 _FORMS = ("problem", "translation", "document")
 
 
-def _rows(request: Request) -> Rows:
+def _rows(request: SourceRequest) -> Rows:
     if request.language not in MGSM_LANGUAGES:
         raise UserError(f"tinyworld has no language '{request.language}': it has {', '.join(MGSM_LANGUAGES)}")
     if request.options.get("form", "problem") not in _FORMS:
@@ -35,7 +35,7 @@ def _rows(request: Request) -> Rows:
         yield f"tinyworld-{request.split}-{request.language}:{index}", story
 
 
-def _parse(story: Any, request: Request, origin: str) -> Record:
+def _parse(story: Any, request: SourceRequest, origin: str) -> Record:
     code = request.language
     form = request.options.get("form", "problem")
     english = grammar.question(story, "en")

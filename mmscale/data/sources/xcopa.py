@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.data.records import MultipleChoice, Record
-from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.rows import file_rows, optional_text, text_field
 from mmscale.errors import BadRow, UserError
 
@@ -36,7 +36,7 @@ def _has_number(row: Any) -> bool:
     return isinstance(row, dict) and type(row.get("idx")) is int and row.get("question") in RELATIONS
 
 
-def _rows(request: Request) -> Rows:
+def _rows(request: SourceRequest) -> Rows:
     relation = request.options.get("relation", "file")
     if relation not in ("file", "et"):
         raise UserError("xcopa: options.relation must be file or et")
@@ -50,7 +50,7 @@ def _rows(request: Request) -> Rows:
         yield origin, {**row, "et": checked} if isinstance(row, dict) else row
 
 
-def _parse(raw: Any, request: Request, origin: str) -> Record:
+def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     choices = (("1", text_field(raw, "choice1")), ("2", text_field(raw, "choice2")))
     label = raw.get("label")
     if type(label) is not int or label not in (0, 1):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from mmscale.data.records import MultipleChoice, Record
-from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.rows import file_rows, of_language, optional_text, plain_text
 from mmscale.errors import BadRow
 
@@ -33,7 +33,7 @@ _ENGLISH = ("{split}_rand_split.jsonl", "{split}_rand_split_no_answers.jsonl")
 """CommonsenseQA"""
 
 
-def _rows(request: Request) -> Rows:
+def _rows(request: SourceRequest) -> Rows:
     request = replace(request, codes=_FILE_CODES)
     layouts = (*_LAYOUTS, *(_ENGLISH if request.language == "en" else ()), "{split}.jsonl")
     file = request.file(*layouts, of_many=True)
@@ -59,7 +59,7 @@ def choices_of(value: Any) -> tuple[tuple[str, str], ...]:
     return choices
 
 
-def _parse(raw: Any, request: Request, origin: str) -> Record:
+def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     question = raw.get("question")
     if not isinstance(question, dict) or question.get("stem") is None:
         raise BadRow("has no question.stem")

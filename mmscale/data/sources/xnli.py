@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.data.records import Entailment, Record
-from mmscale.data.sources.base import Request, Rows, Source
+from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.rows import csv_rows, file_rows, of_language, optional_text, text_field, text_rows
 from mmscale.errors import BadRow
 from mmscale.storage.reading import numbered_lines
@@ -43,7 +43,7 @@ def _reader(file: Path) -> Callable[[Path], Rows]:
     return csv_rows if {"label", "gold_label"} & set(first.split("\t")) else text_rows
 
 
-def _rows(request: Request) -> Rows:
+def _rows(request: SourceRequest) -> Rows:
     file = request.file(*_LAYOUTS, of_many=True)
     read = _reader(file)
     return of_language(lambda: read(file), request, request.shares(*_LAYOUTS))
@@ -62,7 +62,7 @@ def _label(text: str) -> str:
     return text
 
 
-def _parse(raw: Any, request: Request, origin: str) -> Record:
+def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     if isinstance(raw, str):
         fields = [field.strip() for field in raw.split("\t")]
         if len(fields) not in (2, 3) or not all(fields[:2]):

@@ -20,7 +20,7 @@ from mmscale.models.accounting import require_finite, require_whole
 from mmscale.models.loading import DTYPES, freeze, load_model_configuration, load_pretrained
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.models.weights import checkpoint_files
-from mmscale.parallel.context import Layout
+from mmscale.parallel.context import ParallelContext
 from mmscale.transfer import to_device
 
 FAMILIES = ("t5", "m2m100", "xlm_roberta", "decoder")
@@ -176,5 +176,5 @@ def load_encoder(config: EncoderConfig, device: torch.device) -> Encoder:
     require_whole(lambda: chosen.build(model_config), files, config.path, re.compile(chosen.beside), **chosen.arguments)
     arguments = {"config": model_config, "dtype": DTYPES[config.dtype], **chosen.arguments}
     model = load_pretrained(chosen.factory(model_config), config, "encoder", **arguments)
-    require_finite(model, config.path, Layout(device))
+    require_finite(model, config.path, ParallelContext(device))
     return Encoder(chosen.half(model).to(device), chosen.width(model_config))

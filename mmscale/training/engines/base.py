@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from mmscale.config.training import OptimizerConfig
 from mmscale.data.packing import PackedRow
-from mmscale.parallel.pieces import Piece
+from mmscale.parallel.shards import Shard
 from mmscale.training.objective import Objective
 
 PARAMETER = "parameter"
@@ -42,7 +42,7 @@ class Fragment:
     """PARAMETER or one of MOMENTS."""
     name: str
     """Of the parameter."""
-    piece: Piece
+    shard: Shard
     """The part of the parameter that this rank's tensor group member holds."""
     offset: int
     """Where `values` begin in the flattened piece."""
@@ -53,7 +53,7 @@ class Fragment:
 class State(Protocol):
     """Training state to read from, whatever the layout it was written under."""
 
-    def read(self, kind: str, name: str, piece: Piece, start: int, stop: int) -> Tensor:
+    def read(self, kind: str, name: str, shard: Shard, start: int, stop: int) -> Tensor:
         """Elements start..stop of a flattened piece; KeyError when there is nothing of that kind and name."""
         ...
 

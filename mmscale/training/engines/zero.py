@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from mmscale.config.parallel import ZeroConfig
 from mmscale.config.training import StageConfig
 from mmscale.data.packing import PackedRow
-from mmscale.parallel.context import Layout
-from mmscale.parallel.pieces import is_sharded, piece_of
+from mmscale.parallel.context import ParallelContext
+from mmscale.parallel.shards import is_sharded, shard_of
 from mmscale.parallel.zero import deepspeed_json, model_parallel_unit, start_deepspeed
 from mmscale.training.engines.base import (
     MOMENTS,
@@ -48,32 +48,32 @@ class _Loss(nn.Module):
 class ZeroEngine:
     """Optimizer state (1), gradients (2) and parameters (3) partitioned over the data-parallel ranks."""
 
-    def __init__(self, objective: Objective, config: StageConfig, zero: ZeroConfig, layout: Layout) -> None:
-        deepspeed = start_deepspeed(zero, layout)
-        self.layout, self.stage = layout, zero.stage
+    def __init__(self, objective: Objective, config: StageConfig, zero: ZeroConfig, context: ParallelContext) -> None:
+        deepspeed = start_deepspeed(zero, context)
+        self.context, self.stage = context, zero.stage
         self._named = trainable(objective)
         for module, parameter in objective.read_outside:
             deepspeed.zero.register_external_parameter(module, parameter)
         self.engine, _, _, _ = deepspeed.initialize(
             model=_Loss(objective),
             optimizer=make_optimizer(objective, config.optimizer, fused=False),
-            config=deepspeed_json(zero, config, layout.data_size),
-            mpu=model_parallel_unit(objective.module, layout),
+            config=deepspeed_json(zero, config, context.data_size),
+            mpu=model_parallel_unit(objective.module, context),
             dist_init_required=False,
         )
 
     def train_step(self, rows: Sequence[PackedRow], learning_rate: float) -> StepResult:
-        target_tokens = int(self.layout.sum([sum(row.target_tokens for row in rows)])[0])
-        share = self.layout.data_size / target_tokens  # DeepSpeed takes the mean over ranks; the loss is a sum
+        target_tokens = int(self.context.sum([sum(row.target_tokens for row in rows)])[0])
+        share = self.context.data_size / target_tokens  # DeepSpeed takes the mean over ranks; the loss is a sum
         set_learning_rate(self.engine.optimizer, learning_rate)
-        total = torch.zeros((), dtype=torch.float64, device=self.layout.device)  # read once, after the last row
+        total = torch.zeros((), dtype=torch.float64, device=self.context.device)  # read once, after the last row
         for number, row in enumerate(rows):
             self.engine.set_gradient_accumulation_boundary(number == len(rows) - 1)
-            loss = self.engine(row.to(self.layout.device)) * share
+            loss = self.engine(row.to(self.context.device)) * share
             self.engine.backward(loss, scale_wrt_gas=False)
-            total += loss.detach() / self.layout.data_size
+            total += loss.detach() / self.context.data_size
         self.engine.step()
-        mean = self.layout.sum([float(total)])[0]
+        mean = self.context.sum([float(total)])[0]
         norm = float(self.engine.get_global_grad_norm() or 0.0)
         if self.engine.optimizer.overflow or not torch.isfinite(torch.tensor([mean, norm])).all():
             raise NonFiniteLoss(f"loss {mean}, gradient norm {norm}")
@@ -81,24 +81,24 @@ class ZeroEngine:
 
     @torch.no_grad()
     def loss(self, rows: Sequence[PackedRow]) -> tuple[float, int]:
-        total = torch.zeros((), dtype=torch.float64, device=self.layout.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.context.device)
         for row in rows:
-            total += self.engine(row.to(self.layout.device))
-        summed = self.layout.sum([float(total), sum(row.target_tokens for row in rows)])
+            total += self.engine(row.to(self.context.device))
+        summed = self.context.sum([float(total), sum(row.target_tokens for row in rows)])
         return summed[0], int(summed[1])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: piece_of(parameter).shape for name, parameter in self._named.items()}
+        return {name: shard_of(parameter).shape for name, parameter in self._named.items()}
 
     def fragments(self) -> Iterator[Fragment]:
         for group, names in self._groups().items():
             with self._at_hand(group) as borrowed:
                 for name in names:
                     parameter = self._named[name]
-                    if self.layout.tensor_rank != 0 and not is_sharded(parameter):
+                    if self.context.tensor_rank != 0 and not is_sharded(parameter):
                         continue
                     for kind, offset, values in self._owned(parameter):
-                        yield Fragment(kind, name, piece_of(parameter), offset, values.clone() if borrowed else values)
+                        yield Fragment(kind, name, shard_of(parameter), offset, values.clone() if borrowed else values)
 
     def _groups(self) -> dict[int, list[str]]:
         """Names by the number of the flat tensor that holds them under stage 3; all together otherwise."""
@@ -125,7 +125,7 @@ class ZeroEngine:
     def _owned(self, parameter: nn.Parameter) -> Iterator[tuple[str, int, Tensor]]:
         """(kind, offset, float32 values) of what this rank holds of a parameter; views, to be read or written."""
         owned = self._owned_stage3 if self.stage == 3 else self._owned_stage12
-        elements = piece_of(parameter).elements
+        elements = shard_of(parameter).elements
         for kind, offset, values in owned(parameter):
             if offset < elements:  # what lies behind is padding
                 yield kind, offset, values[: elements - offset]
@@ -144,7 +144,7 @@ class ZeroEngine:
         optimizer = self.engine.optimizer
         group, start, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
         flat = self._flat_partitions()[group]
-        begin = size * self.layout.data_rank
+        begin = size * self.context.data_rank
         valid = min(size, parameter.ds_numel - begin)  # type: ignore[attr-defined]
         if valid <= 0:  # the last ranks may hold padding alone
             return
@@ -187,23 +187,23 @@ class ZeroEngine:
         parameter = self._named[name]
         for kind, offset, values in self._owned(parameter):
             try:
-                values.copy_(state.read(kind, name, piece_of(parameter), offset, offset + values.numel()))
+                values.copy_(state.read(kind, name, shard_of(parameter), offset, offset + values.numel()))
             except KeyError:  # saved before the first optimizer step
                 values.zero_()
 
     def _restore_working_copy(self, name: str, parameter: nn.Parameter, state: State) -> None:
         """The copy that the forward pass reads: whole under stages 1 and 2, this rank's part under 3."""
-        piece = piece_of(parameter)
+        shard = shard_of(parameter)
         if self.stage == 3:
             held: Any = parameter.ds_tensor  # type: ignore[attr-defined]
-            begin = held.ds_numel * self.layout.data_rank
-            valid = max(0, min(held.ds_numel, piece.elements - begin))
+            begin = held.ds_numel * self.context.data_rank
+            valid = max(0, min(held.ds_numel, shard.elements - begin))
             away = getattr(parameter, "nvme_swapper", None) if not held.numel() and held.ds_numel else None
             if away is not None:
                 away.swap_in([parameter], async_op=False)
             if valid:
-                held.data.narrow(0, 0, valid).copy_(state.read(PARAMETER, name, piece, begin, begin + valid))
+                held.data.narrow(0, 0, valid).copy_(state.read(PARAMETER, name, shard, begin, begin + valid))
             if away is not None:
                 away.swap_out_and_release([parameter])
             return
-        parameter.data.view(-1)[: piece.elements].copy_(state.read(PARAMETER, name, piece, 0, piece.elements))
+        parameter.data.view(-1)[: shard.elements].copy_(state.read(PARAMETER, name, shard, 0, shard.elements))

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mmscale.config.evaluation import GenerationConfig
-from mmscale.decoding import replay
+from mmscale.decoding import graphs
+from mmscale.decoding.draft_length import DraftLengthController
 from mmscale.decoding.ensemble import Ensemble
 from mmscale.decoding.generate import stream
-from mmscale.decoding.pace import Pace
 from mmscale.decoding.stepper import ModelStepper
 from mmscale.errors import UserError
 from tests.conftest import random_merged
@@ -22,12 +22,12 @@ GREEDY = GenerationConfig(max_new_tokens=24, batch_size=3)
 @pytest.fixture(autouse=True)
 def short_recordings(monkeypatch):
     """So that a sequence outgrows several, and few steps do."""
-    monkeypatch.setattr(replay, "HELD_STEP", 8)
-    monkeypatch.setattr(replay, "RECORD_AT", 2)
+    monkeypatch.setattr(graphs, "HELD_STEP", 8)
+    monkeypatch.setattr(graphs, "RECORD_AT", 2)
 
 
-def answers(ensemble, versions, config, pace=None):
-    found = stream(ensemble, versions, config, END, 256, pace)
+def answers(ensemble, versions, config, draft_length=None):
+    found = stream(ensemble, versions, config, END, 256, draft_length)
     return [one.token_ids for one in sorted(found, key=lambda one: one.prompt)]
 
 
@@ -57,7 +57,7 @@ def test_replayed_speculation_is_speculation(tokens):
     asked, tapes = prompts(False, 8), [Tape() for _ in range(3)]
     plain, recorded = both([perturbed(s) for s in (1, 2, 3)], tapes)
     cpu = torch.device("cpu")
-    found, expected = (answers(e, [asked] * 3, SAMPLED, Pace(cpu, tokens)) for e in (recorded, plain))
+    found, expected = (answers(e, [asked] * 3, SAMPLED, DraftLengthController(cpu, tokens)) for e in (recorded, plain))
     assert found == expected
     assert tokens is None or all(tape.replays > tape.recordings > 0 for tape in tapes)
 
@@ -87,20 +87,20 @@ def test_a_model_that_cannot_be_recorded_runs_all_the_same_and_says_so(capsys):
 
 def test_steps_that_are_recorded_are_not_measured():
     disturbed = iter([0, 0, 0, 1])
-    pace = Pace(torch.device("cpu"), disturbances=lambda: next(disturbed))
+    draft_length = DraftLengthController(torch.device("cpu"), disturbances=lambda: next(disturbed))
     for _ in range(2):
-        with pace.timed_verification(4):
+        with draft_length.timed_verification(4):
             pass
-    pace.note(0, 0, 1, 1)
-    assert pace.verifying[4].seen == 1
+    draft_length.note(0, 0, 1, 1)
+    assert draft_length.verifying[4].seen == 1
 
 
 def test_nothing_is_recorded_on_a_cpu_nor_where_it_is_switched_off(monkeypatch):
     gpu = torch.device("cuda")
-    assert replay.recorder(torch.device("cpu")) is None
-    assert isinstance(replay.recorder(gpu), replay.CudaGraphs)
+    assert graphs.recorder(torch.device("cpu")) is None
+    assert isinstance(graphs.recorder(gpu), graphs.CudaGraphs)
     monkeypatch.setenv("MMSCALE_CUDA_GRAPHS", "off")
-    assert replay.recorder(gpu) is None
+    assert graphs.recorder(gpu) is None
     monkeypatch.setenv("MMSCALE_CUDA_GRAPHS", "on")
     with pytest.raises(UserError, match="MMSCALE_CUDA_GRAPHS=on is unknown: set auto or off"):
-        replay.recorder(gpu)
+        graphs.recorder(gpu)

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmscale.models.packed_layout import Put, Take
+from mmscale.models.packed_layout import PutRows, TakeRows
 
 _ALONE = ("self_attn.o_proj", "mlp")
 """Parts of a layer that work on each row alone, by transformers' names in LLaMA, Mistral, Qwen and their kin."""
 
 
-def spare_unread_rows(trunk: Any) -> None:
+def skip_unread_positions(trunk: Any) -> None:
     """Let the last layer of a trunk take the argument `mmscale_read_rows` (int64 [N], none twice), once however often called.
 
     A trunk whose layers go by another name computes all rows.
@@ -48,7 +48,7 @@ class _ReadRows:
         if self.rows is None:
             return None
         self.total = args[0].shape[1]
-        return (Take.apply(args[0][0], self.rows)[None],)
+        return (TakeRows.apply(args[0][0], self.rows)[None],)
 
     def _put(self, part: nn.Module, args: tuple[Tensor], found: Tensor) -> Tensor | None:
-        return None if self.rows is None else Put.apply(found[0], self.rows, self.total)[None]
+        return None if self.rows is None else PutRows.apply(found[0], self.rows, self.total)[None]

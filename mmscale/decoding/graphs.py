@@ -30,7 +30,7 @@ Forward = Callable[[Tensor, NewTokens], Tensor]
 """Token ids int64 [N] and their places -> logits [N, v]; writes into the cache."""
 
 
-class Recorder(Protocol):
+class GraphRecorder(Protocol):
     def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """What repeats a step on the same memory and returns the same tensor, filled anew. RuntimeError where it cannot."""
 
@@ -60,7 +60,7 @@ class CudaGraphs:
         return replay
 
 
-def recorder(device: torch.device) -> Recorder | None:
+def recorder(device: torch.device) -> GraphRecorder | None:
     """What records steps on a device; None where nothing does. Raises UserError on an unknown MMSCALE_CUDA_GRAPHS."""
     wanted = os.environ.get("MMSCALE_CUDA_GRAPHS", "auto")
     if wanted not in ("auto", "off"):
@@ -77,12 +77,12 @@ class _Recording:
     replay: Callable[[], Tensor]
 
 
-class Replay:
+class GraphRunner:
     """The steps of one model with one cache."""
 
-    def __init__(self, forward: Forward, cache: KeyValueCache, recorder: Recorder) -> None:
+    def __init__(self, forward: Forward, cache: KeyValueCache, recorder: GraphRecorder) -> None:
         self._forward, self.cache = forward, cache
-        self._recorder: Recorder | None = recorder
+        self._recorder: GraphRecorder | None = recorder
         self._seen: Counter[tuple[int, int, int]] = Counter()
         self._recordings: dict[tuple[int, int, int], _Recording] = {}
         self.recorded = 0

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 
 @dataclass(frozen=True)
-class Spread:
+class ParallelPlan:
     """Ranks = tensor x data."""
 
     ranks: int

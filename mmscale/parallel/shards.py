@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Piece:
+class Shard:
     """A range of a whole tensor. The tensor in memory may be longer in dimension 0: its end is padding."""
 
     shape: tuple[int, ...]
@@ -32,29 +32,29 @@ class Piece:
         return whole.narrow(self.dimension, self.begin, self.size)
 
 
-def whole_piece(shape: tuple[int, ...]) -> Piece:
+def whole_shard(shape: tuple[int, ...]) -> Shard:
     """A tensor that every rank holds whole."""
-    return Piece(shape, 0, 0, shape[0]) if shape else Piece((1,), 0, 0, 1)
+    return Shard(shape, 0, 0, shape[0]) if shape else Shard((1,), 0, 0, 1)
 
 
-def even_piece(shape: tuple[int, ...], dimension: int, rank: int, size: int) -> Piece:
+def even_shard(shape: tuple[int, ...], dimension: int, rank: int, size: int) -> Shard:
     """The `rank`-th of `size` parts, each as long as the longest; the last ones may be shorter, or empty."""
     length = -(-shape[dimension] // size)
     begin = min(rank * length, shape[dimension])
-    return Piece(shape, dimension, begin, min(length, shape[dimension] - begin))
+    return Shard(shape, dimension, begin, min(length, shape[dimension] - begin))
 
 
-def mark(parameter: Tensor, piece: Piece) -> None:
+def mark(parameter: Tensor, shard: Shard) -> None:
     """Note on a parameter which part of the whole it is."""
-    parameter.piece = piece  # type: ignore[attr-defined]
+    parameter.shard = shard  # type: ignore[attr-defined]
 
 
-def piece_of(parameter: Tensor) -> Piece:
+def shard_of(parameter: Tensor) -> Shard:
     """The part that a parameter is; the whole when nobody said otherwise, also where ZeRO-3 keeps a stretch of it."""
-    found: Piece | None = getattr(parameter, "piece", None)
-    return found or whole_piece(tuple(getattr(parameter, "ds_shape", parameter.shape)))
+    found: Shard | None = getattr(parameter, "shard", None)
+    return found or whole_shard(tuple(getattr(parameter, "ds_shape", parameter.shape)))
 
 
 def is_sharded(parameter: Tensor) -> bool:
     """Whether tensor-parallel ranks hold different parts of it."""
-    return hasattr(parameter, "piece")
+    return hasattr(parameter, "shard")

@@ -45,7 +45,7 @@ class Mean:
 
 
 @dataclass
-class Pace:
+class DraftLengthController:
     """Chooses the tokens of the next round, and keeps the account of all rounds."""
 
     device: torch.device

@@ -8,14 +8,14 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Ending:
+class StopCriteria:
     """Tokens and texts that end a continuation; none of them is part of its text."""
 
     stop_ids: frozenset[int]
     stop_texts: tuple[str, ...]
     decode: Callable[[list[int]], str]
 
-    def with_texts(self, texts: Sequence[str]) -> Ending:
+    def with_texts(self, texts: Sequence[str]) -> StopCriteria:
         return replace(self, stop_texts=tuple(texts))
 
     def reached(self, ids: list[int]) -> bool:
@@ -33,9 +33,9 @@ class Ending:
         return text[: min(cut)] if cut else text
 
 
-def ending(language_model: Any, stop_texts: Sequence[str] = ()) -> Ending:
+def stop_criteria(language_model: Any, stop_texts: Sequence[str] = ()) -> StopCriteria:
     """EOS of ours and of the model's generation config (LLaMA-3 has several), and stop texts."""
     tokenizer = language_model.tokenizer
-    return Ending(
+    return StopCriteria(
         language_model.stop_ids, tuple(stop_texts), lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
     )
