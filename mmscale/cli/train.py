@@ -18,22 +18,10 @@ def train(
 
     Several ranks: `torchrun --nproc-per-node 2 launch/train.py configs/quickstart.yaml mindmerger.mapping parallel.zero.stage=3`
     """
-    from mmscale.cli.devices import joined, started
-    from mmscale.config.run import load_run
-    from mmscale.models.assembly import ModelParts
-    from mmscale.runs.environment import set_up_torch
-    from mmscale.runs.run import stages_up_to
-    from mmscale.runs.tokenizing import prepare
-    from mmscale.runs.training import run_stage
+    from mmscale.api import train_stage
+    from mmscale.cli.devices import started
 
-    loaded = load_run(config, overrides or [])
-    stages = stages_up_to(loaded, stage)
-    parts = ModelParts(loaded.language_model, stages[-1].encoder)
-    world = started()
-    prepare(stages, world)
-    with joined(loaded.parallel, world) as context:
-        set_up_torch(loaded)
-        for one in stages:
-            parts = run_stage(one, parts, context)
-    if context.is_first:
-        print(stages[-1].model)
+    speaks = started().rank == 0
+    model = train_stage(config, stage, overrides or ())
+    if speaks:
+        print(model)
