@@ -268,7 +268,8 @@ class Planner:
             except UserError:
                 continue
             sequence = tensor > 1 and self.run.parallel.sequence_parallel
-            found += [self.stage(stage, ParallelPlan(ranks, tensor, zero, sequence), mean) for zero in range(4)]
+            zero_stages = [zero for zero in range(4) if stage.keeps_updates(zero)]
+            found += [self.stage(stage, ParallelPlan(ranks, tensor, zero, sequence), mean) for zero in zero_stages]
         return sorted((p for p in found if p.fits), key=lambda p: (p.step_seconds, p.memory_bytes["peak"]))
 
     def stages(self) -> list[Stage]:

@@ -55,12 +55,15 @@ def check(run: RunConfig) -> list[Method]:
             if not stages[stage].data:
                 raise UserError(f"recipes.{chosen.name}.{stage}.data is empty: name at least one data set")
         for spec in chosen.stages:
-            Stage(run, chosen, spec).require_quantization_fits()
-            Stage(run, chosen, spec).require_mapping_fits()
+            Stage(run, chosen, spec).require_trainable()
         if chosen.needs_encoder and run.encoder is None:
             raise UserError(f"{chosen.name} needs an encoder: add an encoder section with a path")
     if run.proxy is not None and run.proxy.expert not in run.recipes:
         raise unknown_name("proxy.expert", run.proxy.expert, run.recipes)
+    if run.proxy is not None and run.proxy.ceiling and run.proxy.expert in run.methods:
+        chosen, tuned = method(run.proxy.expert), proxy_models.ceiling_run(run)
+        for spec in chosen.stages:
+            Stage(tuned, chosen, spec).require_trainable()
     for task in run.evaluation.tasks.values():
         rule(task.rule)
         if task.prompt is not None:
@@ -99,8 +102,7 @@ def stages_up_to(run: RunConfig, target: str) -> list[Stage]:
     chosen, last = found[target]
     wanted = [Stage(run, chosen, spec) for spec in chosen.stages[: chosen.stages.index(last) + 1]]
     for stage in wanted:
-        stage.require_quantization_fits()
-        stage.require_mapping_fits()
+        stage.require_trainable()
     return wanted
 
 

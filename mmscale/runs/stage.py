@@ -56,7 +56,13 @@ class Stage:
             )
         return self.run.encoder if self.method.needs_encoder else None
 
-    def require_quantization_fits(self) -> None:
+    def require_trainable(self) -> None:
+        """UserError where this stage cannot train what it trains, as the run holds it."""
+        self._require_quantization_fits()
+        self._require_master_weights()
+        self._require_mapping_fits()
+
+    def _require_quantization_fits(self) -> None:
         """UserError where a quantised language model would be trained, cut or partitioned."""
         chosen, parallel = self.run.language_model.quantization, self.run.parallel
         if chosen == quantization.NONE:
@@ -71,7 +77,27 @@ class Stage:
                 f"parallel.tensor_parallel_size=1 and parallel.zero.stage=0, or quantization=none"
             )
 
-    def require_mapping_fits(self) -> None:
+    def keeps_updates(self, zero_stage: int) -> bool:
+        """Whether what is trained keeps small updates: stage 0 moves the weights themselves, DeepSpeed moves float32
+        copies. float16 would also need its loss scaled, which nothing here does.
+        """
+        held = self.run.language_model.dtype
+        return self.spec.trains == "mapping" or held in ("float32", "float64") or (held == "bfloat16" and zero_stage > 0)
+
+    def _require_master_weights(self) -> None:
+        """UserError where a language model would be trained in a dtype that loses its updates."""
+        held, stage = self.run.language_model.dtype, self.run.parallel.zero.stage
+        if self.keeps_updates(stage):
+            return
+        remedy = "set language_model.dtype=float32; precision: bfloat16 still computes in bfloat16"
+        if held == "float16":
+            raise UserError(f"{self.name} trains the language model, and float16 loses small gradients: {remedy}")
+        raise UserError(
+            f"{self.name} trains the language model, and bfloat16 weights without float32 copies lose small updates: {remedy}; "
+            f"or set parallel.zero.stage to 1, 2 or 3, which keep such copies"
+        )
+
+    def _require_mapping_fits(self) -> None:
         """UserError where a mapping is named to begin a stage with that trains none."""
         if self.config.initial_mapping is not None and self.spec.trains != "mapping":
             raise UserError(
