@@ -11,7 +11,15 @@ from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.conversion.hugging_face import converted, copy_besides_weights, note_dtype
 from mmscale.errors import UserError
 from mmscale.models import mapping_files
-from mmscale.models.assembly import FOLDER, PARTS_FILE, Part, read_parts, require_sealed_unchanged, write_parts
+from mmscale.models.assembly import (
+    FOLDER,
+    PARTS_FILE,
+    Part,
+    read_parts,
+    require_sealed_unchanged,
+    require_trained_with,
+    write_parts,
+)
 from mmscale.models.export import ShardWriter
 from mmscale.models.loading import resolve_path
 from mmscale.models.seal import hashes, write_seal
@@ -25,9 +33,10 @@ def copy(source: Path, target: Path, to: dtype | None) -> str:
         raise UserError(f"{source} has no {PARTS_FILE}: --whole is for models that mmscale trained")
     parts = read_parts(str(source))
     require_sealed_unchanged(parts, ParallelContext(device("cpu")))
+    require_trained_with(parts)
     language_model, size = _copied(parts.language_model, target / "language_model", to)
     said = f"{size:,} tensors of the LLM"
-    copied = replace(parts, language_model=language_model)
+    copied = replace(parts, language_model=language_model, trained_with={})
     if parts.encoder is not None and parts.mapping is not None:
         encoder, size = _copied(parts.encoder, target / "encoder", to)
         mapping_files.write(mapping_files.read(Path(parts.mapping)), target / "mapping.safetensors")

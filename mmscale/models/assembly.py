@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from mmscale.models import mapping_files
 from mmscale.models.counting import encoder_width
 from mmscale.models.encoders import load_encoder, load_encoder_tokenizer
 from mmscale.models.encoders.base import FamilyTokenizer
+from mmscale.models.identity import Digests, digests, require_same
 from mmscale.models.language_model import LanguageModel, load_language_model
 from mmscale.models.loading import freeze
 from mmscale.models.mapping import Mapping
@@ -43,6 +44,8 @@ class ModelParts:
     """Mapping file; None with an encoder means a new one."""
     prompt: str | None = None
     """Template it was trained with."""
+    trained_with: dict[str, Digests] = field(default_factory=dict)
+    """What lay at the paths of "language_model" and "encoder" when the mapping was trained, where another folder holds them."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +53,7 @@ class ModelParts:
             "encoder": self.encoder.model_dump(mode="json") if self.encoder else None,
             "mapping": self.mapping,
             "prompt": self.prompt,
+            **({"trained_with": self.trained_with} if self.trained_with else {}),
         }
 
 
@@ -104,7 +108,14 @@ def _parts_of(values: dict[str, Any], folder: Path) -> ModelParts:
     language_model = _beside(LanguageModelConfig(**_untrusted(values["language_model"])), folder)
     if mapping is not None and encoder is None:
         raise ValueError("a mapping needs an encoder")
-    return ModelParts(language_model, encoder, None if mapping is None else str(_inside(folder, mapping)), prompt)
+    where = None if mapping is None else str(_inside(folder, mapping))
+    return ModelParts(language_model, encoder, where, prompt, _trained_with(values.get("trained_with", {})))
+
+
+def _trained_with(values: Any) -> dict[str, Digests]:
+    if not isinstance(values, dict) or not all(isinstance(found, dict) for found in values.values()):
+        raise ValueError("trained_with holds the digests of files")
+    return {part: {str(name): str(digest) for name, digest in found.items()} for part, found in values.items()}
 
 
 def _untrusted(values: dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +132,19 @@ def require_sealed_unchanged(parts: ModelParts, context: ParallelContext) -> Non
     """UserError, on all ranks, where something that a stage wrote is no longer as it wrote it."""
     for folder in _sealed(parts):
         require_unchanged(folder, context)
+
+
+def trained_with(parts: ModelParts) -> dict[str, Digests]:
+    """What lies at the paths of parts that no stage of ours wrote."""
+    found = {"language_model": digests(parts.language_model), "encoder": parts.encoder and digests(parts.encoder)}
+    return {part: held for part, held in found.items() if held}
+
+
+def require_trained_with(parts: ModelParts) -> None:
+    """UserError where another model lies at the path of one that the mapping was trained with."""
+    require_same(parts.language_model, parts.trained_with.get("language_model", {}))
+    if parts.encoder is not None:
+        require_same(parts.encoder, parts.trained_with.get("encoder", {}))
 
 
 def _sealed(parts: ModelParts) -> list[Path]:
@@ -163,6 +187,7 @@ def assemble(
     bring their encoder states.
     """
     require_sealed_unchanged(parts, context)
+    context.on_first(lambda: require_trained_with(parts))
     with llm_loading or nullcontext() as partition:
         language_model = load_language_model(parts.language_model, context, partition)
     if parts.encoder is None:

@@ -7,6 +7,7 @@ which ends with its holder, in a folder that nobody else builds in; who has the 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import sys
@@ -49,12 +50,13 @@ def load_operations(deepspeed: Any, builders: Sequence[str]) -> list[str]:
 
 
 def build_folder() -> Path:
-    """Of this machine, Python and torch alone: the compiler is told to use this machine's processor to the full."""
+    """For this machine, Python and installed torch alone: the compiler is told to use this machine's processor to the
+    full, and ninja builds again whenever another environment's headers are named.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     root = Path(os.environ.get(_FOLDER) or cache / "torch_extensions")
-    return (
-        root / f"mmscale-{platform.node()}-python{sys.version_info[0]}.{sys.version_info[1]}-torch{torch.__version__}"
-    )
+    python, place = ".".join(map(str, sys.version_info[:2])), hashlib.sha256(torch.__file__.encode()).hexdigest()[:8]
+    return root / f"mmscale-{platform.node()}-python{python}-torch{torch.__version__}-{place}"
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ class Trained:
     autocast: bool
     """precision=bfloat16."""
     llm_bytes: int | None = None
-    """Of the LLM's weights, where some are quantised."""
+    """Bytes of the LLM's weights, where some are quantised."""
     encoder_cached: bool = False
     """Its states come from disk, and the encoder is not in memory while the stage trains."""
 

@@ -19,7 +19,7 @@ class ParallelPlan:
     ranks: int
     tensor: int
     stage: int
-    """Of ZeRO; 0 replicates."""
+    """ZeRO's; 0 replicates."""
     sequence_parallel: bool = False
 
     @property

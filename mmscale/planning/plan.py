@@ -64,7 +64,7 @@ class Planned:
     """Packed rows of a rank."""
     row_tokens: int
     row_targets: int
-    """Of its tokens, those that enter the head."""
+    """Tokens of a row that enter the head."""
     sent_bytes: dict[str, int]
     """A rank's, in a step."""
     step_seconds: float
@@ -125,7 +125,7 @@ class Planner:
         )
 
     def examples(self, stage: Stage, given: Given) -> Examples:
-        """Of a stage's data: given, else read where files and tokenizers are there, else as long as the limits allow."""
+        """The mean example of a stage: as given, else read where files and tokenizers are there, else as long as the limits allow."""
         longest = _longest_example(stage.config, stage.spec.trains == "mapping")
         if given.example_tokens is not None:
             share = given.example_tokens / longest.tokens

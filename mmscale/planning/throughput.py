@@ -25,7 +25,8 @@ class TokenWork:
 def token_work(
     model_config: Any, parameters: int, sequence: float, targets: float, trained: bool, checkpointing: bool
 ) -> TokenWork:
-    """Of an LLM of `parameters` elements on sequences of `sequence` tokens, a share `targets` of which enters the head.
+    """The work of a token for an LLM of `parameters` elements, in sequences of `sequence` tokens; a share `targets` of them
+    enters the head.
 
     Matrices cost 2 operations an element forward; backward costs that for the inputs and, where the LLM is trained,
     again for the weights. Attention costs 4 L h S forward (queries x keys, weights x values), half of it under a causal

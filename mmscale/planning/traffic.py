@@ -27,11 +27,12 @@ class Traffic:
 
 
 def all_reduce(size: int, ranks: int) -> int:
+    """Bytes that a rank sends to sum `size` bytes over ranks."""
     return 2 * all_gather(size, ranks)
 
 
 def all_gather(size: int, ranks: int) -> int:
-    """Of a result of `size` bytes; reduce-scatter sends the same."""
+    """Bytes that a rank sends for a result of `size` bytes; a reduce-scatter sends as many."""
     return size * (ranks - 1) // ranks
 
 
@@ -45,8 +46,8 @@ def traffic(
     targets: float = 1.0,
     reused: int = REUSED_ELEMENTS,
 ) -> Traffic:
-    """Of `rows` packed rows a rank; `row_activations` are the bytes of one layer's input, T x width; a share `targets` of
-    them enters the head; `reused` elements are gathered under ZeRO-3 and not released between forward and backward pass.
+    """What a rank sends in a step of `rows` packed rows. `row_activations` are the bytes of one layer's input, T x width; a
+    share `targets` of them enters the head; `reused` elements are gathered under ZeRO-3 and kept for the backward pass.
     """
     if parallel_plan.sequence_parallel:
         # an all-gather and a reduce-scatter are half an all-reduce each; recomputed, a layer needs all but its last one

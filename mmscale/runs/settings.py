@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmscale.errors import UserError
-from mmscale.models.assembly import ModelParts, provenance
+from mmscale.models.assembly import ModelParts, provenance, require_trained_with
 from mmscale.runs.stage import Stage
 from mmscale.storage.files import sha256, write_json
 from mmscale.storage.reading import parse_json
 
 _FILE = "settings.json"
+_LAY = "trained_with"
+"""Key of what lay at the paths of a mapping's models."""
 _TOLD = 3
 """Changed keys that a sentence names."""
 
@@ -39,9 +42,17 @@ def _settings(stage: Stage, start: ModelParts) -> dict[str, Any]:
 
 
 def keep(stage: Stage, start: ModelParts) -> None:
-    """Write them into the stage's folder, unless a checkpoint there was made by those that it holds."""
+    """Write them into the stage's folder. Where a checkpoint there was made by those that it holds, UserError unless the
+    models that it was made with still lie where they lay.
+    """
+    file = stage.folder / _FILE
     if not any((stage.folder / "checkpoints").glob("step-*")):
-        write_json(stage.folder / _FILE, _settings(stage, start))
+        write_json(file, _settings(stage, start) | {_LAY: start.trained_with})
+        return
+    kept = _kept(file)
+    before = kept.get(_LAY) if isinstance(kept, dict) else None
+    if isinstance(before, dict):
+        require_trained_with(replace(start, trained_with=before))
 
 
 def refusal(what: Path, stage: Stage, start: ModelParts) -> UserError:
@@ -64,6 +75,8 @@ def _kept(file: Path) -> Any:
 def _changes(before: Any, now: Any, key: str) -> Iterator[str]:
     if before is None and not key:
         return
+    if isinstance(before, dict) and not key:
+        before = {name: value for name, value in before.items() if name != _LAY}
     if isinstance(before, dict) and isinstance(now, dict):
         for name in dict.fromkeys([*before, *now]):
             yield from _changes(before.get(name), now.get(name), f"{key}.{name}" if key else name)

@@ -82,7 +82,9 @@ class Stage:
         copies. float16 would also need its loss scaled, which nothing here does.
         """
         held = self.run.language_model.dtype
-        return self.spec.trains == "mapping" or held in ("float32", "float64") or (held == "bfloat16" and zero_stage > 0)
+        return (
+            self.spec.trains == "mapping" or held in ("float32", "float64") or (held == "bfloat16" and zero_stage > 0)
+        )
 
     def _require_master_weights(self) -> None:
         """UserError where a language model would be trained in a dtype that loses its updates."""

@@ -20,6 +20,7 @@ from mmscale.models.assembly import (
     make_trainable,
     portable,
     read_parts,
+    trained_with,
     write_parts,
 )
 from mmscale.models.encoders.base import FamilyTokenizer
@@ -79,6 +80,8 @@ def _as_configured(parts: ModelParts, stage: Stage) -> ModelParts:
 
 
 def _train(stage: Stage, start: ModelParts, print_of_start: str, context: ParallelContext) -> ModelParts:
+    if stage.spec.trains == "mapping":
+        start = replace(start, trained_with=start.trained_with or context.from_first(lambda: trained_with(start)))
     context.on_first(lambda: settings.keep(stage, start))
     config, zero, trains_mapping = stage.config, stage.run.parallel.zero, stage.spec.trains == "mapping"
     data = tokens(stage, context)

@@ -21,9 +21,13 @@ _UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
 @contextlib.contextmanager
 def turn(path: Path) -> Iterator[None]:
-    """Wait until no other process holds `path`, then hold it."""
+    """Wait until no other process holds `path`, saying so, then hold it."""
     with open(path, "a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process of this machine, which holds {path}")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

@@ -31,7 +31,7 @@ _NAMES = {
     torch.bool: "BOOL",
 }
 _ENTRY_BYTES = 400
-"""Of the header, beyond a tensor's name twice: its shape, offsets and what a caller notes of it."""
+"""A tensor's share of the header, its name (which stands there twice) apart: shape, offsets and a caller's note."""
 
 
 def header_bytes(names: list[str]) -> int:

@@ -13,6 +13,7 @@ from mmscale.cli.main import main
 
 QUICK = "configs/quickstart.yaml"
 NO_METHODS = f"{QUICK} methods=[mindmerger] --dry-run"
+TUNED = f"{QUICK} methods=[multilingual_cot] proxy=null --dry-run"
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,12 @@ NO_METHODS = f"{QUICK} methods=[mindmerger] --dry-run"
         ),
         (f"{NO_METHODS} proxy.alpha=.inf", "proxy.alpha: input should be a finite number"),
         ("configs/quikstart.yaml", "did you mean configs/quickstart.yaml?"),
+        (f"{TUNED} language_model.dtype=bfloat16", "bfloat16 weights without float32 copies lose small updates"),
+        (f"{TUNED} language_model.dtype=float16 parallel.zero.stage=3", "float16 loses small gradients"),
+        (
+            f"{QUICK} methods=[question_alignment] --dry-run proxy.ceiling=true proxy.base.dtype=bfloat16",
+            "small updates",
+        ),
     ],
 )
 def test_run(command, message, capsys):
@@ -78,6 +85,16 @@ def test_other_verbs(arguments, message, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+def test_weights_in_bfloat16_are_trained_where_float32_copies_move_them(capsys):
+    """ZeRO keeps them; a mapping is float32 whatever the LLM in front of it is."""
+    few = "recipes.multilingual_cot.tuning.data.0.limit_per_language=2"
+    partitioned = f"{TUNED} {few} parallel.zero.stage=2 language_model.dtype=bfloat16 evaluation.tasks={{}}"
+    assert main(["run", *partitioned.split()]) == 0, capsys.readouterr().err
+    few = "recipes.mindmerger.mapping.data.0.limit_per_language=2 recipes.mindmerger.augmentation.data.0.limit_per_language=2"
+    frozen = f"{NO_METHODS} {few} proxy=null language_model.dtype=bfloat16 evaluation.tasks={{}}"
+    assert main(["run", *frozen.split()]) == 0, capsys.readouterr().err
 
 
 def test_a_yaml_mistake_names_file_and_line(tmp_path, capsys):

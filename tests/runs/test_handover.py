@@ -14,6 +14,7 @@ from mmscale.config.run import load_run
 from mmscale.errors import UserError
 from mmscale.models import mapping_files
 from mmscale.models.assembly import ModelParts, read_parts
+from mmscale.models.loading import resolve_path
 from mmscale.models.seal import require_unchanged
 from mmscale.parallel.context import ParallelContext
 from mmscale.runs.run import stages_up_to
@@ -169,8 +170,6 @@ def test_how_this_machine_attends_is_not_the_folders_matter(run):
 
 def test_a_mapping_finds_its_models_wherever_it_goes(tmp_path, monkeypatch, capsys):
     """Trained with paths relative to the working directory, moved, and asked from another one."""
-    from mmscale.models.loading import resolve_path
-
     work = tmp_path / "work"
     for part in ("llm", "encoder"):
         shutil.copytree(resolve_path(f"tinyworld:{part}"), work / "models" / part)
@@ -195,6 +194,39 @@ def test_a_mapping_finds_its_models_wherever_it_goes(tmp_path, monkeypatch, caps
     (tmp_path / "elsewhere/encoder/model.safetensors").write_bytes(bytes(content))
     with pytest.raises(UserError, match="encoder/model.safetensors is not what its stage wrote"):
         require_unchanged(tmp_path / "elsewhere", HERE)
+
+
+def test_another_model_at_the_path_of_a_mappings_own_is_refused(tmp_path, capsys):
+    """Whoever asks, converts, trains the next stage or goes on with this one names the file that differs."""
+    for part in ("llm", "encoder"):
+        shutil.copytree(resolve_path(f"tinyworld:{part}"), tmp_path / part)
+    paths = [f"language_model.path={tmp_path}/llm", f"encoder.path={tmp_path}/encoder"]
+    paths += ["recipes.mindmerger.mapping.save_every_steps=1", "recipes.mindmerger.augmentation.save_every_steps=1"]
+    settings = overrides(tmp_path / "run", *paths)
+    assert main(["train", QUICK, "mindmerger.mapping", *settings]) == 0
+    model = model_of(tmp_path / "run", "mindmerger.mapping")
+
+    def refused(name: str, *commands: list[str]) -> None:
+        for command in commands:
+            capsys.readouterr()
+            assert main(command) == 2, command
+            error = capsys.readouterr().err
+            assert "is not the model that the mapping was trained with" in error and name in error
+
+    everywhere = [["generate", str(model), *ASK], ["convert", str(model), str(tmp_path / "whole"), "--whole"]]
+    everywhere += [["train", QUICK, "mindmerger.augmentation", *settings]]
+    for file in (tmp_path / "llm" / "model.safetensors", tmp_path / "encoder" / "tokenizer.json"):
+        whole = file.read_bytes()
+        changed = bytearray(whole)
+        changed[-1] ^= 1 if file.suffix == ".safetensors" else 0
+        file.write_bytes(bytes(changed) if changed != whole else whole + b"\n")
+        refused(file.name, *everywhere)
+        shutil.move(model, tmp_path / "kept")
+        refused(file.name, ["train", QUICK, "mindmerger.mapping", *settings])  # goes on from its checkpoint
+        shutil.move(tmp_path / "kept", model)
+        file.write_bytes(whole)
+    assert main(["train", QUICK, "mindmerger.augmentation", *settings]) == 0
+    assert main(["generate", str(model_of(tmp_path / "run", "mindmerger.augmentation")), *ASK]) == 0
 
 
 def test_a_mapping_is_used_directly(trained, tmp_path, capsys):

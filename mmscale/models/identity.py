@@ -1,0 +1,70 @@
+"""Which checkpoint lies at a path: what a mapping was trained with is told from what has taken its place since."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from mmscale.config.model import EncoderConfig, LanguageModelConfig
+from mmscale.errors import UserError
+from mmscale.models.loading import found_file
+from mmscale.models.seal import is_sealed
+from mmscale.models.tensor_files import FORMS, read_object
+
+_BESIDE = ("config.json", "tokenizer_config.json", "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+"""Files that decide what the weights mean, where a checkpoint has them."""
+_WHOLE_BYTES = 4 << 20
+_SAMPLES, _SAMPLE_BYTES = 256, 4096
+"""Of a larger file are read its first megabyte, which holds a safetensors header, and so many places at even distances."""
+
+Digests = dict[str, str]
+"""File name -> SHA-256 of its size and content, or of a sample of it."""
+
+
+def digests(config: LanguageModelConfig | EncoderConfig) -> Digests:
+    """The files of a checkpoint that make its numbers; empty for one that carries a seal of its own."""
+    folder = Path(config.path).expanduser()
+    if is_sealed(folder) or is_sealed(folder.parent):
+        return {}
+    found = {name: found_file(config, name) for name in (*_BESIDE, *_weights(config))}
+    return {name: _digest(file) for name, file in found.items() if file is not None}
+
+
+def _weights(config: LanguageModelConfig | EncoderConfig) -> list[str]:
+    """Names of the files that hold the tensors; of none, loading tells."""
+    for index, single in FORMS:
+        listing = found_file(config, index)
+        if listing is not None:
+            files = read_object(listing).get("weight_map")
+            return sorted(set(map(str, files.values()))) if isinstance(files, dict) else []
+        if found_file(config, single) is not None:
+            return [single]
+    return []
+
+
+def _digest(file: Path) -> str:
+    size = file.stat().st_size
+    digest = hashlib.sha256(f"{size} ".encode())
+    with open(file, "rb") as handle:
+        digest.update(handle.read(_WHOLE_BYTES if size <= _WHOLE_BYTES else 1 << 20))
+        if size > _WHOLE_BYTES:
+            for number in range(_SAMPLES):
+                handle.seek(number * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+                digest.update(handle.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def require_same(config: LanguageModelConfig | EncoderConfig, trained_with: Digests) -> None:
+    """UserError naming the first file that is not what a mapping was trained with; nothing to say without digests."""
+    now = digests(config) if trained_with else {}
+    for name in sorted(trained_with.keys() | now.keys()):
+        if now.get(name) != trained_with.get(name):
+            told = (
+                "differs"
+                if name in now and name in trained_with
+                else ("is missing" if name in trained_with else "is new")
+            )
+            raise UserError(
+                f"{config.path} is not the model that the mapping was trained with: its {name} {told}: put that model back, or "
+                f"train the mapping again"
+            )
