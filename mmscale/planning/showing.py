@@ -89,7 +89,7 @@ def show_json(found: dict[str, Any]) -> None:
 def show(found: dict[str, Any]) -> None:
     """Tables on standard output, as wide as they need to be."""
     for name, entry in found["stages"].items():
-        print(f"{found['name']} {name}: {_layout(entry['context'])}; examples: {entry['assumed']}")
+        print(f"{found['name']} {name}: {_layout(entry['layout'])}; examples: {entry['assumed']}")
         _print(_memory(entry, found["gpu_memory_bytes"]))
         _print(_speed(entry))
         if entry.get("fitting"):
