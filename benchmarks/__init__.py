@@ -1,1 +1,1 @@
-"""Shipped as mmscale.benchmarks; each script is started by itself, `mmscale bench NAME`."""
+"""Shipped as mmscale.benchmarks: `mmscale bench NAME`, or `python -m mmscale.benchmarks.NAME`."""

@@ -1,4 +1,4 @@
-"""Which products are the fastest for the mapping on this GPU, shape by shape: python benchmarks/adapter_choice.py
+"""Which products are the fastest for the mapping on this GPU, shape by shape: mmscale bench adapter-choice
 
 cuBLASLt's products with rows moved by Triton, against Triton's products that write the merged row themselves, forward and
 backward, after their results were compared. Medians of runs that take turns. What wins is written where mmscale looks for
@@ -19,12 +19,13 @@ from mmscale_kernels import adapter_choice
 from mmscale_kernels.adapter import adapter_merge
 from mmscale_kernels.adapter_choice import WAYS, Shape
 from mmscale_kernels.dispatch import has_triton, interpreted
-from recording import record
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from mmscale.storage.files import write_json
+
+from .recording import record
 
 WIDTHS = [(2048, 4096), (2048, 5120), (2048, 8192), (1024, 4096)]
 """(encoder, LLM): mT5-xl or NLLB-3.3B, and XLM-R-large or mT5-large, in front of 7B, 13B and 70B."""
@@ -50,7 +51,8 @@ class Call:
         self.upstream = torch.randn(2 * e, d).to(device, dtype)
 
     def forward(self) -> Tensor:
-        return adapter_merge(self.states, *self.weights, self.tokens, *self.rows)
+        w1, b1, w2, b2, boundary = self.weights
+        return adapter_merge(self.states, w1, b1, w2, b2, boundary, self.tokens, *self.rows)
 
     def gradients(self, merged: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(merged, self.weights, self.upstream)

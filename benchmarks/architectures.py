@@ -1,6 +1,6 @@
 """Which architectures run here as they do in transformers: each is tried, whole and cut into two parts.
 
-python benchmarks/architectures.py writes docs/architectures.md; a test holds that page against what it finds.
+mmscale bench architectures writes docs/architectures.md; a test holds that page against what it finds.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ HEAD = """
 The first time an architecture is loaded, under a version of transformers, a cut and settings, a small random model of it runs
 here and in transformers: packed rows, their loss, every gradient, and tokens one at a time. It is equal, or refused in one
 sentence; that it is equal is kept in `MMSCALE_CACHE` (by default `~/.cache/mmscale`). So a family that is missing here is tried,
-too. This page was written by `python benchmarks/architectures.py`: "whole" is one rank or any ZeRO stage, "cut" tensor parallelism.
+too. This page was written by `mmscale bench architectures`: "whole" is one rank or any ZeRO stage, "cut" tensor parallelism.
 
 | family | classes of transformers | whole | cut | what is wrong |
 |---|---|---|---|---|
@@ -227,7 +227,7 @@ def find(names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     whole = {name: tried(name, ParallelContext(torch.device("cpu"))) for name in names}
     with tempfile.NamedTemporaryFile("r") as file:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        subprocess.run([*launcher, __file__, "--cut", file.name, *names], check=True)
+        subprocess.run([*launcher, "-m", "mmscale.benchmarks.architectures", "--cut", file.name, *names], check=True)
         cut: dict[str, str] = json.loads(file.read())
     return whole, cut
 

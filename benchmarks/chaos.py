@@ -1,4 +1,4 @@
-"""Kills a training run at random and starts it again, until it is done: python benchmarks/chaos.py [--kills 20]
+"""Kills a training run at random and starts it again, until it is done: mmscale bench chaos [--kills 20]
 
 Ranks of MindMerger's mapping stage on the embedded models are killed (one or all, SIGKILL) or signalled (one, SIGUSR1
 or SIGTERM) after a random number of steps, some of them while they save. The verdict: the final weights and every
@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from recording import record
 
 from mmscale.parallel.world import free_port
 from mmscale.training import checkpoint
 from mmscale.training.fragments import SavedState
 from mmscale.training.metrics import read_metrics
+
+from .recording import record
 
 STEPS_A_KILL = 12
 """A run gets so many steps for every kill, and saves every SAVE_EVERY."""
@@ -48,7 +49,7 @@ class Run:
 
     @property
     def step(self) -> int:
-        return max((row["step"] for row in read_metrics(self.stage / "metrics.jsonl")), default=0)
+        return max((int(row["step"]) for row in read_metrics(self.stage / "metrics.jsonl")), default=0)
 
     @property
     def done(self) -> bool:
@@ -85,7 +86,7 @@ class Run:
         """(final weights, losses by step)."""
         saved = SavedState(checkpoint.step_directory(self.stage / "checkpoints", self.steps))
         rows = [row for row in read_metrics(self.stage / "metrics.jsonl") if "loss" in row]
-        return {name: saved.parameter(name) for name in saved.shapes}, [(row["step"], row["loss"]) for row in rows]
+        return {name: saved.parameter(name) for name in saved.shapes}, [(int(row["step"]), row["loss"]) for row in rows]
 
 
 def wait(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""A large model through training and out again, unchanged: python benchmarks/export_round_trip.py [--gigabytes 1]
+"""A large model through training and out again, unchanged: mmscale bench export-round-trip [--gigabytes 1]
 
 A random LLaMA in bfloat16 is trained for a step whose learning rate moves nothing (not even an exact zero, in bfloat16),
 by two ranks under tensor parallelism and ZeRO-1, and under ZeRO-3; the folder that the stage hands on must hold every
@@ -17,8 +17,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from loading_memory import anonymous_bytes, make, peak
-from recording import record
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
@@ -31,6 +29,9 @@ from mmscale.models.language_model import LanguageModel, load_tokenizer
 from mmscale.models.tensor_files import TensorFiles
 from mmscale.parallel.context import ParallelContext
 from mmscale.training.fragments import SavedState
+
+from .loading_memory import anonymous_bytes, make, peak
+from .recording import record
 
 SHARD = 250 * 10**6
 STAGE = "multilingual_cot.tuning"
@@ -81,7 +82,15 @@ def memory_of_export(model: Path, trained: Path, folder: Path) -> int:
     """Bytes that `export_alone` reports for a stage's last checkpoint."""
     folder.mkdir()
     checkpoint = max((trained.parent / "checkpoints").glob("step-*"))
-    command = [sys.executable, __file__, "--export", str(model), str(checkpoint), str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "mmscale.benchmarks.export_round_trip",
+        "--export",
+        str(model),
+        str(checkpoint),
+        str(folder),
+    ]
     # without it glibc keeps what was freed, and the measurement shows that instead
     quiet = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
     return int(subprocess.run(command, env=quiet, stdout=subprocess.PIPE, text=True, check=True).stdout)

@@ -1,4 +1,4 @@
-"""What the Triton kernels take of a GPU, and how the ops compare with what they replace: python benchmarks/kernels.py
+"""What the Triton kernels take of a GPU, and how the ops compare with what they replace: mmscale bench kernels
 
 --compile-only compiles every kernel in every dtype for GPUs that need not be here, prints registers, spills, shared
 memory and tensor-core instructions, and exits 1 when a gate fails. Otherwise every op is compared on this machine with
@@ -20,13 +20,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from memory import peak_bytes
 from mmscale_kernels import Draws, Parts, adapter_merge, linear_cross_entropy, proxy_choose
 from mmscale_kernels.noise import gumbel
-from recording import record
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+
+from .memory import peak_bytes
+from .recording import record
 
 Way = Callable[[], list[Tensor]]
 """Does the work, forward and backward; what both ways must agree on."""

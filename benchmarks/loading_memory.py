@@ -1,4 +1,4 @@
-"""Memory of each rank while it loads its pieces of a sharded checkpoint: python benchmarks/loading_memory.py [--gigabytes 2]
+"""Memory of each rank while it loads its pieces of a sharded checkpoint: mmscale bench loading-memory [--gigabytes 2]
 
 Makes a random LLaMA in bfloat16, saves it in safetensors shards, then loads it on two ranks cut by tensor parallelism
 or partitioned by ZeRO-3, and on four by both. Reported is anonymous resident memory (RssAnon): pages of a mapped file belong to the page
@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from recording import record
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from mmscale.cli.devices import joined
@@ -31,6 +30,8 @@ from mmscale.models.language_model import load_language_model
 from mmscale.models.loading import resolve_path
 from mmscale.parallel.world import free_port, leave
 from mmscale.parallel.zero import partitioned_loading
+
+from .recording import record
 
 MODES = {
     "tensor parallel 2": ParallelConfig(tensor_parallel_size=2),
@@ -111,7 +112,7 @@ def ranks(folder: Path, mode: str) -> list[dict[str, int]]:
     world = {"WORLD_SIZE": str(RANKS[mode]), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     started = [
         subprocess.Popen(
-            [sys.executable, __file__, "--load", str(folder), mode],
+            [sys.executable, "-m", "mmscale.benchmarks.loading_memory", "--load", str(folder), mode],
             env={**os.environ, **quiet, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             text=True,

@@ -1,4 +1,4 @@
-"""How far `mmscale plan`'s speeds are from published training runs on H100s: python benchmarks/planner_calibration.py
+"""How far `mmscale plan`'s speeds are from published training runs on H100s: mmscale bench planner-calibration
 
 Published: llm-foundry (MPT, sequences of 2048, FSDP, bfloat16), torchtitan (LLaMA-3.1-8B, sequences of 8192, FSDP;
 without and with torch.compile). Their software is fused more than transformers' models are; one efficiency serves all.
@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from recording import record
-
 from mmscale.config.cluster import GpuConfig
 from mmscale.planning import throughput, traffic
 from mmscale.planning.memory import Trained
 from mmscale.planning.parallel_plan import ParallelPlan
+
+from .recording import record
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Proxy-tuned decoding, ours against the published loop: python benchmarks/proxy_decode.py
+"""Proxy-tuned decoding, ours against the published loop: mmscale bench proxy-decode
 
     (a) the published loop, written again for today's transformers: three sequential transformers forwards a token, growing caches, concatenated ids, left padding
     (b) the base alone, by our engine
@@ -24,13 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from proxy_ways import Setup, measure
-from recording import record
 from rich.console import Console
 from rich.table import Table
-from shapes import LLAMA, PROMPT, TEMPLATE, as_transformers_runs_it, random_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from widening import widened
 
 from mmscale.answering.solvers import Steering, proxy_solver
 from mmscale.config.data import DataConfig
@@ -49,6 +45,11 @@ from mmscale.models.merge import MergedModel
 from mmscale.models.packed_linear import pack_linears
 from mmscale.parallel.context import ParallelContext
 from mmscale.runs.run import train_method
+
+from .proxy_ways import Setup, measure
+from .recording import record
+from .shapes import LLAMA, PROMPT, TEMPLATE, as_transformers_runs_it, random_llama
+from .widening import widened
 
 
 def small_models(run: Path, expert: str | None) -> tuple[str, str, str | None]:

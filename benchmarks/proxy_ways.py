@@ -45,8 +45,9 @@ class Published:
 
     def _batch(self, prompts: Sequence[list[TokenizedExample]]) -> Answers:
         rows = [[(self.bos, *example.prompt_ids) for example in own] for own in prompts]
-        ids, masks = zip(*(self._padded(own) for own in rows), strict=True)
-        feeds, masks, caches = list(ids), list(masks), [None] * len(self.models)
+        padded = [self._padded(own) for own in rows]
+        feeds, masks = [ids for ids, _ in padded], [mask for _, mask in padded]
+        caches: list[Any] = [None] * len(self.models)
         answers: Answers = [[] for _ in rows[0]]
         noted: list[list[dict[int, float]]] = [[] for _ in answers]
         unfinished = [True] * len(answers)
@@ -244,13 +245,18 @@ def measure(setup: Setup, batches: Sequence[int], runs: int) -> dict[str, Any]:
     }
 
 
+def itself(draft_length: DraftLengthController) -> Callable[[], DraftLengthController]:
+    """Gives the same one every time."""
+    return lambda: draft_length
+
+
 def costs(setup: Setup, prompts: Sequence[list[TokenizedExample]], batch: int) -> DraftLengthController:
     """What drafting a token and verifying several take, whatever becomes of the drafts."""
     device = setup.ensemble.device
     whole = DraftLengthController(device)
     for tokens in (2, 4, 8, 16):
         draft_length = Tried(device, tried=tokens)
-        setup.way(setup.ensemble, lambda draft_length=draft_length: draft_length)(prompts, batch)
+        setup.way(setup.ensemble, itself(draft_length))(prompts, batch)
         whole.verifying[tokens] = draft_length.verifying[tokens]
         whole.drafting = draft_length.drafting
     return whole

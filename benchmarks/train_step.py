@@ -1,4 +1,4 @@
-"""A MindMerger augmentation step, ours against one padded batch run eagerly: python benchmarks/train_step.py
+"""A MindMerger augmentation step, ours against one padded batch run eagerly: mmscale bench train-step
 
 The same examples, models and optimizer: a batch of problems through the frozen encoder, the trained mapping and the frozen
 LLM: tinyworld's by default, or random weights of a published shape and lengths like MGSM's (--shape 7b, for a GPU). The first way pads the whole batch at
@@ -16,18 +16,16 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from memory import peak_bytes
 from mmscale_kernels.adapter import adapter_merge_reference
-from recording import record
 from rich.console import Console
 from rich.table import Table
-from shapes import ANSWER, ENCODED, LLAMA, PROMPT, TEMPLATE, Lengths, as_transformers_runs_it, dtype_on, random_llama
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import T5Config, T5EncoderModel
@@ -47,6 +45,10 @@ from mmscale.runs.run import stages_up_to
 from mmscale.runs.tokenizing import tokens
 from mmscale.training.encoder_cache import CacheFolder, with_states
 from mmscale.training.objective import CausalObjective
+
+from .memory import peak_bytes
+from .recording import record
+from .shapes import ANSWER, ENCODED, LLAMA, PROMPT, TEMPLATE, Lengths, as_transformers_runs_it, dtype_on, random_llama
 
 STAGE = "mindmerger.augmentation"
 Step = Callable[[Sequence[TokenizedExample]], Tensor]
@@ -234,7 +236,7 @@ def measure(setup: Setup, device: torch.device, batches: int) -> list[dict[str, 
 
     def whole(name: str, number: int) -> None:
         optimizer.zero_grad()
-        ways[name](seen[name][number]).backward()  # type: ignore[no-untyped-call]
+        ways[name](seen[name][number]).backward()
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -251,7 +253,7 @@ def measure(setup: Setup, device: torch.device, batches: int) -> list[dict[str, 
             "way": name,
             "loss": statistics.mean(losses[name]),
             "seconds": statistics.median(took[name]),
-            "peak_bytes": peak_bytes(lambda name=name: whole(name, 0)),
+            "peak_bytes": peak_bytes(partial(whole, name, 0)),
         }
         for name in ways
     ]

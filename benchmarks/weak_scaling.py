@@ -1,4 +1,4 @@
-"""The same work for every rank, on one to four: python benchmarks/weak_scaling.py [--ranks 1 2 4]
+"""The same work for every rank, on one to four: mmscale bench weak-scaling [--ranks 1 2 4]
 
 Measured: MindMerger's mapping stage on the embedded models, 32 examples a rank and step, one thread a rank, gloo. On a
 machine with fewer cores than ranks the ranks share them, so that the table says what communication costs only up to
@@ -19,14 +19,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from recording import record
-
 from mmscale.cli.processes import run_processes
 from mmscale.config.cluster import load_cluster
 from mmscale.planning import throughput, traffic
 from mmscale.planning.memory import Trained
 from mmscale.planning.parallel_plan import ParallelPlan
 from mmscale.training.metrics import read_metrics
+
+from .recording import record
 
 STAGE = "mindmerger.mapping"
 STEPS, SKIPPED = 30, 5

@@ -1,4 +1,4 @@
-"""`mmscale bench`: the scripts of benchmarks/, for users: they print what they measured and keep it in a file."""
+"""`mmscale bench`: the modules of mmscale.benchmarks, for users: they print what they measured and keep it in a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmscale.errors import UserError, unknown_name
 
 
 def _scripts() -> dict[str, Path]:
-    """Those of benchmarks/ that can be run; the others help them."""
+    """Name -> file of the benchmarks; the other modules help them."""
     folder = Path(str(resources.files("mmscale.benchmarks")))
     found = [file for file in sorted(folder.glob("*.py")) if "__main__" in file.read_text(encoding="utf-8")]
     return {file.stem.replace("_", "-"): file for file in found}
@@ -28,7 +28,7 @@ def bench(
 ) -> None:
     """Measure something on this machine, side by side with another way of doing it.
 
-    What follows the name goes to the script; `mmscale bench NAME --help` lists its options.
+    What follows the name goes to the benchmark, as with `python -m mmscale.benchmarks.NAME`; `mmscale bench NAME --help` lists its options.
 
     Example: mmscale bench train-step --json
     """
@@ -39,9 +39,12 @@ def bench(
         return
     if name not in scripts:
         raise unknown_name("benchmark", name, scripts)
-    environment = {**os.environ, "MMSCALE_RESULTS": str(output.absolute()), "PYTHONWARNINGS": "ignore"}
+    # the safe path keeps a folder of the same name, such as a checkout's, from standing before what is installed
+    quiet = {"PYTHONWARNINGS": "ignore", "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, **quiet, "MMSCALE_RESULTS": str(output.absolute())}
+    command = [sys.executable, "-m", f"mmscale.benchmarks.{scripts[name].stem}", *context.args]
     try:
-        done = subprocess.run([sys.executable, str(scripts[name]), *context.args], env=environment, check=False)
+        done = subprocess.run(command, env=environment, check=False)
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error
     raise typer.Exit(done.returncode)
@@ -52,4 +55,4 @@ def _first_line(file: Path) -> str:
         line = handle.readline().strip()
     if not line.startswith('"""'):
         raise UserError(f"{file} says nothing about itself: install mmscale again")
-    return line.strip('"').split(": python benchmarks")[0]
+    return line.strip('"').split(": mmscale bench")[0]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.proxy_ways import agreement, near_tie
 from mmscale.cli.main import main
 
 
@@ -25,6 +28,15 @@ def test_what_there_is_is_listed_and_a_wrong_name_gets_the_nearest(capsys):
     assert not any(helper in said for helper in ("recording", "shapes", "proxy-ways"))
     assert main(["bench", "trainstep"]) == 2
     assert "did you mean 'train-step'?" in capsys.readouterr().err
+
+
+def test_a_benchmark_is_started_as_a_module_wherever_one_stands(tmp_path):
+    """Also in a folder that has an mmscale of its own, as a checkout does."""
+    (tmp_path / "mmscale").mkdir()
+    (tmp_path / "mmscale" / "__init__.py").touch()
+    program = str(Path(sys.executable).parent / "mmscale")
+    done = subprocess.run([program, "bench", "chaos", "--help"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "--kills" in done.stdout, done.stderr
 
 
 def test_every_kernel_compiles_for_every_gpu_and_fits(tmp_path, capfd):
@@ -93,10 +105,7 @@ def test_proxy_decoding_is_compared_with_the_published_way(tmp_path, capfd):
     assert json.loads((tmp_path / "proxy_decode.json").read_text())["batches"] == said["batches"]
 
 
-def test_answers_that_part_where_rounding_decides_are_no_fault(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-    from proxy_ways import agreement, near_tie
-
+def test_answers_that_part_where_rounding_decides_are_no_fault():
     noted = [{1: 0.0, 2: 900.0}, {5: 0.0, 6: 3.5, 7: 400.0}]
     assert near_tie([1, 6, 9], [1, 5, 2], noted)
     assert not near_tie([1, 7], [1, 5], noted), "far below the chosen token"

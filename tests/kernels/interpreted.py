@@ -19,7 +19,6 @@ from mmscale_kernels.gpu import proxy_logits as proxy_gpu
 from mmscale_kernels.proxy_logits import _partials_reference, thresholds
 from torch import Tensor
 
-from tests.distributed.ranks import ROOT
 from tests.kernels import proxy_cases
 from tests.kernels.cases import ADAPTER_SHAPES, adapter_inputs, far, with_gradients
 from tests.kernels.proxy_cases import SETTINGS
@@ -66,8 +65,7 @@ def test_what_was_measured_decides(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MMSCALE_ADAPTER_TABLE", str(tmp_path / "table.json"))
     monkeypatch.setenv("MMSCALE_RESULTS", str(tmp_path))
     monkeypatch.setattr(matmul, "tile_for", lambda *_: matmul.Tile(16, 16, 16, 1, 1))
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    measuring = importlib.import_module("adapter_choice")
+    measuring = importlib.import_module("benchmarks.adapter_choice")
     shape = adapter_choice.Shape(20, 8, 16, 12)
     row = measuring.measure(shape, torch.device("cpu"), torch.float32, 1)
     assert row["forward"] in adapter_choice.WAYS and row["backward"] in adapter_choice.WAYS
