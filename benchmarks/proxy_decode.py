@@ -116,7 +116,7 @@ def random_weights(names: tuple[str, str], chosen: argparse.Namespace) -> Setup:
 
 
 def largest_base() -> str:
-    """Of those that leave a GPU room for two of 7B, caches and a fifth of the memory."""
+    """The largest base that leaves a GPU room for two models of 7B, caches and a fifth of the memory."""
     free = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
     sizes = {"34b": 68e9, "13b": 26e9}  # bytes in bfloat16
     return next((name for name, size in sizes.items() if size + 27e9 < 0.8 * free), "7b")

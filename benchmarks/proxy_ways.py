@@ -91,7 +91,7 @@ and three models' logits of some layers add up."""
 
 
 def _gaps(mixed_BV: Tensor, terms: Sequence[Tensor]) -> list[dict[int, float]]:
-    """Of each row its eight likeliest tokens: how far below the first, in units of rounding of the terms it is a sum of."""
+    """Each row's eight likeliest tokens and how far they are below the first, in units of rounding of the terms of the sum."""
     unit = torch.finfo(mixed_BV.dtype).eps * sum(term.abs().amax(-1, keepdim=True) for term in terms)
     best = mixed_BV.topk(8)
     below = (best.values[:, :1] - best.values) / unit
@@ -169,7 +169,7 @@ def rates(
 
 
 def agreement(answers: dict[str, Any], alike: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Of the ways that have to answer like the published one: how many do, part from it at a near-tie, or at none."""
+    """How many answers of each way equal the published one's, part from it at a near-tie, or part at none."""
     found = {}
     for name in [name for name in answers if name in alike]:
         pairs = list(zip(answers[name], answers[WAYS[0]], answers["noted"], strict=True))

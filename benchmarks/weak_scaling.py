@@ -31,7 +31,7 @@ from .recording import record
 STAGE = "mindmerger.mapping"
 STEPS, SKIPPED = 30, 5
 EXAMPLES = 32
-"""Of a rank in a step."""
+"""Examples per rank and step."""
 LLAMA_2_7B = SimpleNamespace(
     hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, vocab_size=32000, tie_word_embeddings=False
 )

@@ -21,7 +21,7 @@ from torch import Tensor
 from mmscale_kernels.softmax_rows import softmax_gradient_, softmax_statistics
 
 CHUNK_BYTES = 2**28
-"""Of logits at a time: 2,048 rows of LLaMA-2's 32,000 entries in float32, large enough for a full-speed product."""
+"""Bytes of logits at a time: 2,048 rows of LLaMA-2's 32,000 entries in float32, large enough for a full-speed product."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from mmscale_kernels.dispatch import use_triton
 from mmscale_kernels.noise import gumbel
 
 FIELDS = 5
-"""Of a partial result: maximum of s, sum of exp(s - maximum), largest key, its token, its s. 20 bytes in float32, which
+"""Numbers of a partial result: maximum of s, sum of exp(s - maximum), largest key, its token, its s. 20 bytes in float32, which
 holds every token id below 2^24."""
 
 
@@ -50,7 +50,7 @@ class Draws:
     """Whether any sampled row has top-k, top-p or min-p."""
 
     def stretch(self, begin: int, end: int) -> Draws:
-        """Of rows begin..end-1."""
+        """The draws of rows begin..end-1."""
         cut: dict[str, Any] = {
             name: value[begin:end] for name, value in vars(self).items() if isinstance(value, Tensor)
         }

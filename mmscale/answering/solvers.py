@@ -109,7 +109,7 @@ class Steering:
     drafter: ModelParts | None = None
     """A still smaller model that drafts instead of the expert; it reads the base's prompt."""
     draft_tokens: int | None = 1
-    """Of a round of speculative decoding; 1 is plain decoding, None measures what is fastest."""
+    """Tokens that a round of speculative decoding tries; 1 is plain decoding, None measures what is fastest."""
     shard_small: bool = False
     """Cut the small models over the tensor group like the base, instead of keeping them whole on every rank."""
     vocabulary_map: Path | None = None

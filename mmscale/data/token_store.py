@@ -129,7 +129,7 @@ class TokenStore(Sequence[TokenizedExample]):
         return self._part(number).example(index - number * PART_EXAMPLES)
 
     def digest(self) -> str:
-        """Of all ids of all examples, in order."""
+        """SHA-256 of all ids of all examples, in order."""
         found = hashlib.sha256(f"{self.name} {self.size}".encode())
         for part in map(self._part, range(len(self._ends))):
             found.update(part.lengths.numpy().data)
@@ -149,7 +149,7 @@ class TokenStore(Sequence[TokenizedExample]):
 
 
 def merged_lengths(examples: Sequence[TokenizedExample]) -> list[int]:
-    """Of examples in memory or on disk."""
+    """The merged length of each example, in memory or on disk."""
     if isinstance(examples, TokenStore):
         return examples.merged_lengths()
     return [example.merged_length for example in examples]

@@ -49,7 +49,7 @@ class SequenceState:
     request: GenerationRequest
     token_ids: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
-    """Of each token under softmax(s), before temperature and truncation."""
+    """Each token's log-probability under softmax(s), before temperature and truncation."""
     finished: bool = False
     ended: bool = False
     """By itself (end of text or stop text) rather than by max_new_tokens."""
@@ -66,7 +66,7 @@ class SequenceState:
         self.finished = self.ended or len(self.token_ids) >= self.request.config.max_new_tokens
 
     def draw_key(self, ahead: int) -> DrawKey:
-        """Of the token `ahead` of the next one."""
+        """The place of the token `ahead` of the next one."""
         return DrawKey(self.request.number, len(self.token_ids) + ahead, self.request.config)
 
     def held(self) -> list[int]:

@@ -21,7 +21,7 @@ from mmscale.transfer import tensor_on
 
 @dataclass(frozen=True)
 class Logits:
-    """Of N rows, by each model; `first` is the token of the base's first column on this rank."""
+    """Logits of N rows by each model; `first` is the token of the base's first column on this rank."""
 
     base: Tensor
     expert: Tensor | None = None
@@ -79,7 +79,7 @@ class Ensemble:
         return self.side_by_side(found)
 
     def side_by_side(self, found: Sequence[Tensor]) -> Logits:
-        """Of the models in order, over the tokens that all have; expert and anti-expert cut to the columns of the base here."""
+        """The logits of the models in order, over the tokens that all have; expert and anti-expert cut to the base's columns here."""
         base = self._shared(found[0])
         if self.steering is None:
             return Logits(base, first=self._first)

@@ -70,7 +70,7 @@ def recorder(device: torch.device) -> GraphRecorder | None:
 
 @dataclass(frozen=True)
 class _Recording:
-    """Of a step; the memory that it reads its tokens and their places from, and how to run it."""
+    """A recorded step: the memory from which it reads tokens and their places, and how to run it."""
 
     tokens: Tensor
     places: Tensor

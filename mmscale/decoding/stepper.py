@@ -16,7 +16,7 @@ from mmscale.models.packed_layout import PackedLayout
 from mmscale.transfer import tensor_on
 
 PREFILL_TOKENS = 8192
-"""Of prompts in one pass, at most; what is longer goes in pieces."""
+"""Most tokens of prompts in one pass; what is longer goes in pieces."""
 
 
 class ModelStepper:

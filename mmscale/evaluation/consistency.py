@@ -52,7 +52,7 @@ class Consistency:
 
 
 def consistency(verdicts: Mapping[str, Verdicts], rule: Rule) -> Consistency:
-    """Of parallel questions; UserError where the languages' rows differ in number, or are none."""
+    """CC and IC of parallel questions; UserError where the languages' rows differ in number, or are none."""
     sizes = {code: len(rows) for code, rows in verdicts.items()}
     if len(set(sizes.values())) > 1 or not all(sizes.values()):
         raise UserError(

@@ -13,7 +13,7 @@ from mmscale.languages import LANGUAGES, find_code
 RESPONSE_KEYS = ("response", "model_output", "output", "output_str", "generation", "completion")
 """ours and mCoT, proxy-tuning, MindMerger, MathOctopus and QAlign, then names seen elsewhere"""
 ID_KEYS = ("id", "idx", "identifier", "index", "question_id", "example_id", "doc_id")
-"""Of the problem; index is MathOctopus' and QAlign's, doc_id lm-eval's"""
+"""Keys that identify the problem; index is MathOctopus' and QAlign's, doc_id lm-eval's"""
 GOLD_KEYS = ("answer", "gold", "ground_truth", "label", "target")
 _TASK_ROWS = ("gsm8k_data", "svamp_data")
 """MathOctopus and QAlign: the row of the benchmark itself."""

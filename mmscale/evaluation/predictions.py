@@ -34,7 +34,7 @@ class Prediction:
     rule: str = ""
     """That made `prediction` and `correct`."""
     identifier: str = ""
-    """Of the problem, the same in every language and model, where the file has one."""
+    """Names the problem, the same in every language and model, where the file has one."""
 
 
 @dataclass(frozen=True)

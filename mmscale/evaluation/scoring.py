@@ -77,7 +77,7 @@ def _read(file: Path, language: str | None, chosen: Rule) -> list[Prediction]:
 
 
 def _scores(rows: Sequence[Prediction], chosen: Rule) -> dict[str, Any]:
-    """Of all rows, and of each language where there are several."""
+    """Scores of all rows, and of each language where there are several."""
     verdicts: dict[str, list[bool]] = {}
     for row in rows:
         verdicts.setdefault(row.language, []).append(verdict(row, chosen)[1])

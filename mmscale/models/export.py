@@ -26,7 +26,7 @@ SHARD_BYTES = 5 * 10**9
 
 
 def shard_name(number: int, of: int) -> str:
-    """Of the `number`-th shard, from 1; loaders look for these names."""
+    """Name of the `number`-th shard, from 1; loaders look for these names."""
     return SAFE_WEIGHTS_NAME if of == 1 else f"model-{number:05d}-of-{of:05d}.safetensors"
 
 
@@ -39,7 +39,7 @@ class ShardWriter:
         self._written: list[list[str]] = []
         self._used = self._total = 0
         self.dtypes: set[dtype] = set()
-        """Of the floating-point tensors added."""
+        """Dtypes of the floating-point tensors added."""
 
     def add(self, name: str, value: Tensor) -> None:
         size = value.numel() * value.element_size()

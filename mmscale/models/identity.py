@@ -15,7 +15,7 @@ _BESIDE = ("config.json", "tokenizer_config.json", "tokenizer.json", "tokenizer.
 """Files that decide what the weights mean, where a checkpoint has them."""
 _WHOLE_BYTES = 4 << 20
 _SAMPLES, _SAMPLE_BYTES = 256, 4096
-"""Of a larger file are read its first megabyte, which holds a safetensors header, and so many places at even distances."""
+"""What is read of a larger file: its first megabyte, which holds a safetensors header, and so many places at even distances."""
 
 Digests = dict[str, str]
 """File name -> SHA-256 of its size and content, or of a sample of it."""

@@ -77,7 +77,7 @@ class PackedLayout:
 
 
 _NEARLY = 19 / 20
-"""Of the longest sequence, at least, is the length of every other that is never parted from it: few places to look at."""
+"""Sequences of at least this share of the longest one's length are never parted from it: few places to look at."""
 _GRID = {"cpu": 1 << 13}
 """Entries of score matrices that are taken to last as long as a grid more. From 2^11 to 2^15, steps of tinyworld's and of MGSM-like
 lengths took the same time within 2 % (an AMD EPYC, one thread): more grids than that gain nothing."""

@@ -26,7 +26,7 @@ class Seal:
     """What fingerprint.json says."""
 
     fingerprint: str
-    """Of the configuration that the stage had."""
+    """Names the configuration that the stage had."""
     files: dict[str, str]
     """Path in the folder -> SHA-256."""
 

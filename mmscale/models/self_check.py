@@ -143,7 +143,7 @@ def _compared(ours: LanguageModel, reference: Any, ids: list[Tensor], expected: 
 
 
 def _compared_gradients(ours: LanguageModel, reference: dict[str, Any]) -> str:
-    """Of every parameter, or this rank's piece of it; one that is 0 but for rounding is held against the largest."""
+    """What differs between the gradients of every parameter, or this rank's piece; one that is 0 but for rounding is held against the largest."""
     least = 1e-3 * max(float(p.grad.abs().max()) for p in reference.values() if p.grad is not None)
     for name, parameter in ours.causal_lm.named_parameters():
         right, shard, value = reference[name].grad, shard_of(parameter), parameter.grad

@@ -72,7 +72,7 @@ class TensorFiles:
         find: Callable[[str], Path | None] | None = None,
         forms: tuple[tuple[str, str], ...] = FORMS,
     ) -> None:
-        """Of a local folder, or of what `find` knows by name. Raises UserError where there are no weights, a shard is
+        """Open a local folder, or what `find` knows by name. Raises UserError where there are no weights, a shard is
         missing, damaged or outside of the folder, or the index and the shards contradict each other.
         """
         self.folder = Path(origin)

@@ -48,7 +48,7 @@ def expand(nodes: str) -> list[str]:
 
 
 def _hosts(name: str, nodes: str) -> list[str]:
-    """Of one name with any number of brackets."""
+    """The hosts of one name with any number of brackets."""
     parts = _PARTS.split(name)  # text, inside of a bracket, text, …
     choices = [_numbers(part, nodes) if place % 2 else [part] for place, part in enumerate(parts)]
     return ["".join(chosen) for chosen in itertools.product(*choices)]

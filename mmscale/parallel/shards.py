@@ -13,7 +13,7 @@ class Shard:
     """A range of a whole tensor. The tensor in memory may be longer in dimension 0: its end is padding."""
 
     shape: tuple[int, ...]
-    """Of the whole tensor."""
+    """Shape of the whole tensor."""
     dimension: int
     begin: int
     size: int

@@ -343,7 +343,7 @@ class TensorParallelState:
 
     @property
     def vocabulary_shard(self) -> Shard:
-        """Of the vocabulary, what this rank holds."""
+        """The part of the vocabulary that this rank holds."""
         return even_shard((self.vocabulary,), 0, self.context.tensor_rank, self.context.tensor_size)
 
     def own_logits(self, part_Nv: Tensor) -> Tensor:

@@ -24,11 +24,11 @@ AUTO, OFF = "auto", "off"
 WORTHWHILE_PASSES = 2.0
 """Making the states costs one pass over the data."""
 FREE_SHARE = 0.5
-"""Of the free disk that `auto` takes at most."""
+"""Largest share of the free disk that `auto` takes."""
 
 
 def own_folder(stage: Stage) -> Path:
-    """Of `encoder_cache: auto`."""
+    """The folder of `encoder_cache: auto`."""
     return stage.folder / "encoder_states"
 
 

@@ -287,7 +287,7 @@ def _unanswered(title: str) -> NoReturn:
 
 
 def _same(before: LanguageRows | None, rows: LanguageRows) -> LanguageRows | None:
-    """Of the compared model's rows those of the same problems; a sweep may answer fewer."""
+    """The compared model's rows of the same problems; a sweep may answer fewer."""
     if before is None:
         return None
     return {code: before[code][: len(found)] for code, found in rows.items() if code in before}

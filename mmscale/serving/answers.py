@@ -83,7 +83,7 @@ class _Answers(ABC):
 
 
 class CompletionAnswers(_Answers):
-    """Of /v1/completions."""
+    """Answers of /v1/completions."""
 
     kind, prefix = "text_completion", "cmpl"
 
@@ -134,7 +134,7 @@ class CompletionAnswers(_Answers):
 
 
 class ChatAnswers(_Answers):
-    """Of /v1/chat/completions."""
+    """Answers of /v1/chat/completions."""
 
     kind, prefix = "chat.completion", "chatcmpl"
 

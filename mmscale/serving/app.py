@@ -36,7 +36,7 @@ from mmscale.serving.worker import Busy, GenerationJob, Progress, Worker, sender
 
 _DISCONNECT_POLL_S = 0.1
 _CHARACTERS_PER_TOKEN = 32
-"""Of a text as long as the context, more than any tokenizer packs: what is longer is refused unread."""
+"""More than any tokenizer packs: a text longer than that times the context is refused unread."""
 _MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 
 

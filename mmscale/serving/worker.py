@@ -26,7 +26,7 @@ class Progress:
     token_ids: tuple[int, ...] = ()
     log_probabilities: tuple[float, ...] = ()
     likeliest: tuple[dict[int, float], ...] = ()
-    """Of each token's place, the likeliest tokens and their log-probabilities, as many as asked for."""
+    """The likeliest tokens at each place and their log-probabilities, as many as asked for."""
     finished: bool = False
     ended: bool = False
     """By itself, rather than by its number of tokens."""

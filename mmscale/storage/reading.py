@@ -13,7 +13,7 @@ import yaml
 from mmscale.errors import NotHereYet, UserError
 
 _MAX_DEPTH = 100
-"""Of values inside values in a YAML file; a configuration has eight."""
+"""Most levels of values inside values in a YAML file; a configuration has eight."""
 _MAX_NODES = 100_000
 """Values of a YAML file with every alias written out."""
 _LONE_SURROGATE = re.compile(

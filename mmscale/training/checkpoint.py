@@ -39,7 +39,7 @@ class TrainingState:
     """Hash of what was being trained on what; another run's checkpoint is refused."""
     best_step: int | None = None
     best_value: float | None = None
-    """Of what `best_by` names, turned so that less is better."""
+    """The best value of what `best_by` names, turned so that less is better."""
     seconds: float = 0.0
 
 

@@ -49,7 +49,7 @@ class CacheFolder:
 
 
 def weights_digest(encoder: Encoder) -> str:
-    """Of names, shapes and up to 4 MB of each parameter's values, taken at even distances: two checkpoints differ."""
+    """Digest of names, shapes and up to 4 MB of each parameter's values, taken at even distances: two checkpoints differ."""
     digest = hashlib.sha256()
     for name, parameter in encoder.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())

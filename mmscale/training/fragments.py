@@ -44,7 +44,7 @@ class SavedState:
     """Reads stretches of flattened tensors from all ranks' files, wherever they were cut."""
 
     def __init__(self, folder: Path) -> None:
-        """Of a checkpoint whose files are known to be whole; those of its manifest alone are read."""
+        """Open a checkpoint whose files are known to be whole; those of its manifest alone are read."""
         self._places: dict[str, list[_SavedRange]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._open: dict[Path, Any] = {}

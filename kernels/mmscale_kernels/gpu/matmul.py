@@ -22,7 +22,7 @@ GATHER_M, GATHER_K = 1, 2
 
 @dataclass(frozen=True)
 class Tile:
-    """Of C, and how a program goes about it."""
+    """A tile of C, and how a program goes about it."""
 
     m: int
     n: int

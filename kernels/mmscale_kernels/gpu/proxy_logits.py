@@ -21,7 +21,7 @@ BLOCK = 2048
 WARPS = 8
 SEARCH_BLOCK = 512
 BITS = 4
-"""Of a number's 32, settled by a pass of the search."""
+"""How many of a number's 32 bits a pass of the search settles."""
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _PROGRAMS = 512
 """Rows are cut into stretches until there are so many programs, enough for every GPU."""

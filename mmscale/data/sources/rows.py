@@ -20,7 +20,7 @@ LANGUAGE_KEYS = ("lang-id", "lang_id", "lang", "language")
 """mCoT-MATH; MindMerger's math.json and X-CSR; XNLI"""
 _EMPTY = "empty line"
 _FIELD_CHARACTERS = 1 << 27
-"""Of one CSV field; Python's own limit of 131,072 is less than a long document."""
+"""Most characters of a CSV field; Python's own limit of 131,072 is less than a long document."""
 
 
 def text_rows(path: Path) -> Rows:

@@ -59,7 +59,7 @@ class Family:
     beside: str
     """Pattern of the checkpoint's tensors that the model has no use for: another half, a head."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Of from_pretrained, beside the usual."""
+    """Arguments of from_pretrained, beside the usual."""
 
 
 def load_encoder_config(config: EncoderConfig) -> Any:
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its states."""
+        """Dtype of its states."""
         found: torch.dtype = next(self.model.parameters()).dtype
         return found
 

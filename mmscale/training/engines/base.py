@@ -41,7 +41,7 @@ class Fragment:
     kind: str
     """PARAMETER or one of MOMENTS."""
     name: str
-    """Of the parameter."""
+    """Name of the parameter."""
     shard: Shard
     """The part of the parameter that this rank's tensor group member holds."""
     offset: int
