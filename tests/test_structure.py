@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1] / "mmscale"
 LAYERS = (
-    {"errors", "languages", "progress", "transfer", "versions"},
+    {"errors", "languages", "progress", "registry", "transfer", "versions"},
     {"storage"},
     {"config"},
     {"data"},

@@ -28,6 +28,7 @@ from mmscale.cli import (
     tinyworld,
     train,
 )
+from mmscale.cli import list as list_verb
 from mmscale.errors import Interrupted, UserError
 from mmscale.versions import require_known_versions, untried
 
@@ -76,6 +77,7 @@ app.command("doctor")(doctor.doctor)
 app.command(
     "bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 )(bench.bench)
+app.command("list")(list_verb.list_names)
 app.command("tinyworld")(tinyworld.tinyworld)
 
 

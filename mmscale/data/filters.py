@@ -1,7 +1,7 @@
 """Faults of public data sets, each by name: what they look like, found in records of any source.
 
-A filter only points; rows leave a data set when its `drop` names the filter. Adding a fault is adding
-a function and its line in FILTERS.
+A filter only points; rows leave a data set when its `drop` names the filter. A new one is a function here and its name in
+mmscale/registry.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
+from mmscale import registry
 from mmscale.data.records import (
     Entailment,
     MultipleChoice,
@@ -21,18 +22,18 @@ from mmscale.data.records import (
     question_text,
     record_language,
 )
-from mmscale.errors import unknown_name
 from mmscale.languages import language
 
 Filter = Callable[[Sequence[Record], str], set[int]]
 """(records, source name) -> indices of those that show the fault."""
 
 
-def _where(fault: Callable[[Record], bool]) -> Filter:
+def _per_record(fault: Callable[[Record], bool]) -> Filter:
     return lambda records, source: {i for i, record in enumerate(records) if fault(record)}
 
 
-def _untranslated(record: Record) -> bool:
+@_per_record
+def untranslated(record: Record) -> bool:
     """Both sides are the same text in two languages."""
     return (
         isinstance(record, ParallelSentence)
@@ -44,7 +45,8 @@ def _untranslated(record: Record) -> bool:
 _EQUATION = re.compile(r"<<|=\s*[$€¥]?\s*\d")
 
 
-def _leaked_solution(record: Record) -> bool:
+@_per_record
+def leaked_solution(record: Record) -> bool:
     """The question holds an equation with its result that the English side does not."""
     if isinstance(record, ParallelSentence):
         return bool(_EQUATION.search(record.source)) and not _EQUATION.search(record.target)
@@ -64,7 +66,8 @@ def _has_run(items: Sequence[str], period: int, times: int) -> bool:
     return False
 
 
-def _repetition_loop(record: Record) -> bool:
+@_per_record
+def repetition_loop(record: Record) -> bool:
     """One to four words six times in a row, or a stretch of characters eight times: a translator that got stuck."""
     text = question_text(record)
     words = text.split()
@@ -80,7 +83,8 @@ def _script_of(character: str) -> str:
     return "CJK" if name in ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA") else name
 
 
-def _foreign_script(record: Record) -> bool:
+@_per_record
+def foreign_script(record: Record) -> bool:
     """Most letters are of another script than the language's."""
     counts = Counter(map(_script_of, question_text(record)))
     del counts[""]
@@ -97,7 +101,8 @@ _FUNCTION_WORDS = {
 }
 
 
-def _other_language_rationale(record: Record) -> bool:
+@_per_record
+def other_language_rationale(record: Record) -> bool:
     """The rationale reads as another Latin-script language than it should (by function words)."""
     if not isinstance(record, Problem) or record.rationale_language not in _FUNCTION_WORDS:
         return False
@@ -107,12 +112,14 @@ def _other_language_rationale(record: Record) -> bool:
     return votes[best] >= 4 and votes[best] > 2 * votes[record.rationale_language]
 
 
-def _native_digits(record: Record) -> bool:
+@_per_record
+def native_digits(record: Record) -> bool:
     """Decimal digits other than 0-9 (Bengali ৪২, full-width ４２)."""
     return any(not c.isascii() and c.isdecimal() for c in question_text(record))
 
 
-def _not_nfc(record: Record) -> bool:
+@_per_record
+def not_nfc(record: Record) -> bool:
     """Not in Unicode normal form C: equal-looking texts may compare unequal."""
     return not unicodedata.is_normalized("NFC", question_text(record))
 
@@ -122,7 +129,8 @@ def _digits(text: str) -> Counter[str]:
     return Counter(re.findall(r"\d+", re.sub(r"(?<=\d)[.,\s\u202f\u00a0](?=\d{3}(?!\d))", "", ascii_text)))
 
 
-def _digits_differ(record: Record) -> bool:
+@_per_record
+def digits_differ(record: Record) -> bool:
     """The numbers written in digits are not those of the English side."""
     if isinstance(record, ParallelSentence) and record.target_language == "en":
         return _digits(record.source) != _digits(record.target)
@@ -131,7 +139,8 @@ def _digits_differ(record: Record) -> bool:
     return False
 
 
-def _no_gold(record: Record) -> bool:
+@_per_record
+def no_gold(record: Record) -> bool:
     """No answer to score against (test splits without labels, solutions without "####")."""
     if isinstance(record, Problem):
         return not record.answer
@@ -140,16 +149,20 @@ def _no_gold(record: Record) -> bool:
     return isinstance(record, Entailment) and not record.label
 
 
-def _gold_not_numeric(record: Record) -> bool:
+@_per_record
+def gold_not_numeric(record: Record) -> bool:
     """A problem whose gold answer is no plain number ("2/7", "75%")."""
     return isinstance(record, Problem) and bool(record.answer) and not re.fullmatch(r"-?\d+(\.\d+)?", record.answer)
 
 
-def _empty_option(record: Record) -> bool:
+@_per_record
+def empty_option(record: Record) -> bool:
+    """One of the options has no text."""
     return isinstance(record, MultipleChoice) and any(not text for _, text in record.choices)
 
 
-def _corrupt_relation(record: Record) -> bool:
+@_per_record
+def corrupt_relation(record: Record) -> bool:
     """XCOPA's `question` field differs from Estonian's, which was checked by reading."""
     return (
         isinstance(record, MultipleChoice)
@@ -188,12 +201,12 @@ def _by_question(records: Sequence[Record]) -> Iterator[list[int]]:
     return (group for group in groups.values() if len(group) > 1)
 
 
-def _duplicate(records: Sequence[Record], source: str) -> set[int]:
+def duplicate_question(records: Sequence[Record], source: str) -> set[int]:
     """The same question in the same language again (all but the first)."""
     return {i for group in _by_question(records) for i in group[1:]}
 
 
-def _conflicting(records: Sequence[Record], source: str) -> set[int]:
+def conflicting_answers(records: Sequence[Record], source: str) -> set[int]:
     """The same question with different gold answers: a translator gave several questions one text."""
     return {
         i
@@ -203,33 +216,23 @@ def _conflicting(records: Sequence[Record], source: str) -> set[int]:
     }
 
 
-FILTERS: dict[str, Filter] = {
-    "untranslated": _where(_untranslated),
-    "leaked_solution": _where(_leaked_solution),
-    "repetition_loop": _where(_repetition_loop),
-    "foreign_script": _where(_foreign_script),
-    "other_language_rationale": _where(_other_language_rationale),
-    "native_digits": _where(_native_digits),
-    "not_nfc": _where(_not_nfc),
-    "digits_differ": _where(_digits_differ),
-    "no_gold": _where(_no_gold),
-    "gold_not_numeric": _where(_gold_not_numeric),
-    "empty_option": _where(_empty_option),
-    "corrupt_relation": _where(_corrupt_relation),
-    "wrong_gold": _known_rows(MSVAMP_WRONG_GOLD),
-    "ill_posed": _known_rows(MSVAMP_ILL_POSED),
-    "duplicate_question": _duplicate,
-    "conflicting_answers": _conflicting,
-}
+wrong_gold = _known_rows(MSVAMP_WRONG_GOLD)
+"""The gold answer of this row of MSVAMP is wrong."""
+ill_posed = _known_rows(MSVAMP_ILL_POSED)
+"""This row of MSVAMP has no single answer."""
 
 
 def get(name: str) -> Filter:
-    if name not in FILTERS:
-        raise unknown_name("filter", name, FILTERS)
-    return FILTERS[name]
+    """The filter of a name; UserError naming the nearest when there is none."""
+    found: Filter = registry.get("filters", name)
+    return found
 
 
-def flag(records: Sequence[Record], source: str) -> dict[str, set[int]]:
-    """Every filter's findings; filters that find nothing are left out."""
-    found = {name: check(records, source) for name, check in FILTERS.items()}
+def flag(records: Sequence[Record], source: str, more: Sequence[str] = ()) -> dict[str, set[int]]:
+    """The findings of every built-in filter, and of those of `more`; filters that find nothing are left out.
+
+    What another package adds is run only where it is named: installing a package changes no counts.
+    """
+    wanted = dict.fromkeys([*registry.KINDS["filters"].built_in, *more])
+    found = {name: get(name)(records, source) for name in wanted}
     return {name: indices for name, indices in found.items() if indices}

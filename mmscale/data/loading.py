@@ -161,10 +161,8 @@ def _refuse_empty(config: DataConfig, account: DataAccount) -> None:
 
 
 def _filtered(records: list[Record], config: DataConfig, account: DataAccount) -> list[Record]:
-    for name in config.drop:
-        filters.get(name)
     out: set[int] = set()
-    for name, flagged in filters.flag(records, config.source).items():
+    for name, flagged in filters.flag(records, config.source, config.drop).items():
         account.flagged[name] = [records[i].origin for i in sorted(flagged)]
         if name in config.drop:
             out |= flagged

@@ -1,7 +1,8 @@
 r"""Prompt templates by name, byte for byte as the authors' released models expect them.
 
 A template says how a record becomes text: what stands before the part that may be cut, that part, and
-what stands after it; the target; and what a multilingual encoder reads. Adding one is adding an entry.
+what stands after it; the target; and what a multilingual encoder reads. A new one is an attribute here, with a sentence
+about it, and its name in mmscale/registry.py.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from mmscale import registry
 from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record, question_text
-from mmscale.errors import UserError, unknown_name
+from mmscale.errors import UserError
 from mmscale.languages import language
 
 # Stanford Alpaca's template without input; used by QAlign, MindMerger and MetaMath alike.
@@ -127,81 +129,75 @@ def _around(before: str, after: str) -> Callable[[Record], Prompt]:
     return lambda record: Prompt(before, question_text(record), after)
 
 
+def _nothing(record: Record) -> Prompt:
+    return Prompt("", "", "")
+
+
+def _other_side(record: Record) -> str:
+    return _expect(ParallelSentence, record).target
+
+
+def _chosen_label(record: Record) -> str:
+    return _expect(MultipleChoice, record).answer
+
+
 def _full_text(render: Callable[[Record], Prompt]) -> Callable[[Record], str]:
     return lambda record: render(record).text
 
 
-TEMPLATES: dict[str, Template] = {
-    # Question alignment (Zhu et al. 2024), stages I and II; decoding uses the second.
-    "question_translation": Template(
-        _translation, lambda r: _expect(ParallelSentence, r).target, reads=ParallelSentence
-    ),
-    "question_translation_published": Template(
-        _published_translation, lambda r: _expect(ParallelSentence, r).target, reads=ParallelSentence
-    ),
-    "alpaca": Template(_around(ALPACA_BEFORE, ALPACA_AFTER), _rationale),
-    # MindMerger (Huang et al. 2024): mapping stage without prompt, then one prompt a task.
-    "mapping": Template(
-        lambda r: Prompt("", "", ""),
-        lambda r: _expect(ParallelSentence, r).target,
-        joined=False,
-        reads=ParallelSentence,
-    ),
-    "mindmerger_math": Template(
-        _around(ALPACA_BEFORE, ALPACA_AFTER + " Let's think step by step."), _rationale, joined=False
-    ),
-    # LangBridge (Yoon et al. 2024): the encoder alone reads, its text that of the Alpaca prompt.
-    "langbridge": Template(
-        lambda r: Prompt("", "", ""),
-        _rationale,
-        joined=False,
-        encoder_text=_full_text(_around(ALPACA_BEFORE, ALPACA_AFTER + "\n")),
-    ),
-    "xcsqa": Template(
-        _xcsqa,
-        lambda r: _expect(MultipleChoice, r).answer,
-        joined=False,
-        encoder_text=_full_text(_xcsqa),
-        reads=MultipleChoice,
-    ),
-    "xnli": Template(
-        _xnli,
-        lambda r: _expect(Entailment, r).label,
-        joined=False,
-        encoder_text=_full_text(_xnli),
-        reads=Entailment,
-    ),
-    "xcopa": Template(
-        _xcopa,
-        lambda r: _expect(MultipleChoice, r).answer,
-        joined=False,
-        encoder_text=_full_text(_xcopa),
-        reads=MultipleChoice,
-    ),
-    # mCoT (Lai & Nissim 2024).
-    "mcot": Template(_mcot, _rationale),
-    # Proxy-tuning's GSM prompt (Liu et al. 2024) and the texts at which its outputs are cut.
-    "proxy_gsm": Template(
-        _around("Answer the following question.\n\nQuestion: ", "\nAnswer:"),
-        _rationale,
-        stop=("Answer the following question", "Question:", "Comment:"),
-    ),
-    # tinyworld: the same roles in few tokens.
-    "tinyworld_math": Template(_around("Q: ", "\nA:"), lambda r: " " + _rationale(r)),
-    "tinyworld_translation": Template(
-        _around("Q: ", "\nEnglish:"), lambda r: " " + _expect(ParallelSentence, r).target, reads=ParallelSentence
-    ),
-    "document": Template(
-        lambda r: Prompt("", "", ""), lambda r: _expect(ParallelSentence, r).target, reads=ParallelSentence
-    ),
-}
+# Question alignment (Zhu et al. 2024), stages I and II; decoding uses the second.
+QUESTION_TRANSLATION = Template(_translation, _other_side, reads=ParallelSentence)
+"""Question alignment, stage I: translate the question into English, in the Alpaca template."""
+QUESTION_TRANSLATION_PUBLISHED = Template(_published_translation, _other_side, reads=ParallelSentence)
+"""The same with the language names of the authors' code ("Swahili (macrolanguage)")."""
+ALPACA = Template(_around(ALPACA_BEFORE, ALPACA_AFTER), _rationale)
+"""Stanford Alpaca's template without input: question alignment, stage II."""
+# MindMerger (Huang et al. 2024): mapping stage without prompt, then one prompt a task.
+MAPPING = Template(_nothing, _other_side, joined=False, reads=ParallelSentence)
+"""MindMerger, stage I: no text before the target, the encoder alone reads the question."""
+MINDMERGER_MATH = Template(
+    _around(ALPACA_BEFORE, ALPACA_AFTER + " Let's think step by step."), _rationale, joined=False
+)
+"""MindMerger, stage II, on word problems: the Alpaca template and "Let's think step by step."."""
+# LangBridge (Yoon et al. 2024): the encoder alone reads, its text that of the Alpaca prompt.
+LANGBRIDGE = Template(
+    _nothing,
+    _rationale,
+    joined=False,
+    encoder_text=_full_text(_around(ALPACA_BEFORE, ALPACA_AFTER + "\n")),
+)
+"""LangBridge: the encoder alone reads, its text the Alpaca prompt."""
+XCSQA = Template(_xcsqa, _chosen_label, joined=False, encoder_text=_full_text(_xcsqa), reads=MultipleChoice)
+"""MindMerger on X-CSQA: the question with its options, answered by a label."""
+XNLI = Template(
+    _xnli, lambda r: _expect(Entailment, r).label, joined=False, encoder_text=_full_text(_xnli), reads=Entailment
+)
+"""MindMerger on XNLI: premise and hypothesis, answered by a label."""
+XCOPA = Template(_xcopa, _chosen_label, joined=False, encoder_text=_full_text(_xcopa), reads=MultipleChoice)
+"""XCOPA: a premise, what is asked about it and two options, answered by a label."""
+# mCoT (Lai & Nissim 2024).
+MCOT = Template(_mcot, _rationale)
+"""Multilingual CoT: the question, then "let's think step by step" in its language."""
+# Proxy-tuning's GSM prompt (Liu et al. 2024) and the texts at which its outputs are cut.
+PROXY_GSM = Template(
+    _around("Answer the following question.\n\nQuestion: ", "\nAnswer:"),
+    _rationale,
+    stop=("Answer the following question", "Question:", "Comment:"),
+)
+"""Proxy-tuning on GSM: "Answer the following question."."""
+# tinyworld: the same roles in few tokens.
+TINYWORLD_MATH = Template(_around("Q: ", "\nA:"), lambda r: " " + _rationale(r))
+"""The embedded models on word problems: "Q: ... A:"."""
+TINYWORLD_TRANSLATION = Template(_around("Q: ", "\nEnglish:"), lambda r: " " + _other_side(r), reads=ParallelSentence)
+"""The embedded models translating a question: "Q: ... English:"."""
+DOCUMENT = Template(_nothing, _other_side, reads=ParallelSentence)
+"""Plain text without a prompt, for training a language model."""
 
 
 def template(name: str) -> Template:
     """The template of a name; UserError naming the nearest when there is none."""
-    if name not in TEMPLATES:
-        raise unknown_name("prompt", name, TEMPLATES)
-    return TEMPLATES[name]
+    found: Template = registry.get("prompts", name)
+    return found
 
 
 _KINDS: dict[type[Record], str] = {
@@ -216,8 +212,8 @@ def require_readable(chosen: Template, records: Sequence[Record]) -> None:
     """UserError naming the first record of another kind than a template reads, and the templates for it."""
     for record in records:
         if type(record) is not chosen.reads:
-            fitting = [name for name, one in TEMPLATES.items() if one.reads is type(record)]
-            own = next((name for name, one in TEMPLATES.items() if one is chosen), "the prompt")
+            fitting = [name for name in registry.KINDS["prompts"].built_in if template(name).reads is type(record)]
+            own = registry.name_of("prompts", chosen) or "of another package"
             raise UserError(
                 f"{record.origin}: prompt {own} reads {_KINDS[chosen.reads]}, and these are {_KINDS[type(record)]}, of which it would leave "
                 f"something out: choose {', '.join(fitting)}"

@@ -1,19 +1,15 @@
-"""Methods by name: one file a paper, found through one line here."""
+"""Methods by name: one file a paper, found through one line of mmscale/registry.py."""
 
 from __future__ import annotations
 
-from mmscale.errors import unknown_name
-from mmscale.methods import mindmerger, multilingual_cot, question_alignment
+from mmscale import registry
 from mmscale.methods.base import Method, StageSpec
-
-METHODS: dict[str, Method] = {m.METHOD.name: m.METHOD for m in (question_alignment, mindmerger, multilingual_cot)}
 
 
 def method(name: str) -> Method:
     """The method of a name; UserError naming the nearest when there is none."""
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS)
-    return METHODS[name]
+    found: Method = registry.get("methods", name)
+    return found
 
 
-__all__ = ["METHODS", "Method", "StageSpec", "method"]
+__all__ = ["Method", "StageSpec", "method"]

@@ -15,7 +15,7 @@ from mmscale.evaluation.answers import rule
 from mmscale.evaluation.predictions import Prediction, score
 from mmscale.evaluation.scores import task_scores
 from mmscale.evaluation.solving import LazySolver, evaluate_task
-from mmscale.methods import METHODS, Method, method
+from mmscale.methods import Method, method
 from mmscale.models.assembly import ModelParts
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
@@ -258,7 +258,7 @@ class Run:
         before = self.rows.get(other or "", {})
         entry: dict[str, Any] = {
             "title": self.titles[name],
-            "paper": METHODS[name].paper if name in METHODS else "",
+            "paper": method(name).paper if name in self.config.methods else "",
             "compared_with": other,
             "tasks": {
                 task: task_scores(

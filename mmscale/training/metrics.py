@@ -13,15 +13,15 @@ from mmscale.storage.reading import parse_json
 
 
 class Metrics:
-    """Rows of {"step": n, name: value …}; rows after `from_step` of an earlier try are dropped.
+    """Rows {"step": n, name: value …} in metrics.jsonl of the stage's folder; a resumed stage drops those after `from_step`.
 
-    Of several ranks one writes; the others keep silent.
+    Only one of several ranks writes.
     """
 
     def __init__(self, folder: Path, from_step: int, writes: bool = True) -> None:
         self.path = folder / "metrics.jsonl"
         self._file: Any = None
-        self._board: Any = None
+        self._board: TensorBoard | None = None
         if not writes:
             return
         kept = [row for row in read_metrics(self.path) if row["step"] <= from_step]
@@ -29,9 +29,7 @@ class Metrics:
             handle.writelines(json.dumps(row) + "\n" for row in kept)
         self._file = open(self.path, "a", encoding="utf-8")
         if importlib.util.find_spec("tensorboard") is not None:  # extra `tracking`
-            from torch.utils.tensorboard import SummaryWriter  # imports slowly; only a run needs it
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
+            self._board = TensorBoard(folder, from_step)
 
     def write(self, step: int, **values: float) -> None:
         if self._file is None:
@@ -42,14 +40,29 @@ class Metrics:
         except OSError as error:
             raise cannot_write(self.path, error) from error
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+            self._board.write(step, **values)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+class TensorBoard:
+    """TensorBoard's event files in the stage's folder, where it is installed (extra `tracking`)."""
+
+    def __init__(self, folder: Path, from_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # imports slowly; only a run needs it
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
+
+    def write(self, step: int, **values: float) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from mmscale import registry
 from mmscale.config.data import DataConfig
 from mmscale.data.loading import load_records
 from mmscale.data.records import Entailment, Problem
-from mmscale.data.sources import SOURCES
 from mmscale.errors import UserError
 from mmscale.languages import MGSM_LANGUAGES, find_code
 from tests.data.published import FORMS, array, lines
@@ -20,7 +20,7 @@ def load(source, path, *languages, **more):
 
 
 def test_every_source_is_among_the_forms():
-    assert {form.source for form in FORMS} == set(SOURCES) - {"tinyworld"}
+    assert {form.source for form in FORMS} == set(registry.names("sources")) - {"tinyworld"}
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from mmscale import registry
 from mmscale.config.data import PackingConfig
 from mmscale.data.packing import pack
-from mmscale.data.prompts import TEMPLATES, require_readable, template
+from mmscale.data.prompts import require_readable, template
 from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem
 from mmscale.data.segments import ExampleTokenizer, special_tokens
 from mmscale.errors import UserError
@@ -100,24 +101,24 @@ def test_templates_are_the_published_bytes():
     pair = ParallelSentence("Frage?", "Question?", "de", "en")
     choice = MultipleChoice("Where?", tuple(zip("ABCDE", "vwxyz", strict=True)), "en", "B")
     alpaca = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-    assert TEMPLATES["question_translation"].prompt(pair).text == (
+    assert template("question_translation").prompt(pair).text == (
         alpaca
         + "\n\n### Instruction:\nTranslate the following sentences from German to English. Frage?\n\n### Response:"
     )
     problem = Problem("Q", "bn")
-    assert TEMPLATES["alpaca"].prompt(problem).text == alpaca + "\n\n### Instruction:\nQ\n\n### Response:"
-    assert TEMPLATES["mindmerger_math"].prompt(problem).text == (
+    assert template("alpaca").prompt(problem).text == alpaca + "\n\n### Instruction:\nQ\n\n### Response:"
+    assert template("mindmerger_math").prompt(problem).text == (
         alpaca + "\n\n### Instruction:\nQ\n\n### Response: Let's think step by step."
     )
-    assert TEMPLATES["mcot"].prompt(problem).text == "Question:\nQ\nAnswer:\nআসুন ধাপে ধাপে চিন্তা করি।\n"
-    assert TEMPLATES["xcsqa"].prompt(choice).text == "Where?\nOptions:A. v\tB. w\tC. x\tD. y\tE. z\nAnswer:"
-    assert TEMPLATES["proxy_gsm"].prompt(problem).text == "Answer the following question.\n\nQuestion: Q\nAnswer:"
-    assert TEMPLATES["mapping"].prompt(pair).text == ""
+    assert template("mcot").prompt(problem).text == "Question:\nQ\nAnswer:\nআসুন ধাপে ধাপে চিন্তা করি।\n"
+    assert template("xcsqa").prompt(choice).text == "Where?\nOptions:A. v\tB. w\tC. x\tD. y\tE. z\nAnswer:"
+    assert template("proxy_gsm").prompt(problem).text == "Answer the following question.\n\nQuestion: Q\nAnswer:"
+    assert template("mapping").prompt(pair).text == ""
 
 
 def test_a_prompt_for_another_kind_of_record_is_refused():
     with pytest.raises(UserError, match="needs ParallelSentence rows, not Problem rows"):
-        TEMPLATES["question_translation"].prompt(PROBLEM)
+        template("question_translation").prompt(PROBLEM)
 
 
 @pytest.mark.parametrize("room", [512, 60, 20])
@@ -153,7 +154,7 @@ def test_every_template_refuses_records_that_it_would_not_show_whole():
         Entailment("p", "h", "en"),
         ParallelSentence("a", "b", "sw", "en"),
     ]
-    for name, one in TEMPLATES.items():
+    for name, one in ((name, template(name)) for name in registry.names("prompts")):
         for record in records:
             if type(record) is one.reads:
                 require_readable(one, [record])

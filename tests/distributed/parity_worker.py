@@ -14,7 +14,7 @@ import torch
 
 from mmscale.cli.devices import joined, started
 from mmscale.config.run import RunConfig, apply_overrides, parse_run
-from mmscale.methods import METHODS
+from mmscale.methods import method
 from mmscale.parallel.world import leave
 from mmscale.runs.run import stages_up_to, train_method
 from mmscale.runs.tokenizing import prepare
@@ -111,10 +111,10 @@ def main() -> None:
     Trainer.run = noted  # type: ignore[method-assign]
     world = started()
     for name in run.recipes:
-        prepare(stages_up_to(run, f"{name}.{METHODS[name].stages[-1].name}"), world)
+        prepare(stages_up_to(run, f"{name}.{method(name).stages[-1].name}"), world)
     with joined(run.parallel, world) as context:
         for name in run.recipes:
-            train_method(run, METHODS[name], context)
+            train_method(run, method(name), context)
         (folder / f"account-{context.rank}.json").write_text(json.dumps(accounts), encoding="utf-8")
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mmscale import registry
 from mmscale.errors import UserError
-from mmscale.evaluation.answers import RULES, rule
+from mmscale.evaluation.answers import rule
 
 
 def verdict(name: str, response: str, gold: str, language: str = "en") -> bool:
@@ -168,7 +169,7 @@ def test_default_judges_as_a_careful_reader_does():
 
 def test_the_page_says_what_each_rule_does():
     page = (Path(__file__).parents[2] / "docs" / "answers.md").read_text(encoding="utf-8")
-    for name in RULES:
+    for name in registry.names("rules"):
         same = sum(verdict(name, row["response"], row["answer"], row["language"]) == row["right"] for row in LABELLED)
         assert re.search(rf"\| `{name}` \|.*\| {100 * same / len(LABELLED):.1f} % \|", page), (name, same)
     assert f"share of {len(LABELLED)} labelled answers" in page

@@ -7,3 +7,4 @@ from mmscale.evaluation.answers.base import Rule
 RULE = Rule(
     extract=lambda response, language: response.strip(), equal=lambda prediction, gold: prediction == gold.strip()
 )
+"""The whole response without surrounding spaces equals the gold, as MindMerger scores X-CSQA and XNLI."""

@@ -40,3 +40,4 @@ def _gold(text: str) -> str:
 
 
 RULE = Rule(extract, equal, _gold, scorable=lambda text: math.isfinite(_value(_gold(text))))
+"""The last unsigned number of the response, as MathOctopus, QAlign, MindMerger and LangBridge score; faults included."""

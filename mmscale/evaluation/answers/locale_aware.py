@@ -59,3 +59,4 @@ def _scorable(text: str) -> bool:
 
 
 RULE = Rule(extract, equal, gold, readings, _scorable)
+"""The answer as a careful reader of the language takes it, numbers in words and native digits too."""

@@ -65,3 +65,4 @@ def equal(prediction: str, gold: str) -> bool:
 
 
 RULE = Rule(extract, equal, final_gold)
+"""The content of the last \\boxed, else the last signed number, as mCoT scores; faults included."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,33 +12,16 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
+from mmscale import registry
 from mmscale.config.model import EncoderConfig
 from mmscale.data.packing import EncoderRow
-from mmscale.errors import UserError, unknown_name
+from mmscale.errors import UserError
 from mmscale.models.accounting import require_finite, require_whole
 from mmscale.models.loading import DTYPES, freeze, load_model_configuration, load_pretrained
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.models.weights import checkpoint_files
 from mmscale.parallel.context import ParallelContext
 from mmscale.transfer import to_device
-
-FAMILIES = ("t5", "m2m100", "xlm_roberta", "decoder")
-_MODEL_TYPES = {
-    "t5": "t5",
-    "mt5": "t5",
-    "umt5": "t5",
-    "m2m_100": "m2m100",
-    "nllb": "m2m100",
-    "nllb-moe": "m2m100",
-    "xlm-roberta": "xlm_roberta",
-    "roberta": "xlm_roberta",
-    "bert": "xlm_roberta",
-    "xlm-roberta-xl": "xlm_roberta",
-    "llama": "decoder",
-    "mistral": "decoder",
-    "qwen2": "decoder",
-    "qwen3": "decoder",
-}
 
 
 @dataclass(frozen=True)
@@ -60,6 +42,8 @@ class Family:
     """Pattern of the checkpoint's tensors that the model has no use for: another half, a head."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments of from_pretrained, beside the usual."""
+    model_types: tuple[str, ...] = ()
+    """The `model_type` of configurations that are of this family."""
 
 
 def load_encoder_config(config: EncoderConfig) -> Any:
@@ -71,17 +55,18 @@ def family_of(config: EncoderConfig) -> str:
     if config.family != "auto":
         return config.family
     model_type = load_encoder_config(config).model_type
-    if model_type not in _MODEL_TYPES:
-        raise UserError(
-            f"encoder.path={config.path} has model type '{model_type}': set encoder.family to one of {', '.join(FAMILIES)}"
-        )
-    return _MODEL_TYPES[model_type]
+    for name in registry.names("encoders"):
+        if model_type in family(name).model_types:
+            return name
+    raise UserError(
+        f"encoder.path={config.path} has model type '{model_type}': set encoder.family to one of {registry.listed('encoders')}"
+    )
 
 
 def family(name: str) -> Family:
-    if name not in FAMILIES:
-        raise unknown_name("encoder family", name, FAMILIES)
-    return importlib.import_module(f"mmscale.models.encoders.{name}").FAMILY
+    """The family of a name; UserError naming the nearest when there is none."""
+    found: Family = registry.get("encoders", name)
+    return found
 
 
 class FamilyTokenizer:

@@ -13,4 +13,5 @@ FAMILY = Family(
     prepare=lambda tokenizer, language: None,
     width=lambda config: int(config.hidden_size),
     beside=r"^lm_head\.",
+    model_types=("llama", "mistral", "qwen2", "qwen3"),
 )

@@ -35,4 +35,5 @@ FAMILY = Family(
     prepare=_prepare,
     width=lambda config: int(config.d_model),
     beside=r"^$",
+    model_types=("m2m_100", "nllb", "nllb-moe"),
 )

@@ -17,4 +17,5 @@ FAMILY = Family(
     prepare=lambda tokenizer, language: None,
     width=lambda config: int(config.d_model),
     beside=r"^(decoder|lm_head)\.",
+    model_types=("t5", "mt5", "umt5"),
 )

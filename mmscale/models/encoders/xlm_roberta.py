@@ -14,4 +14,5 @@ FAMILY = Family(
     width=lambda config: int(config.hidden_size),
     beside=r"^(lm_head|cls|classifier|qa_outputs)\.|(^|\.)pooler\.",
     arguments={"add_pooling_layer": False},
+    model_types=("xlm-roberta", "roberta", "bert", "xlm-roberta-xl"),
 )
