@@ -23,9 +23,9 @@ def _config(
 ) -> DataConfig:
     from pydantic import ValidationError
 
-    from mmscale.config.base import validation_sentence
     from mmscale.config.data import DataConfig
-    from mmscale.config.run import apply_overrides
+    from mmscale.config.documents import apply_overrides
+    from mmscale.config.mistakes import validation_sentence
 
     values = {
         "source": source,

@@ -67,7 +67,7 @@ def checked(kind: Any, **values: Any) -> Any:
     """A configuration of command-line values; UserError names the first that is wrong."""
     from pydantic import ValidationError
 
-    from mmscale.config.base import validation_sentence
+    from mmscale.config.mistakes import validation_sentence
 
     try:
         return kind(**values)

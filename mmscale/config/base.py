@@ -1,25 +1,70 @@
-"""The frozen base of every configuration class, and pydantic's complaints told in one sentence."""
+"""The frozen base of every configuration class, and the kinds of text that have to be a known name."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
-from mmscale.errors import UserError, unknown_name
-from mmscale.languages import language
+from mmscale import registry
+from mmscale.errors import UserError
+from mmscale.languages import LANGUAGES, language
 
 
-def _known_languages(codes: tuple[str, ...]) -> tuple[str, ...]:
-    for code in codes:
+class Named:
+    """Marks text that has to be a name of the registry, or one of a few words beside."""
+
+    def __init__(self, kind: str, *words: str) -> None:
+        self.kind, self.words = kind, words
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._known, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "enum": [*self.words, *registry.names(self.kind)]}
+
+    def _known(self, name: str) -> str:
+        if name not in self.words:
+            try:
+                registry.require(self.kind, name)
+            except UserError as error:  # pydantic collects what is a ValueError
+                raise ValueError(str(error)) from error
+        return name
+
+
+SourceName = Annotated[str, Named("sources")]
+PromptName = Annotated[str, Named("prompts")]
+FilterName = Annotated[str, Named("filters")]
+RuleName = Annotated[str, Named("rules")]
+EncoderFamily = Annotated[str, Named("encoders", "auto")]
+MethodName = Annotated[str, Named("methods")]
+TaskName = Annotated[str, Named("tasks")]
+
+
+def _known_language(code: str) -> str:
+    try:
         language(code)
-    return codes
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return code
 
 
-LanguageCodes = Annotated[tuple[str, ...], AfterValidator(_known_languages)]
-"""ISO codes of languages in mmscale/languages.py."""
-
+LanguageCode = Annotated[
+    str, AfterValidator(_known_language), WithJsonSchema({"type": "string", "enum": sorted(LANGUAGES)})
+]
+"""ISO code of a language in mmscale/languages.py."""
+LanguageCodes = tuple[LanguageCode, ...]
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What every generator of random numbers here takes."""
@@ -28,7 +73,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 class Config(BaseModel):
     """A typed, frozen section of the configuration; unknown keys are refused, and numbers no library could take."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
     @model_validator(mode="after")
     def _within_64_bits(self) -> Config:
@@ -45,40 +96,3 @@ def deep_merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = deep_merge(merged[key], value) if both else value
     return merged
-
-
-def _below(annotation: Any, key: int | str) -> Any:
-    """The type that stands behind `key` in a value of type `annotation`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        field = annotation.model_fields.get(str(key))
-        return None if field is None else field.annotation
-    arguments = [a for a in get_args(annotation) if a not in (type(None), Ellipsis)]
-    if get_origin(annotation) is dict:
-        return arguments[1]
-    if get_origin(annotation) is tuple:
-        return arguments[0]
-    return _below(arguments[0], key) if arguments else None
-
-
-def _fields_at(root: type[BaseModel], path: tuple[int | str, ...]) -> set[str]:
-    """Names of the keys that are valid beside the last element of `path`, seen from `root`."""
-    current: Any = root
-    for part in path[:-1]:
-        current = _below(current, part)
-    while get_args(current) and get_origin(current) not in (dict, tuple):
-        current = next(a for a in get_args(current) if a is not type(None))
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return set(current.model_fields)
-    return set()
-
-
-def validation_sentence(root: type[BaseModel], error: ValidationError, origin: str) -> UserError:
-    """The first complaint of a ValidationError as one sentence naming file, key and remedy."""
-    first: ErrorDetails = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
-    if first["type"] == "extra_forbidden":
-        wrong = unknown_name("key", str(first["loc"][-1]), _fields_at(root, first["loc"]))
-        return UserError(f"{origin}: {wrong} (at {key})")
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
-    return UserError(f"{origin}: {key}: {message[0].lower()}{message[1:]}{given}")

@@ -6,23 +6,24 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from mmscale.config.base import Config, LanguageCodes
+from mmscale.config.base import Config, FilterName, LanguageCodes, SourceName
 
 
 class DataConfig(Config):
     """One data set: a source by name, where its files are, and which rows are wanted."""
 
-    source: str
-    """Name of a source in mmscale/data/sources."""
+    source: SourceName
+    """Name of a source (`mmscale list sources`)."""
     path: str = ""
     """File, folder in the published layout, or pattern with {language} or {Language}; a hub id for `table`."""
     languages: LanguageCodes = ()
     """ISO codes; empty means every language of the run."""
     split: str = "train"
+    """Split of the data set, as its files or the hub name it."""
     limit_per_language: int | None = Field(default=None, ge=1)
     """First rows of each language only."""
-    drop: tuple[str, ...] = ()
-    """Names of filters whose flagged rows are left out; others are counted only."""
+    drop: tuple[FilterName, ...] = ()
+    """Filters whose flagged rows are left out (`mmscale list filters`); the other built-in ones only count."""
     max_bad_share: float = Field(default=0.01, ge=0, le=1)
     """More unreadable rows than this share stops the run."""
     options: dict[str, Any] = {}
@@ -39,8 +40,11 @@ class PackingConfig(Config):
     global_batch_tokens: int | None = Field(default=None, ge=16)
     """Instead: token slots in one optimizer step; rows are filled to capacity by best fit."""
     max_prompt_tokens: int = Field(default=512, ge=4)
+    """Longest prompt; a longer one loses the end of its question."""
     max_target_tokens: int = Field(default=512, ge=2)
+    """Longest target; a longer one loses its end."""
     max_encoder_tokens: int = Field(default=512, ge=2)
+    """Longest text of the encoder; a longer one loses its end."""
     max_joined_tokens: int | None = Field(default=None, ge=8)
     """Instead of the limits of prompt and target: BOS, prompt, target and EOS together, cut at the end (QAlign, Alpaca). A
     long question then loses the end of its target, or all of it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mmscale.config.base import Config
+from mmscale.config.base import Config, EncoderFamily
 
 DType = Literal["float32", "bfloat16", "float16", "float64"]
 
@@ -15,23 +15,32 @@ class LanguageModelConfig(Config):
     path: str
     """Local folder, hub id, or `tinyworld:NAME` for an embedded model."""
     revision: str | None = None
+    """Branch, tag or commit of a hub id."""
     dtype: DType = "float32"
+    """How the weights are held."""
     quantization: Literal["none", "nf4", "int8"] = "none"
-    """Of the linear layers of a frozen model, by bitsandbytes; one that is trained stays as it is."""
+    """How the linear layers of a frozen model are held, by bitsandbytes; one that is trained stays as it is."""
     attention: Literal["auto", "packed_sdpa", "flash_attention_2", "flash_attention_3", "torch_varlen"] = "auto"
     """`auto` takes flash-attn where it is installed on a GPU (3 on Hopper, else 2), else torch's SDPA on packed rows; `torch_varlen` is PyTorch's
     own variable-length flash-attention, for a GPU without flash-attn."""
     trust_remote_code: bool = False
+    """Run Python code that the model's folder brings."""
     bos_token: str | None = None
-    """Only where neither tokenizer nor model config names one (Qwen: taken from the model config)."""
+    """Begin token, only where neither tokenizer nor model config names one (Qwen: taken from the model config)."""
     eos_token: str | None = None
+    """End token, only where neither tokenizer nor model config names one."""
 
 
 class EncoderConfig(Config):
     """A multilingual encoder: its family decides tokens, language codes and which half is loaded."""
 
     path: str
-    family: Literal["auto", "t5", "m2m100", "xlm_roberta", "decoder"] = "auto"
+    """Local folder, hub id, or `tinyworld:NAME` for an embedded one."""
+    family: EncoderFamily = "auto"
+    """Name of a family (`mmscale list encoders`); `auto` finds it by the checkpoint's model type."""
     revision: str | None = None
+    """Branch, tag or commit of a hub id."""
     dtype: DType = "float32"
+    """How the weights are held."""
     trust_remote_code: bool = False
+    """Run Python code that the model's folder brings."""

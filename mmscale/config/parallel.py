@@ -13,9 +13,11 @@ class OffloadConfig(Config):
     """Where DeepSpeed keeps a part of the state that does not fit the GPU."""
 
     device: Literal["none", "cpu", "nvme"] = "none"
+    """Where it is kept; `none` leaves it on the GPU."""
     nvme_path: str | None = None
     """Folder on a local NVMe disk."""
     pin_memory: bool = True
+    """Page-locked host memory: faster copies, memory that nothing else can use."""
 
     @model_validator(mode="after")
     def _has_place(self) -> OffloadConfig:
@@ -30,7 +32,9 @@ class ZeroConfig(Config):
     stage: Literal[0, 1, 2, 3] = 0
     """1 partitions the optimizer, 2 the gradients too, 3 the parameters too."""
     offload_optimizer: OffloadConfig = OffloadConfig()
+    """Where optimizer state is kept."""
     offload_parameters: OffloadConfig = OffloadConfig()
+    """Where parameters are kept, under stage 3."""
     bucket_elements: int = Field(default=500_000_000, ge=1)
     """Gradient elements reduced at once (DeepSpeed's default)."""
     persistence_threshold: int = Field(default=100_000, ge=0)
@@ -66,7 +70,7 @@ class InterruptionConfig(Config):
     """When training stops by itself, having saved; the same command goes on from there."""
 
     wall_clock_minutes: float | None = Field(default=None, gt=0)
-    """Of this process; under Slurm the job's own end counts as well."""
+    """Time that this process may take; under Slurm the job's own end counts as well."""
     minutes_before_job_end: float = Field(default=5, ge=0)
     """How early to stop before Slurm does: longer than a step and a save."""
     hang_minutes: float = Field(default=60, gt=0)
@@ -85,7 +89,9 @@ class ParallelConfig(Config):
     """Ranks that share layers also share the tokens between them (Korthikanti et al. 2022, arXiv 2205.05198): the same
     bytes travel, and norms and kept layer inputs take a part of the memory."""
     zero: ZeroConfig = ZeroConfig()
+    """What is partitioned over ranks that share the examples."""
     interruption: InterruptionConfig = InterruptionConfig()
+    """When to stop and save."""
     timeout_minutes: float = Field(default=30, gt=0)
     """A collective that takes longer ends the rank: longer than a first compilation, shorter than a lost night."""
 

@@ -2,49 +2,82 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails
 
-from mmscale.config.base import Config, LanguageCodes, deep_merge, validation_sentence
+from mmscale.config.base import Config, LanguageCodes, MethodName
+from mmscale.config.documents import Document, find_config, read_document, with_overrides
 from mmscale.config.evaluation import EvaluationConfig, ProxyConfig
+from mmscale.config.mistakes import mistakes
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.config.parallel import ParallelConfig
+from mmscale.config.references import wrong_references
 from mmscale.config.training import StageConfig
-from mmscale.errors import UserError
 from mmscale.languages import MGSM_LANGUAGES
-from mmscale.storage.reading import existing_file, is_file, parse_yaml, read_yaml
+
+
+def _again(one: ErrorDetails) -> InitErrorDetails:
+    """A complaint as pydantic takes it back."""
+    return InitErrorDetails(type=one["type"], loc=one["loc"], input=one["input"], ctx=one.get("ctx", {}))
 
 
 class RunConfig(Config):
     """Everything `mmscale run` does; written back, resolved, as run.yaml in the run directory."""
 
     name: str
+    """What the run is called in reports."""
     output_dir: str = ""
-    """Run directory; empty means runs/<name>."""
+    """Run directory; empty means runs/NAME."""
     seed: int = Field(default=1234, ge=0, lt=2**32)
+    """Decides the order of the examples and the initial weights of what is new."""
     languages: LanguageCodes = MGSM_LANGUAGES
+    """ISO codes of the languages that are trained and asked, where a data set names none of its own."""
     language_model: LanguageModelConfig
+    """The LLM that every method begins with."""
     encoder: EncoderConfig | None = None
-    encoder_cache: str = "auto"
+    """The multilingual encoder of methods that need one."""
+    encoder_cache: Annotated[str, WithJsonSchema({"type": ["string", "boolean"]})] = "auto"
     """States of the frozen encoder on disk: `auto` keeps them in the run directory while a stage goes over its data twice
     or more; `off`; or a folder that keeps them for other runs."""
-    methods: tuple[str, ...] = ()
+    methods: tuple[MethodName, ...] = ()
     """Which recipes to run, in this order."""
-    recipes: dict[str, dict[str, StageConfig]] = {}
+    recipes: dict[MethodName, dict[str, StageConfig]] = {}
     """method name -> stage name -> stage."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """What the models are asked, and how answers are scored."""
     proxy: ProxyConfig | None = None
+    """Proxy-tuning of a larger base by one of the tuned models."""
     parallel: ParallelConfig = ParallelConfig()
+    """How the run is spread over ranks."""
     threads: int | None = None
-    """CPU threads of torch; None leaves torch's choice."""
+    """CPU threads of torch; null leaves torch's choice."""
     deterministic: bool = False
     """Only algorithms that give the same bits every time, on a GPU slower ones; an operation without one is refused."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _all_mistakes(cls, values: Any, handler: ModelWrapValidatorHandler[RunConfig]) -> RunConfig:
+        """Mistakes of single values and of what they say of each other, all at once."""
+        wrong = wrong_references(values)
+        try:
+            run = handler(values)
+        except ValidationError as error:
+            wrong = [_again(one) for one in error.errors()] + wrong
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return run
 
     @field_validator("encoder_cache", mode="before")
     @classmethod
@@ -57,80 +90,22 @@ class RunConfig(Config):
         return Path(self.output_dir or f"runs/{self.name}")
 
 
-def find_config(name: str) -> Path:
-    """A YAML file by path, or by its name inside the configurations that ship with mmscale."""
-    path = Path(name).expanduser()
-    if is_file(path):
-        return path
-    shipped = Path(str(resources.files("mmscale.configs")))
-    relative = name.removeprefix("configs/")
-    if is_file(shipped / relative):
-        return shipped / relative
-    choices = sorted(str(p.relative_to(shipped)) for p in shipped.rglob("*.yaml"))
-    if path.exists():
-        raise UserError(f"{name} is not a file: name a YAML file")
-    near = difflib.get_close_matches(relative, choices, n=1)
-    hint = f"did you mean configs/{near[0]}?" if near else f"shipped: {', '.join('configs/' + c for c in choices)}"
-    raise UserError(f"configuration not found: {name}: {hint}")
-
-
-def read_with_parent(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The YAML at `path` laid over the file its `extends` key names (relative to it), if any."""
-    values = read_yaml(path)
-    parent = values.pop("extends", None)
-    if parent is None:
-        return values
-    if not isinstance(parent, str):
-        raise UserError(f"{path}: extends: {parent!r:.60} is not the name of a file; correct it")
-    file = existing_file(path.parent / parent, f"{path}: extends:")
-    chain = (*above, path.resolve())
-    if file.resolve() in chain:
-        raise UserError(f"{path}: extends: {parent} leads back to {file.resolve().name} itself; take that line out")
-    return deep_merge(read_with_parent(file, chain), values)
-
-
-def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`values` with each "a.b.c=VALUE" set, VALUE read as YAML; list elements by number."""
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise UserError(f"'{override}' is not key=value; for example methods=[mindmerger]")
-        try:
-            value = parse_yaml(text, "")
-        except UserError as error:
-            raise UserError(f"override {key}: '{text:.60}' is not a YAML value; quote it") from error
-        values = _set(values, key.split("."), value, key)
-    return values
-
-
-def _set(node: Any, parts: list[str], value: Any, key: str) -> Any:
-    if not parts:
-        return value
-    head, rest = parts[0], parts[1:]
-    if isinstance(node, list):
-        if not head.isdigit() or int(head) >= len(node):
-            raise UserError(f"override {key}: '{head}' is not an index of a list of {len(node)}")
-        return [_set(item, rest, value, key) if i == int(head) else item for i, item in enumerate(node)]
-    if node is not None and not isinstance(node, dict):
-        raise UserError(f"override {key}: there is no section before '{head}'")
-    node = dict(node or {})
-    node[head] = _set(node.get(head), rest, value, key)
-    return node
-
-
 def load_run(name: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """A checked RunConfig from a YAML file and overrides; UserError names file and key."""
-    path = find_config(name)
-    return parse_run(apply_overrides(read_with_parent(path), overrides), str(path))
+    """A checked RunConfig from a YAML file and overrides; UserError tells every mistake with file, line and key."""
+    return parse_document(with_overrides(read_document(find_config(name)), overrides))
 
 
 def parse_run(values: dict[str, Any], origin: str) -> RunConfig:
+    """A checked RunConfig of values that stand in no file."""
+    return parse_document(Document(values, name=origin))
+
+
+def parse_document(document: Document) -> RunConfig:
+    """A checked RunConfig; UserError tells every mistake."""
     try:
-        return RunConfig.model_validate(values)
+        return RunConfig.model_validate(document.values)
     except ValidationError as error:
-        raise validation_sentence(RunConfig, error, origin) from error
-    except UserError as error:
-        raise UserError(f"{origin}: {error}") from error
+        raise mistakes(RunConfig, error, document) from error
 
 
 def dump_run(config: RunConfig) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mmscale.config.base import Config
+from mmscale.config.base import Config, PromptName
 from mmscale.config.data import DataConfig, PackingConfig
 
 
@@ -14,13 +14,19 @@ class OptimizerConfig(Config):
     """AdamW and its schedule."""
 
     learning_rate: float = Field(default=2e-5, gt=0)
+    """Highest rate of the schedule."""
     embedding_learning_rate: float | None = Field(default=None, gt=0)
-    """Rate of embedding tables, where it differs: words new to a model need larger steps than what it can already do."""
+    """Rate of the embedding tables, where it differs: words new to a model need larger steps than what it can already do."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running means of gradient and squared gradient."""
     eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the squared mean."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay."""
     max_gradient_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm over all parameters."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """How the rate falls after the warm-up."""
     warmup_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of all steps in which the learning rate rises linearly from 0."""
 
@@ -29,28 +35,38 @@ class StageConfig(Config):
     """One stage of a method."""
 
     data: tuple[DataConfig, ...] = ()
+    """What is trained on."""
     dev_data: tuple[DataConfig, ...] = ()
+    """What the dev loss is measured on."""
     dev_examples: int = Field(default=0, ge=0)
-    """Held out from `data` when `dev_data` is empty."""
-    prompt: str | None = None
-    """Name of a template in mmscale/data/prompts.py; None takes the method's published one."""
+    """Examples held out from `data` when `dev_data` is empty."""
+    prompt: PromptName | None = None
+    """Name of a template (`mmscale list prompts`); null takes the method's published one."""
     initial_mapping: str | None = None
-    """File or folder of a mapping, ours or the authors', that a stage that trains one begins with; None takes the stage
+    """File or folder of a mapping, ours or the authors', that a stage that trains one begins with; null takes the stage
     before, or a new one."""
     packing: PackingConfig = PackingConfig(global_batch_size=128)
+    """How examples become optimizer steps."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """AdamW and its schedule."""
     epochs: float | None = Field(default=None, gt=0, le=10_000)
+    """How often the data is gone over; or `steps`."""
     steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps; or `epochs`."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16`: autocast over float32 master weights; frozen models are held as their own dtype."""
     gradient_checkpointing: bool = False
+    """Keep only each layer's input and compute the rest again: less memory, a third more time."""
     evaluate_every_steps: int | None = Field(default=None, ge=1)
+    """Steps between evaluations; null evaluates at the end alone."""
     save_every_steps: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints; null saves at the end, and when it is stopped."""
     log_every_steps: int = Field(default=10, ge=1)
+    """Steps between rows of metrics.jsonl and lines of the log."""
     evaluate_task: str | None = None
     """Name of a task of `evaluation.tasks` that is also solved at every evaluation."""
     evaluate_task_rows: int = Field(default=20, ge=1)
-    """Rows of each language of it."""
+    """Rows per language of `evaluate_task`."""
     keep: Literal["last", "best"] = "last"
     """Which checkpoint the stage hands on."""
     best_by: Literal["dev_loss", "accuracy"] = "dev_loss"

@@ -12,6 +12,8 @@ import yaml
 
 from mmscale.errors import NotHereYet, UserError
 
+KeyPath = tuple[int | str, ...]
+"""Keys and list indices that lead to a value."""
 _MAX_DEPTH = 100
 """Most levels of values inside values in a YAML file; a configuration has eight."""
 _MAX_NODES = 100_000
@@ -219,8 +221,18 @@ def _check_nodes(root: Any) -> None:
 
 def parse_yaml(text: str, origin: str) -> Any:
     """The value of a YAML text of plain values; UserError that names `origin` and the line."""
+    return _parse_yaml(text, origin)[0]
+
+
+def _parse_yaml(text: str, origin: str) -> tuple[Any, dict[KeyPath, int]]:
+    """The value of a YAML text, and the line of every key and list element in it."""
     try:
-        return yaml.load(text, _Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        value = loader.construct_document(node)
+        return value, dict(_lines(node, loader, ()))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, problem = (mark.line + 1 if mark else 0), error.problem or error.context
@@ -233,9 +245,27 @@ def parse_yaml(text: str, origin: str) -> Any:
     raise UserError(f"{origin}:{line}: not valid YAML: {problem}; mend that line")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping; UserError with file and line when it is none."""
-    value = parse_yaml(read_text(path), str(path))
+def _lines(node: Any, loader: _Loader, before: KeyPath) -> Iterator[tuple[KeyPath, int]]:
+    """Key path -> line, from 1; of what an alias stands for, the lines where it is written."""
+    if isinstance(node, yaml.MappingNode):  # merged keys (<<) stand before its own by now, which so win
+        pairs = [(loader.construct_object(key, deep=True), key, value) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        pairs = [(i, value, value) for i, value in enumerate(node.value)]
+    else:
+        pairs = []
+    for key, place, value in pairs:
+        yield (*before, key), place.start_mark.line + 1
+        yield from _lines(value, loader, (*before, key))
+
+
+def read_yaml_with_lines(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    """`read_yaml`, and the line of every key and list element."""
+    value, lines = _parse_yaml(read_text(path), str(path))
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected key: value pairs at the top level")
-    return value
+    return value, lines
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping; UserError with file and line when it is none."""
+    return read_yaml_with_lines(path)[0]
