@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmscale import registry
+
 if TYPE_CHECKING:
     from mmscale.config.data import DataConfig
 
@@ -73,7 +75,7 @@ def preview(
 
 @app.command()
 def stats(
-    source: Annotated[str, typer.Argument(help="data source")],
+    source: Annotated[str, typer.Argument(help=f"data source: {registry.listed('sources')}")],
     path: Annotated[str, typer.Argument(help="its file, folder or pattern")] = "",
     languages: Languages = "",
     split: Split = "train",
@@ -83,7 +85,10 @@ def stats(
         str, typer.Option(help="model folder, hub id or tinyworld:NAME whose tokenizer counts")
     ] = "tinyworld:llm",
     png: Annotated[Path | None, typer.Option(help="also write the histogram as a picture")] = None,
-    list_rows: Annotated[str | None, typer.Option("--list", help="print file:line of every row a filter flags")] = None,
+    list_rows: Annotated[
+        str | None,
+        typer.Option("--list", help=f"print file:line of every row that a filter flags: {registry.listed('filters')}"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
     """Rows, faults and token lengths of a data set.
@@ -98,12 +103,11 @@ def stats(
     from mmscale.models.language_model import load_tokenizer
     from mmscale.reporting.lengths import picture, text_histogram
 
-    if list_rows is not None:
-        filters.get(list_rows)
+    pointed = filters.get(list_rows) if list_rows is not None else None
     wanted = _config(source, path, languages, split, limit, option)
     records, account = load_records(wanted, MGSM_LANGUAGES)
-    if list_rows is not None:
-        print("\n".join(account.flagged.get(list_rows, [])))
+    if pointed is not None:
+        print("\n".join(records[i].origin for i in sorted(pointed(records, source))))
         return
     texts = [question_text(record) for record in records]
     counts = [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmscale import registry
 from mmscale.cli import options
 
 if TYPE_CHECKING:
@@ -31,22 +32,29 @@ def evaluate(
     consistency: Annotated[
         list[str] | None, typer.Option(help="LANG=FILE, at least two: CC and IC of all pairs")
     ] = None,
-    rule: Annotated[str, typer.Option(help="default, last_number, mcot, proxy_gsm or exact")] = "default",
+    rule: Annotated[str | None, typer.Option(help=f"one of {registry.listed('rules')}; by default default")] = None,
     language: Annotated[
         str | None,
         typer.Option(help="language of rows that do not name theirs; by default the file's name says it, else en"),
     ] = None,
-    source: Annotated[str, typer.Option(help="with MODEL: data source of the task")] = "mgsm",
+    task: Annotated[
+        str | None,
+        typer.Option(help=f"with MODEL: benchmark whose settings the others change: {registry.listed('tasks')}"),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="with MODEL: data source (mmscale list sources); by default the task's, else mgsm"),
+    ] = None,
     path: Annotated[str, typer.Option(help="with MODEL: path of its files")] = "",
     languages: Annotated[str, typer.Option(help="with MODEL: comma-separated codes")] = "en",
-    split: Annotated[str, typer.Option(help="with MODEL: split of the source")] = "test",
+    split: Annotated[str | None, typer.Option(help="with MODEL: split of the source; by default test")] = None,
     limit: Annotated[int | None, typer.Option(help="with MODEL: first rows of each language")] = None,
-    prompt: Annotated[str | None, typer.Option(help="with MODEL: prompt template")] = None,
+    prompt: Annotated[str | None, typer.Option(help="with MODEL: prompt template (mmscale list prompts)")] = None,
     encoder: options.EncoderPath = None,
     mapping: options.MappingPath = None,
     trust_remote_code: options.TrustRemoteCode = False,
-    max_new_tokens: Annotated[int, typer.Option(help="with MODEL")] = 512,
-    batch_size: Annotated[int, typer.Option(help="with MODEL")] = 32,
+    max_new_tokens: Annotated[int | None, typer.Option(help="with MODEL; by default the task's, else 512")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="with MODEL; by default 32")] = None,
     output: Annotated[Path, typer.Option(help="with MODEL: folder of its prediction files")] = Path("predictions"),
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
@@ -68,42 +76,38 @@ def evaluate(
     if consistency:
         from mmscale.evaluation.scoring import consistency_of_files
 
-        found = consistency_of_files([*consistency, *more], rule)
+        found = consistency_of_files([*consistency, *more], rule or "default")
         _show(found, as_json) if as_json else _show_consistency(found)
     elif predictions is not None:
         from mmscale.evaluation.scoring import score_files
 
-        _show(score_files([*predictions, *more], against, rule, language), as_json)
+        _show(score_files([*predictions, *more], against, rule or "default", language), as_json)
     elif model is not None:
         if files:
             raise UserError(f"one model is evaluated at a time: leave {' '.join(files)} out")
-        task = _task(source, path, languages, split, limit, rule, prompt, max_new_tokens, batch_size)
+        codes = [code.strip() for code in languages.split(",") if code.strip()]
+        data = {"source": source, "path": path, "languages": codes, "split": split, "limit_per_language": limit}
+        asked = {"rule": rule, "prompt": prompt}
+        wanted = _task(task, data, asked, {"max_new_tokens": max_new_tokens, "batch_size": batch_size})
         parts = options.model_parts(model, trust=trust_remote_code, encoder=encoder, mapping=mapping)
-        _show(_evaluate_model(model, parts, task, output), as_json)
+        _show(_evaluate_model(model, parts, wanted, output), as_json)
     else:
         raise UserError("nothing to evaluate: give --predictions FILE, --consistency LANG=FILE … or a MODEL")
 
 
-def _task(
-    source: str,
-    path: str,
-    languages: str,
-    split: str,
-    limit: int | None,
-    rule: str,
-    prompt: str | None,
-    max_new_tokens: int,
-    batch_size: int,
-) -> TaskConfig:
-    """The task that the options describe; UserError for a value that is wrong."""
-    from mmscale.config.data import DataConfig
-    from mmscale.config.evaluation import GenerationConfig, TaskConfig
+def _task(name: str | None, data: dict[str, Any], asked: dict[str, Any], generation: dict[str, Any]) -> TaskConfig:
+    """The task that the options describe, those not given left to the named one; UserError for a value that is wrong."""
+    from mmscale.config.evaluation import TaskConfig
 
-    generation = options.checked(GenerationConfig, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    codes = tuple(code.strip() for code in languages.split(",") if code.strip())
-    data = options.checked(DataConfig, source=source, path=path, languages=codes, split=split, limit_per_language=limit)
-    task: TaskConfig = options.checked(TaskConfig, data=data, rule=rule, prompt=prompt, generation=generation)
+    begin = {} if name else {"source": "mgsm", "split": "test"}
+    task: TaskConfig = options.checked(
+        TaskConfig, task=name, data={**begin, **_given(data)}, generation=_given(generation), **_given(asked)
+    )
     return task
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> dict[str, object]:

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Argument(help="model folder (also one with a mapping), hub id or tinyworld:NAME")]
 PromptName = Annotated[
-    str | None, typer.Option("--prompt", help="prompt template; by default the one the model was trained with")
+    str | None,
+    typer.Option(
+        "--prompt", help="prompt template (mmscale list prompts); by default the one the model was trained with"
+    ),
 ]
 Dtype = Annotated[
     str,

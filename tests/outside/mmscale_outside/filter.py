@@ -1,0 +1,10 @@
+"""Filters of this package."""
+
+from collections.abc import Sequence
+
+from mmscale.data.records import Record, question_text
+
+
+def one_word_question(records: Sequence[Record], source: str) -> set[int]:
+    """The question is a single word."""
+    return {i for i, record in enumerate(records) if len(question_text(record).split()) == 1}

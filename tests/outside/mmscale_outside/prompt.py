@@ -1,0 +1,17 @@
+"""Prompts of this package."""
+
+from mmscale.data.prompts import Prompt, Template
+from mmscale.data.records import Problem, Record, question_text
+
+
+def _prompt(record: Record) -> Prompt:
+    return Prompt("User: ", question_text(record), "\nAssistant:")
+
+
+def _target(record: Record) -> str:
+    assert isinstance(record, Problem)
+    return f" {record.rationale}"
+
+
+TEMPLATE = Template(_prompt, _target, stop=("User:",), reads=Problem)
+"""A dialogue of two turns."""
