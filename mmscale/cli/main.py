@@ -15,6 +15,7 @@ import typer
 
 from mmscale.cli import (
     bench,
+    config,
     convert,
     data,
     doctor,
@@ -77,6 +78,7 @@ app.command("doctor")(doctor.doctor)
 app.command(
     "bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 )(bench.bench)
+app.add_typer(config.app, name="config")
 app.command("list")(list_verb.list_names)
 app.command("tinyworld")(tinyworld.tinyworld)
 

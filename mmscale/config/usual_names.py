@@ -91,7 +91,6 @@ USUAL_NAMES: dict[str, tuple[str, str]] = {
     "lora_target_modules": _NO_LORA,
     "do_sample": ("evaluation.tasks.TASK.generation.temperature", "0 is greedy"),
     "max_tokens": ("evaluation.tasks.TASK.generation.max_new_tokens", ""),
-    "top_p": ("evaluation.tasks.TASK.generation.top_p", ""),
     "stop_sequences": ("evaluation.tasks.TASK.generation.stop", ""),
 }
 """Their name -> (path of our key, or "" where there is none; what to know about it). A name that is also one of our keys, in

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from mmscale.config.data import DataConfig
 from mmscale.data.loading import load_records
@@ -256,12 +257,12 @@ def test_wrong_encoding_names_file_and_line(tmp_path):
     ],
 )
 def test_wrong_names_are_told(call, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises((UserError, ValidationError), match=message):
         load(*call)
 
 
 def test_unknown_filter_and_option_are_told(public_data):
-    with pytest.raises(UserError, match="did you mean 'untranslated'"):
+    with pytest.raises(ValidationError, match="did you mean 'untranslated'"):
         load("gsmtrans", public_data / "gsmtrans", "sw", drop=("untranslatd",))
     with pytest.raises(UserError, match="unknown option of source mgsm 'foo'"):
         load("mgsm", public_data / "mgsm", "sw", options={"foo": 1})
