@@ -13,9 +13,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from mmscale import logs
 from mmscale.answering.solvers import Steering, model_solver, proxy_solver
 from mmscale.cli.devices import default_device, joined, started
-from mmscale.config.base import validation_sentence
+from mmscale.config.mistakes import validation_sentence
 from mmscale.config.data import DataConfig
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.config.model import LanguageModelConfig
@@ -134,6 +135,7 @@ def train_stage(config: str | Path, stage: str, overrides: Sequence[str] = ()) -
     stages = stages_up_to(run, stage)
     parts = ModelParts(run.language_model, stages[-1].encoder)
     world = started()
+    logs.to_folder(run.directory)
     prepare(stages, world)
     with joined(run.parallel, world) as context:
         set_up_torch(run)

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1] / "mmscale"
 LAYERS = (
     {"errors", "languages", "progress", "registry", "transfer", "versions"},
-    {"storage"},
+    {"logs", "storage"},
     {"config"},
     {"data"},
     {"parallel"},

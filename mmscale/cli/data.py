@@ -196,6 +196,7 @@ def tokenize(
     On many nodes any launcher shares the work: `mpirun -n 64 mmscale data tokenize CONFIG`. Training does the same by
     itself at its start; a step of its own keeps GPUs from waiting for it.
     """
+    from mmscale import logs
     from mmscale.cli.devices import started
     from mmscale.cli.processes import run_processes
     from mmscale.config.run import load_run
@@ -208,6 +209,7 @@ def tokenize(
         raise typer.Exit(run_processes(processes, ["data", "tokenize", config, *(targets or [])]))
     run = load_run(config, overrides)
     world = started()
+    logs.to_folder(run.directory)
     for stage in [stages_up_to(run, target)[-1] for target in stages] or stages_of(run):
         folder = tokenize_stage_data(stage, world)
         if world.rank == 0:

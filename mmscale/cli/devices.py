@@ -36,11 +36,11 @@ def kernels_on(device: torch.device) -> dict[str, str]:
 
 def started() -> World:
     """The world that a launcher started this process in; only its first rank speaks."""
-    from mmscale import progress
+    from mmscale import logs
     from mmscale.parallel.world import discover
 
     world = discover()
-    progress.console.quiet = world.rank != 0
+    logs.set_rank(world.rank)
     return world
 
 

@@ -4,15 +4,16 @@ the number of the signal that stopped it."""
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import typer
 
+from mmscale import logs
 from mmscale.cli import (
     bench,
     config,
@@ -57,11 +58,20 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _everywhere(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="also show details, and warnings of other libraries")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show results, warnings and errors only")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and stop")
     ] = False,
 ) -> None:
     """Give an LLM that reasons in English the same ability in other languages."""
+    if verbose and quiet:
+        raise UserError("--verbose and --quiet are opposites: give one of them")
+    logs.choose_level(verbose, quiet)
+    if quiet:
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 app.command("run")(run.run)
@@ -84,13 +94,11 @@ app.command("tinyworld")(tinyworld.tinyworld)
 
 
 def _quiet_libraries() -> None:
-    """Their advice would bury ours; their progress bars show on a terminal only, as ours do."""
+    """Their progress bars show on a terminal only, as ours do; what they log mmscale.logs takes."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, it would warn of forks; we make none
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
-    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -115,9 +123,20 @@ def _require_text(arguments: Sequence[str]) -> None:
         require_text(word, f"on the command line, {word[:80]!r}")
 
 
+def _tell(sentence: str) -> None:
+    """Why a command ends, to whoever looks: on standard error, and in the run's log."""
+    print(f"mmscale: {sentence}", file=sys.stderr)
+    logs.note(sentence, logging.ERROR)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; by default this process's own; returns its code."""
     _quiet_libraries()
+    with logs.session():
+        return _code_of(arguments)
+
+
+def _code_of(arguments: Sequence[str] | None) -> int:
     try:
         given = sys.argv[1:] if arguments is None else arguments
         _require_text(given)
@@ -125,31 +144,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require_known_versions()
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except UserError as error:
-        print(f"mmscale: {error}", file=sys.stderr)
+        _tell(str(error))
         code = 2
     except typer.TyperException as error:  # unknown option, missing argument
-        print(f"mmscale: {error.format_message()}", file=sys.stderr)
+        _tell(error.format_message())
         code = 2
     except OSError as error:
         sentence = _told(error)
         if sentence is None:
             raise
-        print(f"mmscale: {sentence}", file=sys.stderr)
+        _tell(sentence)
         code = 2
     except Interrupted as error:
         code = error.exit_code  # saved, and said
     except (KeyboardInterrupt, typer.Abort) as error:
         if isinstance(error.__cause__, EOFError):  # typer takes a file that ended early for Ctrl-D
             raise error.__cause__ from None
-        print("mmscale: stopped; the same command goes on from the last save", file=sys.stderr)
+        _tell("stopped; the same command goes on from the last save")
         code = 130
     except Exception as error:
+        logs.LOGGER.error("a fault of ours", exc_info=True, extra=logs.FILE_ONLY)
         if os.environ.get(_WITH_TRACEBACK) or not (newer := untried()):
             raise
-        print(
-            f"mmscale: {type(error).__name__}: {error} ({'; '.join(newer)}; or see the whole error with {_WITH_TRACEBACK}=1)",
-            file=sys.stderr,
-        )
+        _tell(f"{type(error).__name__}: {error} ({'; '.join(newer)}; or see the whole error with {_WITH_TRACEBACK}=1)")
         code = 1
     return int(code or 0)
 

@@ -80,11 +80,13 @@ def run(
 
 def _worked(loaded: RunConfig, models: Collection[str]) -> Run | None:
     """The run, executed by all ranks; None where another rank speaks for all."""
+    from mmscale import logs
     from mmscale.cli.devices import joined, started
     from mmscale.runs.run import Run, prepared_stages
     from mmscale.runs.tokenizing import prepare
 
     world = started()
+    logs.to_folder(loaded.directory)
     prepare(prepared_stages(loaded), world)
     with joined(loaded.parallel, world) as context:
         work = Run(loaded, context)

@@ -11,7 +11,7 @@ import yaml
 from mmscale import registry
 from mmscale.config.documents import Document, find_config, key_paths, read_document, with_overrides
 from mmscale.config.run import RunConfig, parse_document
-from mmscale.reading import KeyPath
+from mmscale.storage.reading import KeyPath
 
 DEFAULT = "default"
 _COMMENT_COLUMN = 60

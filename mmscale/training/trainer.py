@@ -22,6 +22,7 @@ from mmscale.training.checkpoint import TrainingState
 from mmscale.training.engines.base import Engine, NonFiniteLoss, StepResult
 from mmscale.training.metrics import Metrics
 from mmscale.training.schedule import learning_rate
+from mmscale.training.step_lines import StepLines
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Trainer:
         self.interruption = Interruption(interruption or InterruptionConfig(), context)
         self.task_accuracy = task_accuracy
         self._saved_step = 0
+        self._lines = StepLines(title, self.total_steps, context.device)
 
     @property
     def checkpoints(self) -> Path:
@@ -78,7 +80,7 @@ class Trainer:
             say(f"{self.title}: going on after step {self.state.step} of {self.total_steps}")
         metrics = Metrics(self.folder, self.state.step, writes=self.context.is_first)
         try:
-            with bar(self.title, self.total_steps, self.state.step) as progress, self.interruption:
+            with bar(self.title, self.total_steps, self.state.step, lines=False) as progress, self.interruption:
                 while self.state.step < self.total_steps:
                     self.interruption.watch()
                     self._step(metrics, progress)
@@ -112,6 +114,7 @@ class Trainer:
         seconds = time.monotonic() - started
         self.state = replace(self.state, step=self.state.step + 1, seconds=self.state.seconds + seconds)
         tokens = self.context.sum([sum(sum(row.lengths) for row in rows)])[0]
+        self._lines.add(tokens, seconds)
         self._log(metrics, progress, result, rate, tokens / seconds)
         last = self.state.step == self.total_steps
         self._evaluate(metrics, last)
@@ -145,10 +148,11 @@ class Trainer:
                 tokens_per_s=tokens_per_s,
                 target_tokens=result.target_tokens,
             )
+            self._lines.tell(step, result.loss, rate)
         if last:
             mean = self.state.seconds / step
             say(
-                f"{self.title}: {step} steps, last loss {result.loss:.3f}, {mean:.2f} s a step, {self.state.seconds:.0f} s in all"
+                f"{self.title}: {step} steps, last loss {result.loss:.3f}, {mean:.2f} s per step, {self.state.seconds:.0f} s in all"
             )
 
     def _evaluate(self, metrics: Metrics, last: bool) -> None:

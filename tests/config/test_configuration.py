@@ -16,7 +16,7 @@ from mmscale.config.page import page
 from mmscale.config.run import RunConfig, load_run
 from mmscale.config.usual_names import USUAL_NAMES
 from mmscale.errors import UserError
-from mmscale.reading import read_yaml
+from mmscale.storage.reading import read_yaml
 
 CONFIGS = Path(str(resources.files("mmscale.configs")))
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
