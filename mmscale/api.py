@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from mmscale import logs
 from mmscale.answering.solvers import Steering, model_solver, proxy_solver
 from mmscale.cli.devices import default_device, joined, started
-from mmscale.config.mistakes import validation_sentence
 from mmscale.config.data import DataConfig
 from mmscale.config.evaluation import GenerationConfig
+from mmscale.config.mistakes import validation_sentence
 from mmscale.config.model import LanguageModelConfig
 from mmscale.config.run import load_run
 from mmscale.data import loading

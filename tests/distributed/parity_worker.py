@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from mmscale.cli.devices import joined, started
-from mmscale.config.run import RunConfig, apply_overrides, parse_run
+from mmscale.config.documents import apply_overrides
+from mmscale.config.run import RunConfig, parse_run
 from mmscale.methods import method
 from mmscale.parallel.world import leave
 from mmscale.runs.run import stages_up_to, train_method
