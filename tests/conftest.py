@@ -62,7 +62,7 @@ def random_causal_lm(family: str, attention: str = PACKED_SDPA):
     """A float64 causal LM with random weights large enough that mistakes show."""
     config_class, model_class, more = _FAMILIES[family]
     torch.manual_seed(5)
-    model = model_class._from_config(config_class(**_SHAPE, **more), attn_implementation=attention)
+    model = model_class._from_config(config_class(**_SHAPE, **more), attn_implementation=attention)  # type: ignore[attr-defined]
     return model.double().eval()
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_an_example_does_what_it_says(name, shared, monkeypatch, capsys):
 
 def test_the_notebook_runs_from_top_to_bottom(shared, monkeypatch, capsys):
     monkeypatch.chdir(shared)
-    namespace: dict[str, object] = {}
+    namespace: dict[str, Any] = {}
     for cell in cells():
         exec(compile(cell, "tour.ipynb", "exec"), namespace)
     assert "en: 4 of 4 right" in capsys.readouterr().out

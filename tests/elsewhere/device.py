@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 _setup_privateuseone_for_python_backend("elsewhere")
-torch.elsewhere.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]  # torch.autocast asks for it
+torch.elsewhere.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]  # type: ignore[attr-defined]  # torch.autocast asks for it
 ELSEWHERE = torch.device("elsewhere:0")
 _aten = torch.ops.aten
 _COPIES = {_aten.copy_.default: (1, 0), _aten._copy_from.default: (0, 1)}
@@ -109,7 +109,7 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     result_there = bool(there) if wanted is None else torch.device(wanted).type == ELSEWHERE.type
     if _has_to_wait(func, args, kwargs, there, result_there):
         _waits[_place()] += 1
-    args_here, kwargs_here = _mapped(lambda x: x.held if _is_there(x) else x, (args, kwargs))
+    args_here, kwargs_here = _mapped(lambda x: x.held if _is_there(x) else x, (args, kwargs))  # type: ignore[attr-defined]
     if wanted is not None:
         kwargs_here["device"] = torch.device("cpu")
     out = func(*args_here, **kwargs_here)
@@ -168,7 +168,7 @@ _library.impl("_copy_from", _copied, "PrivateUse1")
 def _locked(tensor: Tensor) -> Tensor:
     """In memory that the device could read by itself."""
     made = tensor.clone()
-    made.is_locked = True
+    made.is_locked = True  # type: ignore[attr-defined]
     return made
 
 
@@ -191,7 +191,7 @@ class _Event:
         return 1000 * (later.time - self.time)
 
 
-torch.elsewhere.Event = _Event
+torch.elsewhere.Event = _Event  # type: ignore[attr-defined]
 torch.__future__.set_swap_module_params_on_conversion(True)  # else module.to would untie weights, as it does on no GPU
 
 

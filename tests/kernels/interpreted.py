@@ -30,7 +30,7 @@ BOUNDS = [(torch.float32, 1e-5), (torch.float16, 5e-3)]
 def poison(monkeypatch):
     """What a kernel does not write is no number."""
     assert interpreted() and set(implementations(torch.device("cpu")).values()) == {"triton"}
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -93,7 +93,7 @@ def whole(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 @pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
 def test_linear_cross_entropy(monkeypatch, shape, dtype, bound):
     monkeypatch.setattr(softmax_rows, "BLOCK", 32)
-    values = head(*shape, dtype)
+    values = head(*shape, dtype)  # type: ignore[call-arg]
     found = with_gradients(lambda *v: linear_cross_entropy(*v, chunk_bytes=7 * shape[2] * 4), values)
     exact = with_gradients(whole, [v.double() if v.is_floating_point() else v for v in values])
     for value, right in zip(found, exact, strict=True):

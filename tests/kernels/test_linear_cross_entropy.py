@@ -38,7 +38,7 @@ def far(found: torch.Tensor, exact: torch.Tensor) -> float:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
 def test_equals_float64(shape, chunk_rows, bias, dtype, bound):
-    values = inputs(*shape, dtype, bias)
+    values = inputs(*shape, dtype, bias)  # type: ignore[call-arg]
     chunk = chunk_rows * shape[2] * values[0].element_size()
     loss = linear_cross_entropy(*values, chunk_bytes=chunk)
     found = [loss.detach(), *torch.autograd.grad(2 * loss, [v for v in values if v.requires_grad])]

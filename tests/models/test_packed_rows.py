@@ -291,14 +291,14 @@ def test_pytorchs_own_variable_length_attention_is_called_as_it_asks():
     layout = PackedLayout((6, 1, 3), torch.device("meta"))
     rows = [torch.empty(10, heads, 64, device="meta", dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2)]
     for window in (None, 4):
-        out = torch_varlen(*rows, layout, 0.125, 0.0, window)
+        out = torch_varlen(*rows, layout, 0.125, 0.0, window)  # type: ignore[call-arg]
         assert (out.shape, out.dtype) == (rows[0].shape, torch.bfloat16)
         gradients = torch.autograd.grad(out.sum(), rows)
         assert [g.shape for g in gradients] == [r.shape for r in rows]
     with pytest.raises(UserError, match="computes in 16 bits and without dropout, not with float32: set dtype"):
-        torch_varlen(*(row.float() for row in rows), layout, 0.125, 0.0, None)
+        torch_varlen(*(row.float() for row in rows), layout, 0.125, 0.0, None)  # type: ignore[call-arg]
     with pytest.raises(UserError, match="not with dropout"):
-        torch_varlen(*rows, layout, 0.125, 0.1, None)
+        torch_varlen(*rows, layout, 0.125, 0.1, None)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("returns_sums", [False, True], ids=["output", "output and log-sum-exp"])
@@ -331,10 +331,10 @@ def test_flash_attention_3_is_called_as_it_asks(monkeypatch, returns_sums, windo
     monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
     layout = PackedLayout((6, 1, 3), torch.device("cpu"))
     rows = [torch.randn(10, heads, 8) for heads in (4, 2, 2)]
-    right = padded_sdpa(*rows, layout, 0.3, 0.0, window)
-    assert torch.equal(flash_3(*rows, layout, 0.3, 0.0, window), right)
+    right = padded_sdpa(*rows, layout, 0.3, 0.0, window)  # type: ignore[call-arg]
+    assert torch.equal(flash_3(*rows, layout, 0.3, 0.0, window), right)  # type: ignore[call-arg]
     with pytest.raises(UserError, match="flash_attention_3 has no dropout"):
-        flash_3(*rows, layout, 0.3, 0.1, window)
+        flash_3(*rows, layout, 0.3, 0.1, window)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def held(engine: object, model: MergedModel, stage: int) -> dict[str, int]:
     if stage < 3:
         weights = size(model.parameters())
     else:
-        weights = size(p.ds_tensor for p in model.parameters()) + size(p for p in model.parameters() if p.ds_persist)
+        weights = size(p.ds_tensor for p in model.parameters()) + size(p for p in model.parameters() if p.ds_persist)  # type: ignore[attr-defined]
     return {"llm_weights": weights, "optimizer": size(flats) + size(states)}
 
 

@@ -61,9 +61,9 @@ def test_every_flipped_bit_of_what_a_stage_handed_on_is_refused(trained):
     for stage in ("mindmerger.mapping", "question_alignment.translation"):
         config = load_run(QUICK, overrides(trained))
         stage = stages_up_to(config, stage)[-1]
-        start = ModelParts(config.language_model, stage.encoder)
+        start = ModelParts(config.language_model, stage.encoder)  # type: ignore[attr-defined]
         run_stage(stage, start, HERE)
-        for file in sorted(stage.model.iterdir()):
+        for file in sorted(stage.model.iterdir()):  # type: ignore[attr-defined]
             for where in flips(file, 12):
                 with pytest.raises(UserError):
                     run_stage(stage, start, HERE)

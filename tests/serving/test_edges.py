@@ -301,7 +301,7 @@ def test_an_engine_that_is_gone_is_told_to_all(monkeypatch):
     with pytest.raises(Busy):
         worker.submit([job(9)])
     server = Server(worker.solver, "", "en", 3, 64, 30)
-    health = next(route.endpoint for route in application(server).routes if route.path == "/health")
+    health = next(route.endpoint for route in application(server).routes if route.path == "/health")  # type: ignore[attr-defined]
     assert asyncio.run(health()).status_code == 200
     server.worker = worker
     answer = asyncio.run(health())

@@ -209,14 +209,14 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
 
 def test_a_non_finite_loss_stops_before_the_optimizer_and_keeps_the_batch(tmp_path):
     trainer = make_trainer(tmp_path)
-    original, seen = trainer.engine.objective.loss_sum, []
+    original, seen = trainer.engine.objective.loss_sum, []  # type: ignore[attr-defined]
 
     def poisoned(row):
         seen.append(row)
         loss = original(row)
         return loss * float("nan") if trainer.state.step == 7 else loss
 
-    trainer.engine.objective.loss_sum = poisoned
+    trainer.engine.objective.loss_sum = poisoned  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"step 8 gave loss nan.*non-finite-step-7.json"):
         trainer.run()
     batch = json.loads((tmp_path / "non-finite-step-7.json").read_text())
@@ -247,9 +247,9 @@ def test_embeddings_may_take_their_own_learning_rate(tmp_path):
     """Adam's first step moves every entry by its learning rate (Kingma & Ba 2015, section 2.1)."""
     rates = OptimizerConfig(learning_rate=1e-3, embedding_learning_rate=5e-3)
     trainer = make_trainer(tmp_path, merged=False, steps=1, optimizer=rates)
-    before = {name: value.detach().clone() for name, value in trainer.engine._named.items()}
+    before = {name: value.detach().clone() for name, value in trainer.engine._named.items()}  # type: ignore[attr-defined]
     trainer.run()
-    for name, value in trainer.engine._named.items():
+    for name, value in trainer.engine._named.items():  # type: ignore[attr-defined]
         moved = (value - before[name]).abs().max().item()
         assert moved == pytest.approx(5e-3 if "embed_tokens" in name else 1e-3, rel=0.02), name
 
