@@ -164,7 +164,7 @@ def _stage(planner: Planner, stage: Stage, parallel_plan: ParallelPlan) -> dict[
 
 def show(found: dict[str, Any]) -> None:
     """Print a rehearsal for a person."""
-    print(f"at full size: {found['context']}")
+    print(f"at full size: {found['layout']}")
     for rank in found["ranks"]:
         groups = f"tensor group {_range(rank['tensor_group'])}, data group {_range(rank['data_group'])}"
         print(f"  rank {rank['rank']}: {groups}, {rank['elements']:,} elements of the LLM")
