@@ -32,7 +32,7 @@ PART_EXAMPLES = 4096
 _DIGEST = "sha256"
 _NOTES = "notes"
 """One key of the metadata for all of them: safetensors writes several in any order, and a part has the same bytes always."""
-_REMEDY = "remove its folder, it is made again"
+_REMEDY = "start the same command again, it is made again"
 
 
 def part_path(folder: Path, name: str, number: int) -> Path:
@@ -61,13 +61,19 @@ def write_part(folder: Path, name: str, number: int, examples: Sequence[Tokenize
         handle.write(save(tensors, {_NOTES: json.dumps({**notes, _DIGEST: digest(tensors, notes)})}))
 
 
-def part_size(path: Path) -> int | None:
-    """Examples of a part by its header, or None where it is missing, cut short or something else."""
+def part_size(folder: Path, name: str, number: int, hashed: bool) -> int | None:
+    """Examples of a part by its header, or None where it is missing, cut short, something else or, if `hashed`, another in
+    any bit.
+    """
+    path = part_path(folder, name, number)
     try:
         with safe_open(path, framework="pt") as file:
-            return int(file.get_slice("lengths").get_shape()[0])
-    except (SafetensorError, OSError, ValueError, IndexError):
+            size = int(file.get_slice("lengths").get_shape()[0])
+        if hashed:
+            _Part(path, name, number)
+    except (SafetensorError, OSError, ValueError, IndexError, UserError):
         return None
+    return size
 
 
 class _Part:

@@ -1,18 +1,15 @@
-"""Judged rows to scores: accuracy a language with intervals, gains, consistency; and reading scores.json back."""
+"""Judged rows to scores: accuracy a language with intervals, gains, consistency."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from mmscale.errors import UserError
 from mmscale.evaluation.alignment import same_gold
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.consistency import consistency
 from mmscale.evaluation.predictions import Prediction, score
 from mmscale.evaluation.statistics import paired_bootstrap
-from mmscale.storage.reading import read_json_object
 
 LanguageRows = Mapping[str, Sequence[Prediction]]
 """language -> judged rows"""
@@ -53,11 +50,3 @@ def _parallel(rows: LanguageRows, rule_name: str) -> bool:
     first, *others = rows.values()
     chosen = rule(rule_name)
     return all(same_gold(a.answer, b.answer, chosen) for other in others for a, b in zip(first, other, strict=True))
-
-
-def read_scores(folder: Path) -> dict[str, Any]:
-    """scores.json of a run directory; UserError when there is none."""
-    file = folder / "scores.json"
-    if not file.is_file():
-        raise UserError(f"{folder} has no scores.json: it is not a run directory, or nothing was evaluated yet")
-    return read_json_object(file, "it is made again by mmscale run of this run's run.yaml")

@@ -16,20 +16,17 @@ from mmscale.evaluation.consistency import FEW, worth_showing
 from mmscale.evaluation.predictions import Prediction, read_log, verdict
 from mmscale.languages import LANGUAGES
 from mmscale.reporting.curves import loss_curve
+from mmscale.reporting.forms import ACCOUNTS, AGAIN, ENVIRONMENT, SCORES, read_form
 from mmscale.reporting.sweep import sweep_picture
 from mmscale.storage.files import atomic_write
-from mmscale.storage.reading import read_json, read_text
+from mmscale.storage.reading import read_text
 from mmscale.training.metrics import read_metrics
 
 _COLOURS = ("#8a8f98", "#3b7dd8", "#2a9d6f", "#d8703b", "#8e5bd0", "#c0407a")
 
 
-def _json(path: Path, default: Any) -> Any:
-    return read_json(path, "run the same command again, it is made anew") if path.is_file() else default
-
-
 def _stages(folder: Path) -> list[dict[str, Any]]:
-    stages = []
+    stages: list[dict[str, Any]] = []
     for place in sorted((folder / "stages").glob("*")) if (folder / "stages").is_dir() else []:
         rows = read_metrics(place / "metrics.jsonl")
         losses = [row for row in rows if "loss" in row]
@@ -41,7 +38,7 @@ def _stages(folder: Path) -> list[dict[str, Any]]:
                     "loss": losses[-1]["loss"],
                     "svg": loss_curve(rows),
                     "finished": (place / "model").is_dir(),
-                    "data": _json(place / "data.json", []),
+                    "data": read_form(place / "data.json", ACCOUNTS, []),
                 }
             )
     return stages
@@ -95,7 +92,7 @@ def _shown(scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    scores = _json(folder / "scores.json", None)
+    scores = read_form(folder / "scores.json", SCORES, None)
     if scores is None and not (folder / "stages").is_dir():
         raise UserError(f"{folder} holds neither scores.json nor stages: it is not a run directory of mmscale")
     config = folder / "run.yaml"
@@ -103,21 +100,18 @@ def _run(folder: Path) -> dict[str, Any]:
         "folder": folder.name,
         "tasks": _tasks(folder, scores or {}),
         "stages": _stages(folder),
-        "environment": _json(folder / "environment.json", {}),
+        "environment": read_form(folder / "environment.json", ENVIRONMENT, {}),
         "config": read_text(config) if config.is_file() else "",
     }
 
 
 @contextlib.contextmanager
-def of_runs(runs: Sequence[Path]) -> Iterator[None]:
-    """UserError where a file of a run is JSON or YAML, but not what a run writes."""
+def as_written(*files: Path) -> Iterator[None]:
+    """UserError where what is made of files shows that they are not what a run writes."""
     try:
         yield
     except (jinja2.UndefinedError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(
-            f"{', '.join(map(str, runs))}: scores.json, run.yaml, environment.json or a stage's data.json is not as a run writes it "
-            f"({error}): run the same command again, it is made anew"
-        ) from error
+        raise UserError(f"{', '.join(map(str, files))}: not as a run writes it ({error}): {AGAIN}") from error
 
 
 def write_report(runs: Sequence[Path], output: Path) -> Path:
@@ -131,7 +125,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     )
     environment.globals.update(few=FEW, worth_showing=worth_showing)
     names = {code: language.name for code, language in LANGUAGES.items()}
-    with of_runs(runs):
+    with as_written(*(Path(run) / "scores.json" for run in runs)):
         found = [_run(Path(run)) for run in runs]
         text = environment.get_template("report.html.j2").render(runs=found, names=names)
     with atomic_write(output) as handle:

@@ -8,15 +8,17 @@ from pathlib import Path
 import jinja2
 
 from mmscale.errors import UserError
-from mmscale.evaluation.scores import read_scores
-from mmscale.reporting.html import of_runs
+from mmscale.reporting.forms import SCORES, read_form
+from mmscale.reporting.html import as_written
 from mmscale.storage.files import atomic_write
 from mmscale.storage.reading import read_yaml
 
 
 def write_model_card(run: Path, output: Path) -> Path:
     """MODEL_CARD.md of a finished run; UserError when the folder has no scores."""
-    scores = read_scores(run)
+    scores = read_form(run / "scores.json", SCORES, None)
+    if scores is None:
+        raise UserError(f"{run} has no scores.json: it is not a run directory, or nothing was evaluated yet")
     config_file = run / "run.yaml"
     if not config_file.is_file():
         raise UserError(f"{run} has no run.yaml: it is not a run directory")
@@ -28,7 +30,7 @@ def write_model_card(run: Path, output: Path) -> Path:
         lstrip_blocks=True,
         autoescape=False,
     )
-    with of_runs([run]):
+    with as_written(config_file):
         text = environment.get_template("model_card.md.j2").render(config=config, scores=scores)
     with atomic_write(output) as handle:
         handle.write(text)

@@ -94,13 +94,14 @@ def tokenize_stage_data(stage: Stage, world: World | None = None) -> Path:
     """
     tokenize, context_length = stage_tokenizer(stage)
     folder = folder_of(stage, tokenize)
-    if _counts(folder) is None:
+    if _counts(folder, hashed=True) is None:
         _make(stage, tokenize, context_length, folder, world or World())
     return folder
 
 
-def _counts(folder: Path) -> dict[str, int] | None:
-    """What the index of a folder of tokens says, or None where it is not written yet.
+def _counts(folder: Path, hashed: bool) -> dict[str, int] | None:
+    """What the index of a folder of tokens says, or None where it is not written yet. Every bit of its parts is looked at
+    if `hashed`, else their headers.
 
     An index that is damaged, or says what its parts are not, is removed with the parts that are not whole, and both are
     made again: a folder of tokens is a cache.
@@ -112,7 +113,11 @@ def _counts(folder: Path) -> dict[str, int] | None:
         found = read_json_object(index, "it is made again")
         if set(found) != {"train", "dev"} or not all(type(n) is int and n >= 0 for n in found.values()):
             raise UserError(f"{index} is no index of tokens: it is made again")
-        damaged = [path for path, size in _sizes(folder, found).items() if part_size(path) != size]
+        damaged = [
+            part_path(folder, name, number)
+            for (name, number), size in _sizes(found).items()
+            if part_size(folder, name, number, hashed) != size
+        ]
         if not damaged:
             return found
         for path in damaged:
@@ -124,10 +129,10 @@ def _counts(folder: Path) -> dict[str, int] | None:
     return None
 
 
-def _sizes(folder: Path, counts: dict[str, int]) -> dict[Path, int]:
-    """Part -> how many examples it has to hold."""
+def _sizes(counts: dict[str, int]) -> dict[tuple[str, int], int]:
+    """(name, number) of a part -> how many examples it has to hold."""
     return {
-        part_path(folder, name, i): min(PART_EXAMPLES, count - i * PART_EXAMPLES)
+        (name, i): min(PART_EXAMPLES, count - i * PART_EXAMPLES)
         for name, count in counts.items()
         for i in range(parts_of(count))
     }
@@ -192,7 +197,7 @@ def tokens(stage: Stage, context: ParallelContext) -> TrainingData:
     have to find it made, since nobody may wait for a tokenizer inside a process group."""
     tokenize, context_length = stage_tokenizer(stage)
     folder = folder_of(stage, tokenize)
-    counts = _counts(folder)
+    counts = _counts(folder, hashed=context.size == 1)  # several look at every bit before they talk to each other
     if counts is None:
         if context.size > 1:
             raise UserError(f"{stage.title} has no tokens at {folder}: make them with mmscale data tokenize")

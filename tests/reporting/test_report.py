@@ -159,3 +159,25 @@ def test_a_run_whose_files_were_damaged_is_reported_or_refused_in_a_sentence(tmp
     assert code in (0, 2)
     if content in ("{", "\0\0") and name != "run.yaml":
         assert code == 2 and f"{name.split('/')[-1]}:1 is not valid JSON" in capsys.readouterr().err
+    elif code == 2:
+        assert f"{file} " in capsys.readouterr().err.replace(":", " "), "the file is named"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "key"),
+    [
+        ("scores.json", '"accuracy": 0.9', '"accuracy": 0.1', "mgsm.languages.en"),
+        ("scores.json", '"correct": 9', '"correct": "9!"', "mgsm.languages.en.correct"),
+        ("stages/mindmerger.mapping/data.json", '"fr": 7464', '"fr": null', "0.read.fr"),
+    ],
+)
+def test_a_file_that_is_json_but_not_ours_is_named_with_its_key(tmp_path, capsys, name, before, after, key):
+    """A figure that contradicts its own counts is never shown."""
+    make_run(tmp_path / "run")
+    file = tmp_path / "run" / name
+    content = file.read_text()
+    assert before in content
+    file.write_text(content.replace(before, after, 1))
+    assert main(["report", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert f"{file} is not as a run writes it" in error and key in error and error.count("\n") == 1

@@ -61,9 +61,12 @@ def test_a_damaged_index_or_part_is_made_again(stage, capsys, index):
     assert (list(data.train), list(data.dev)) == in_memory(stage) and (folder / INDEX).read_text() == whole
     assert "made again" in capsys.readouterr().err
     part = token_store.part_path(folder, "train", 1)
-    part.write_bytes(part.read_bytes()[:-10])
-    assert list(tokens(stage, ParallelContext(None)).train) == in_memory(stage)[0]
-    assert f"{part.name} is damaged" in capsys.readouterr().err.replace("\n", "")
+    content = part.read_bytes()
+    for damaged in (content[:-10], content[:-1] + bytes([content[-1] ^ 1])):
+        part.write_bytes(damaged)
+        assert list(tokens(stage, ParallelContext(None)).train) == in_memory(stage)[0]
+        assert f"{part.name} is damaged" in capsys.readouterr().err.replace("\n", "")
+        assert part.read_bytes() == content
 
 
 def test_parts_there_are_not_made_again_and_each_process_makes_its_own(stage, monkeypatch):
