@@ -78,13 +78,26 @@ def _require_equal_ties(tied: dict[str, str], files: TensorFiles, origin: str) -
             )
 
 
-def require_finite(model: nn.Module, origin: str, context: ParallelContext) -> None:
-    """UserError, on all ranks of a layout, where any of them holds a parameter with NaN or infinity."""
-    names = [name for name, p in model.named_parameters() if not _is_finite(_held(p, context))]
+def require_finite(model: nn.Module, files: TensorFiles, origin: str, context: ParallelContext) -> None:
+    """UserError, on all ranks of a layout, where any of them holds a parameter with NaN or infinity.
+
+    Of a model that lies on NVMe already, ranks look at the checkpoint's own tensors instead, each at its share.
+    """
+    parameters = dict(model.named_parameters())
+    if any(_is_away(p) for p in parameters.values()):
+        names = [name for name in list(files)[context.rank :: context.size] if not _is_finite(files.read(name))]
+    else:
+        names = [name for name, p in parameters.items() if not _is_finite(_held(p, context))]
     problem = (
         f"{origin}: tensor {names[0]} holds NaN or infinity: it is damaged, or its training failed" if names else None
     )
     context.agree(problem)
+
+
+def _is_away(parameter: Any) -> bool:
+    """Whether DeepSpeed has moved what this rank owns of a parameter out of memory."""
+    part: Any = getattr(parameter, "ds_tensor", None)
+    return part is not None and part.ds_numel > 0 and part.numel() == 0
 
 
 def _held(parameter: Any, context: ParallelContext) -> Tensor:

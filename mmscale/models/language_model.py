@@ -174,7 +174,8 @@ def load_language_model(
     if context.tensor_size > 1:
         _require_cuttable(config, model_config, context)
     require_known_right(model_config, config.path, context, bare, config.trust_remote_code)
-    require_whole(lambda: _empty(config, model_config), checkpoint_files(config), config.path)
+    files = checkpoint_files(config)
+    require_whole(lambda: _empty(config, model_config), files, config.path)
     if context.tensor_size > 1:
         model, tensor_parallel = _load_sharded(config, model_config, context, partition)
     else:
@@ -189,7 +190,7 @@ def load_language_model(
         if config.quantization == quantization.NONE:
             model = model.to(context.device)  # where a quantised one was loaded
         quantization.require_right_values(model, config)
-    require_finite(model, config.path, context)
+    require_finite(model, files, config.path, context)
     tokenizer = load_tokenizer(config)
     _require_fitting_tokenizer(config.path, tokenizer, int(model.config.vocab_size))
     specials = special_tokens(tokenizer, model.config, config.bos_token, config.eos_token)

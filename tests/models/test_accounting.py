@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +24,11 @@ from mmscale.cli.main import main
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.errors import UserError
 from mmscale.models import mapping_files
+from mmscale.models.accounting import require_finite
 from mmscale.models.encoders import load_encoder
 from mmscale.models.language_model import load_language_model
 from mmscale.models.mapping import Mapping
+from mmscale.models.tensor_files import TensorFiles
 from mmscale.parallel.context import ParallelContext
 from tests.distributed import ranks
 
@@ -294,3 +297,22 @@ def test_a_hub_id_that_cannot_be_had_may_be_a_folder_that_is_missing(capsys, mon
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["generate", "nobody/nothing-of-this-name", "Hi"]) == 2
     assert "there is no such folder here, and the hub" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_weights_that_went_to_nvme_are_looked_at_in_their_files(tmp_path, which):
+    """Under ZeRO-3 a rank then holds nothing of them in memory."""
+    names = ["a.weight", "b.weight"]
+    tensors = {name: torch.ones(4, 4) for name in names}
+    model = torch.nn.Linear(4, 4)
+    for parameter in model.parameters():
+        part: Any = torch.empty(0)
+        part.ds_numel = 8
+        parameter.__dict__["ds_tensor"] = part
+    save_file(tensors, tmp_path / "model.safetensors")
+    here = ParallelContext(torch.device("cpu"))
+    require_finite(model, TensorFiles(tmp_path), "x", here)
+    tensors[names[which]][1, 1] = float("inf")
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=f"x: tensor {names[which]} holds NaN or infinity"):
+        require_finite(model, TensorFiles(tmp_path), "x", here)

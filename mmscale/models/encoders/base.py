@@ -161,5 +161,5 @@ def load_encoder(config: EncoderConfig, device: torch.device) -> Encoder:
     require_whole(lambda: chosen.build(model_config), files, config.path, re.compile(chosen.beside), **chosen.arguments)
     arguments = {"config": model_config, "dtype": DTYPES[config.dtype], **chosen.arguments}
     model = load_pretrained(chosen.factory(model_config), config, "encoder", **arguments)
-    require_finite(model, config.path, ParallelContext(device))
+    require_finite(model, files, config.path, ParallelContext(device))
     return Encoder(chosen.half(model).to(device), chosen.width(model_config))
