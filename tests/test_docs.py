@@ -1,7 +1,8 @@
-"""Pages lead somewhere, and every page is in the site's navigation."""
+"""Pages lead somewhere, every page is in the site's navigation, and docstrings begin with what a thing is."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import mmscale
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / ".github").rglob("*.md")])
+FOLDERS = ("mmscale", "kernels", "launch", "benchmarks", "configs", "examples")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -36,3 +38,20 @@ def test_every_page_is_in_the_navigation():
 def test_the_python_interface_is_documented():
     described = re.findall(r"^::: \S+\.(\w+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(described) == set(mmscale.__all__) - {"__version__", "Record"}
+
+
+def docstrings(file: Path) -> list[tuple[int, str]]:
+    """(line, text) of every text that stands for itself: those of modules, classes, functions and attributes."""
+    return [
+        (node.lineno, node.value.value.strip())
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    ]
+
+
+def test_no_docstring_begins_with_of():
+    files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")]
+    found = [
+        f"{file}:{line}: {text[:60]}" for file in files for line, text in docstrings(file) if text.startswith("Of ")
+    ]
+    assert not found, "\n".join(found)

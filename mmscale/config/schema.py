@@ -17,7 +17,7 @@ _EXTENDS = {
 
 
 def json_schema(root: type[Config]) -> dict[str, Any]:
-    """Of a configuration file, names of other packages included.
+    """The JSON Schema of a configuration file, names of other packages included.
 
     What a file has to hold is asked of it only where it extends no other; whether the whole is complete `mmscale config show`
     says.

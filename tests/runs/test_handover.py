@@ -58,12 +58,12 @@ def model_of(run: Path, stage: str) -> Path:
 
 def test_every_flipped_bit_of_what_a_stage_handed_on_is_refused(trained):
     """Through the door that the next stage comes in by."""
-    for stage in ("mindmerger.mapping", "question_alignment.translation"):
+    for name in ("mindmerger.mapping", "question_alignment.translation"):
         config = load_run(QUICK, overrides(trained))
-        stage = stages_up_to(config, stage)[-1]
-        start = ModelParts(config.language_model, stage.encoder)  # type: ignore[attr-defined]
+        stage = stages_up_to(config, name)[-1]
+        start = ModelParts(config.language_model, stage.encoder)
         run_stage(stage, start, HERE)
-        for file in sorted(stage.model.iterdir()):  # type: ignore[attr-defined]
+        for file in sorted(stage.model.iterdir()):
             for where in flips(file, 12):
                 with pytest.raises(UserError):
                     run_stage(stage, start, HERE)
