@@ -85,7 +85,7 @@ def compared(title: str, ways: dict[str, Way], runs: int) -> dict[str, Any]:
 
 
 def roofs(device: torch.device, dtype: torch.dtype, size: int) -> dict[str, float]:
-    """What this machine can do at most: bytes a second of a copy, read and written, and operations a second of a product."""
+    """What this machine can do at most: bytes per second of a copy, read and written, and operations per second of a product."""
     source, square = torch.randn(size * size, device=device).to(dtype), torch.randn(size, size, device=device).to(dtype)
     target = torch.empty_like(source)
 

@@ -44,7 +44,7 @@ RUNS = (
 
 
 def predicted(run: Published, gpu: GpuConfig) -> float:
-    """Tokens a second of a GPU under ZeRO-3."""
+    """Tokens per second per GPU, under ZeRO-3."""
     shape = SimpleNamespace(
         hidden_size=run.width,
         num_hidden_layers=run.layers,

@@ -1,11 +1,11 @@
 """Proxy-tuned decoding, ours against the published loop: mmscale bench proxy-decode
 
-    (a) the published loop, written again for today's transformers: three sequential transformers forwards a token, growing caches, concatenated ids, left padding
+    (a) the published loop, written again for today's transformers: three sequential transformers forwards per token, growing caches, concatenated ids, left padding
     (b) the base alone, by our engine
     (c) base, expert and anti-expert by our engine, a token a round
-    (d) the same, the expert drafting, as many tokens a round as measured acceptance and costs make fastest
+    (d) the same, the expert drafting, as many tokens per round as measured acceptance and costs make fastest
 
-Tokens a second at several batch sizes, medians of runs that take turns; (a), (c) and (d) have to give the same answers. The
+Tokens per second at several batch sizes, medians of runs that take turns; (a), (c) and (d) have to give the same answers. The
 models are tinyworld's, expert and anti-expert trained and untuned, widened by zeros to a ratio of about 10 to 1, so that
 arithmetic and not Python sets their time, and what they answer, and so acceptance, stays that of the trained ones. From the
 measured costs the speed is also predicted for other acceptances. With `--shape 7b` (for a GPU) the weights are random: acceptance
@@ -133,7 +133,7 @@ def show(values: dict[str, Any]) -> None:
         if "acceptance" in row:
             print(
                 f"batch {row['batch']}: {100 * row['acceptance']:.0f} % of drafts accepted, "
-                f"{row['tokens_per_round']:.2f} tokens a round"
+                f"{row['tokens_per_round']:.2f} tokens per round"
             )
         speeds = ", ".join(f"{one['acceptance']:.2f}: {one['times_base_alone']:.2f}" for one in row["by_acceptance"])
         print(f"batch {row['batch']}: times the base alone by acceptance, from measured costs: {speeds}")

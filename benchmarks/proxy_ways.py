@@ -1,4 +1,4 @@
-"""Ways of proxy-tuned decoding that take turns on the same prompts, and what each of them makes a second."""
+"""Ways of proxy-tuned decoding that take turns on the same prompts, and how many tokens per second each of them makes."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class Tried(DraftLengthController):
 def rates(
     ways: dict[str, Way], prompts: Sequence[list[TokenizedExample]], batch: int, runs: int
 ) -> tuple[dict[str, float], dict[str, Answers]]:
-    """Tokens a second of every way, and what each answered."""
+    """Tokens per second of every way, and what each answered."""
     took: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, Any] = {}
     published = ways[WAYS[0]]
@@ -180,7 +180,7 @@ def agreement(answers: dict[str, Any], alike: Sequence[str]) -> dict[str, dict[s
 
 
 def predicted(draft_length: DraftLengthController, base: float, acceptances: Sequence[float]) -> list[dict[str, float]]:
-    """Best tokens a round and speed against the base alone (`base` seconds a token), by the costs that a run measured: see
+    """Best tokens per round and speed against the base alone (`base` seconds per token), by the costs that a run measured: see
     docs/proxy-tuning.md. Verifying is interpolated between the numbers of tokens that were tried.
     """
     tried = sorted(draft_length.verifying)

@@ -1,6 +1,6 @@
 """The same work for every rank, on one to four: mmscale bench weak-scaling [--ranks 1 2 4]
 
-Measured: MindMerger's mapping stage on the embedded models, 32 examples a rank and step, one thread a rank, gloo. On a
+Measured: MindMerger's mapping stage on the embedded models, 32 examples per rank and step, one thread per rank, gloo. On a
 machine with fewer cores than ranks the ranks share them, so that the table says what communication costs only up to
 the number of cores; beyond it the best possible is cores / ranks.
 
@@ -39,7 +39,7 @@ PARAMETERS, SEQUENCE, ROWS = 6_738_415_616, 4096, 4
 
 
 def measured(ranks: int, zero: int) -> float:
-    """Merged tokens a second of all ranks, median over steps."""
+    """Merged tokens per second of all ranks, median over steps."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = f"recipes.{STAGE}"
         settings = {
@@ -60,7 +60,7 @@ def measured(ranks: int, zero: int) -> float:
 
 
 def predicted(gpus: int) -> float:
-    """Tokens a second of all GPUs under ZeRO-2, bfloat16, checkpointing."""
+    """Tokens per second of all GPUs under ZeRO-2, bfloat16, checkpointing."""
     cluster = load_cluster("configs/cluster/h100.yaml")
     work = throughput.token_work(LLAMA_2_7B, PARAMETERS, SEQUENCE, 1.0, True, True)
     tokens, parallel_plan = ROWS * SEQUENCE, ParallelPlan(gpus, 1, 2)

@@ -4,7 +4,7 @@
 
 A chunk's logits turn into their own gradient at once, and from there into that of the hidden states, and of weight and
 bias where these are trained: the head's product runs once forward, and nothing of size N x V is kept for the backward
-pass. With a stretch, each rank of a group holds some rows of the head; two all-reduces of n and 2n numbers a chunk
+pass. With a stretch, each rank of a group holds some rows of the head; two all-reduces of n and 2n numbers per chunk
 join them (Shoeybi et al. 2019, arXiv 1909.08053, section 3), and d hidden is this rank's part of a sum.
 """
 
@@ -76,7 +76,7 @@ def _check(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, bias_V: Tens
     if targets_N.shape != hidden_ND.shape[:1]:
         raise ValueError(f"one target a row is needed: {shapes}")
     if bias_V is not None and bias_V.shape != weight_VD.shape[:1]:
-        raise ValueError(f"one bias a row of the weight is needed: {shapes}, bias {tuple(bias_V.shape)}")
+        raise ValueError(f"one bias per row of the weight is needed: {shapes}, bias {tuple(bias_V.shape)}")
     dtypes = {hidden_ND.dtype, weight_VD.dtype} | ({bias_V.dtype} if bias_V is not None else set())
     if len(dtypes) > 1:
         raise ValueError(f"hidden states, weight and bias of one dtype are needed, not {', '.join(map(str, dtypes))}")

@@ -5,7 +5,7 @@
 
 A greedy row (T = 0) takes the largest s; a sampled one the largest s / T + Gumbel noise among the tokens that truncation
 leaves, which is a draw from p. The noise depends on (seed, row, position, token) alone, so the draw of a vocabulary that
-is shared by ranks is the draw of the whole one: each rank sends five numbers a row. Tokens that tie with the last one that
+is shared by ranks is the draw of the whole one: each rank sends five numbers per row. Tokens that tie with the last one that
 truncation keeps are kept too: the set does not depend on an order. Sizes: N rows, V entries of the vocabulary.
 """
 

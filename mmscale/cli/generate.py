@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def generate(
     model: options.Model,
     question: Annotated[
-        list[str] | None, typer.Argument(help="questions; without any, one a line from --input or standard input")
+        list[str] | None, typer.Argument(help="questions; without any, one per line from --input or standard input")
     ] = None,
     input_file: Annotated[Path | None, typer.Option("--input", help="text file, one question a line")] = None,
     output: Annotated[
@@ -160,5 +160,5 @@ def _show(rows: list[dict[str, Any]], asking: Asking, output: Path | None, as_js
     if asking.solver.draft_tokens != 1 and report["rounds"]:
         say(
             f"speculation: {100 * report['acceptance']:.0f} % of drafts accepted, "
-            f"{report['tokens_per_round']:.2f} tokens a round"
+            f"{report['tokens_per_round']:.2f} tokens per round"
         )

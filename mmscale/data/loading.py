@@ -43,7 +43,7 @@ class DataAccount:
 
     @property
     def read(self) -> dict[str, int]:
-        """Good records a language, before filters drop any."""
+        """Good records per language, before filters drop any."""
         return {code: count.read for code, count in self.counts.items()}
 
     @property

@@ -85,7 +85,7 @@ class DraftLengthController:
         return best
 
     def _speed(self, tokens: int) -> float:
-        """Tokens a second of a sequence."""
+        """Tokens per second of a sequence."""
         measured = self.verifying.get(tokens)
         if measured is None:  # of the nearest one that was tried: as if tokens cost nothing, and it corrects itself
             measured = self.verifying[min(self.verifying, key=lambda k: abs(k - tokens))]
@@ -124,7 +124,7 @@ class DraftLengthController:
             self._measured.append((begin, self._mark(), add))
 
     def report(self) -> dict[str, float]:
-        """Acceptance, and tokens a round of a sequence."""
+        """Acceptance, and tokens per round of a sequence."""
         return {
             "acceptance": self.accepted / self.looked_at if self.looked_at else float("nan"),
             "tokens_per_round": self.tokens / self.sequence_rounds if self.sequence_rounds else float("nan"),

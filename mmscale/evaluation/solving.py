@@ -155,7 +155,7 @@ def evaluate_task(
     context: ParallelContext,
     interruption: Interruption,
 ) -> tuple[dict[str, list[Prediction]], list[DataAccount]]:
-    """Judged predictions of every language of a task, one file a language under folder/name; data-parallel ranks share
+    """Judged predictions of every language of a task, one file per language under folder/name; data-parallel ranks share
     the prompts, and all get all rows."""
     languages = wanted_languages(task.data, run_languages)
     rows: dict[str, list[Prediction]] = {}

@@ -1,4 +1,4 @@
-"""Methods by name: one file a paper, found through one line of mmscale/registry.py."""
+"""Methods by name: one file per paper, found through one line of mmscale/registry.py."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def _widths(config: Any, values: dict[str, Any], multiple: int) -> dict[str, Any
 
 
 def _rope(values: dict[str, Any], head: int) -> dict[str, Any]:
-    """Factors a frequency for the smaller head; rules a layer type, where there are several, each so."""
+    """Factors per frequency for the smaller head; where there are several layer types, rules for each."""
     part = float(values.get("partial_rotary_factor") or 1.0)
     found = dict(values)
     for key, value in values.items():

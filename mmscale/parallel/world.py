@@ -40,7 +40,7 @@ def discover(environment: Mapping[str, str] | None = None) -> World:
     found = dict(os.environ) if environment is None else dict(environment)
     if "RANK" in found and "WORLD_SIZE" in found:
         world = _from_variables(found)
-    elif _mpi_size(found) > _slurm_size(found):  # in an allocation mpirun starts its own servants by srun, one a node
+    elif _mpi_size(found) > _slurm_size(found):  # in an allocation mpirun starts its own servants by srun, one per node
         world = _from_mpi(found)
     elif _slurm_size(found) > 1 and "SLURM_PROCID" in found:
         world = _from_slurm(found)

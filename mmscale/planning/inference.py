@@ -15,7 +15,7 @@ from mmscale.planning.memory import CONTEXT_BYTES, TIGHT
 
 
 def key_value_bytes(model_config: Any, tokens: int, width: int) -> int:
-    """Keys and values of `tokens` tokens in all layers: 2 L K D elements a token."""
+    """Keys and values of `tokens` tokens in all layers: 2 L K D elements per token."""
     heads = int(model_config.num_attention_heads)
     head = getattr(model_config, "head_dim", None) or model_config.hidden_size // heads
     return 2 * int(model_config.num_hidden_layers) * int(model_config.num_key_value_heads) * head * tokens * width

@@ -64,5 +64,5 @@ def partitioned(sizes: Sequence[int], data: int) -> int:
 
 
 def flattened(sizes: Sequence[int], data: int) -> int:
-    """Elements a rank holds of the flat groups of ZeRO-1 and 2, padded to DeepSpeed's alignment of two a rank."""
+    """Elements a rank holds of the flat groups of ZeRO-1 and 2, padded to DeepSpeed's alignment of two per rank."""
     return -(-sum(sizes) // (2 * data)) * 2

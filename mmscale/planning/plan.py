@@ -242,7 +242,7 @@ class Planner:
     def _compute(
         self, config: StageConfig, trained: Trained, parallel_plan: ParallelPlan, mean: Examples, tokens: int
     ) -> tuple[float, float]:
-        """(seconds of each GPU of a tensor group for so many tokens, model operations a token); the encoder, where
+        """(seconds of each GPU of a tensor group for so many tokens, model operations per token); the encoder, where
         its states are not cached, is whole on each."""
         work = throughput.token_work(
             self.config,

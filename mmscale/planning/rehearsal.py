@@ -176,7 +176,7 @@ def show(found: dict[str, Any]) -> None:
     for name, stage in found["stages"].items():
         calls = ", ".join(f"{count:,} {kind}" for kind, count in stage["tensor_collectives"].items()) or "none"
         sent = stage["tensor_bytes"]
-        print(f"  {name}: a step of {stage['rows_per_step']} rows of {stage['row_tokens']:,} tokens a rank")
+        print(f"  {name}: a step of {stage['rows_per_step']} rows of {stage['row_tokens']:,} tokens per rank")
         print(
             f"    tensor group: {calls}; {sent['traced'] / 2**20:,.1f} MiB traced, {sent['plan'] / 2**20:,.1f} MiB planned; "
             f"data group: {stage['data_bytes']['plan'] / 2**20:,.1f} MiB planned; "

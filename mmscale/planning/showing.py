@@ -100,7 +100,7 @@ def show(found: dict[str, Any]) -> None:
         print(
             f"evaluation, batch {answer['batch_size']} on {answer['tensor_parallel_size']} GPUs: "
             f"{answer['memory_bytes']['peak'] / _GIB:.1f} GiB each ({_verdict(answer)}), "
-            f"{answer['tokens_per_s_per_gpu']:,.0f} tokens/s a GPU at most"
+            f"{answer['tokens_per_s_per_gpu']:,.0f} tokens/s per GPU at most"
         )
         if "proxy" in answer:
             _show_proxy(answer["proxy"])
@@ -129,7 +129,7 @@ def _layout(context: dict[str, int]) -> str:
 
 
 def _memory(entry: dict[str, Any], available: int) -> Table:
-    table = Table("a GPU holds", "GiB")
+    table = Table("memory per GPU", "GiB")
     table.columns[1].justify = "right"
     for name, value in entry["memory_bytes"].items():
         if not name.startswith("peak") and value:
@@ -145,9 +145,9 @@ def _memory(entry: dict[str, Any], available: int) -> Table:
 def _speed(entry: dict[str, Any]) -> Table:
     table = Table(
         "step",
-        "tokens/s a GPU",
+        "tokens/s per GPU",
         "MFU",
-        "sent a step (tensor, data)",
+        "sent per step (tensor, data)",
         "steps",
         "GPU hours",
         "checkpoint",
@@ -155,7 +155,7 @@ def _speed(entry: dict[str, Any]) -> Table:
     )
     sent = entry["sent_bytes_per_step"]
     table.add_row(
-        f"{entry['step_seconds']:.2f} s, {entry['rows_per_step']} x {entry['row_tokens']} tokens a rank",
+        f"{entry['step_seconds']:.2f} s, {entry['rows_per_step']} x {entry['row_tokens']} tokens per rank",
         f"{entry['tokens_per_s_per_gpu']:,.0f}",
         f"{100 * entry['mfu']:.1f} %",
         f"{sent['tensor'] / 1e9:.1f}, {sent['data'] / 1e9:.1f} GB",
@@ -168,7 +168,7 @@ def _speed(entry: dict[str, Any]) -> Table:
 
 
 def _fitting(entries: list[dict[str, Any]]) -> Table:
-    table = Table("layout", "peak GiB", "s a step", "tokens/s a GPU", "MFU")
+    table = Table("layout", "peak GiB", "s per step", "tokens/s per GPU", "MFU")
     for entry in entries:
         table.add_row(
             _layout(entry["layout"]),

@@ -1,4 +1,4 @@
-"""Token lengths a language: a histogram as text and as a picture."""
+"""Token lengths per language: a histogram as text and as a picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _scale(lengths: Mapping[str, Sequence[int]]) -> float:
 
 
 def text_histogram(lengths: Mapping[str, Sequence[int]]) -> str:
-    """One line a language: rows, mean, median, 99th percentile, longest, and its distribution on one common scale."""
+    """One line per language: rows, mean, median, 99th percentile, longest, and its distribution on one common scale."""
     top = round(_scale(lengths))
     edges = np.linspace(0, top + 1, _BINS + 1)
     lines = [f"{'':4} {'rows':>7} {'mean':>7} {'p50':>6} {'p99':>6} {'max':>6}  0 … {top} tokens and more"]
@@ -32,7 +32,7 @@ def text_histogram(lengths: Mapping[str, Sequence[int]]) -> str:
 
 
 def picture(lengths: Mapping[str, Sequence[int]], path: Path, what: str) -> None:
-    """The same as a PNG: one row of axes a language, shared scale."""
+    """The same as a PNG: one row of axes per language, shared scale."""
     from matplotlib.figure import Figure  # imports slowly
 
     figure = Figure(figsize=(7, 0.9 + 0.62 * len(lengths)), layout="constrained")

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def score_table(scores: dict[str, Any]) -> str:
-    """One line a model and task: accuracy in per cent a language, the mean of non-English ones and its gain over the base."""
+    """One line per model and task: accuracy in per cent per language, the mean of non-English ones and its gain over the base."""
     lines: list[str] = []
     scores = {name: model for name, model in scores.items() if not model.get("of_sweep")}
     tasks = list(dict.fromkeys(task for model in scores.values() for task in model["tasks"]))

@@ -294,7 +294,7 @@ def _same(before: LanguageRows | None, rows: LanguageRows) -> LanguageRows | Non
 
 
 def _limited(task: TaskConfig, limit: int) -> TaskConfig:
-    """A task with fewer problems a language: the first of those that it has."""
+    """A task with fewer problems per language: the first of those that it has."""
     held = task.data.limit_per_language
     data = task.data.model_copy(update={"limit_per_language": limit if held is None else min(limit, held)})
     return task.model_copy(update={"data": data})

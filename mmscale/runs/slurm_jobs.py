@@ -1,4 +1,4 @@
-"""Methods as Slurm jobs, one a stage, each after the method's one before; and watching them."""
+"""Methods as Slurm jobs, one per stage, each after the method's one before; and watching them."""
 
 from __future__ import annotations
 

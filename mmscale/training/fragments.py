@@ -1,4 +1,4 @@
-"""Training state in safetensors files, one a rank: flattened stretches that any layout can be read back into."""
+"""Training state in safetensors files, one per rank: flattened stretches that any layout can be read back into."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_a_vocabulary_cut_over_three_ranks_is_the_whole_one(tmp_path):
         ({2: torch.zeros(3, dtype=torch.int64)}, "one target a row"),
         ({1: torch.zeros(6, 3).half()}, "of one dtype"),
         ({2: torch.zeros(4, dtype=torch.int32)}, "targets int64"),
-        ({3: torch.zeros(5)}, "one bias a row"),
+        ({3: torch.zeros(5)}, "one bias per row"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):

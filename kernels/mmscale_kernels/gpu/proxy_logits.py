@@ -1,7 +1,7 @@
 """Triton kernels of mmscale_kernels.proxy_logits: three rows of logits, read once for a choice without truncation.
 
 A stretch of a row is a program; what truncation keeps is found by a search over the bits of the numbers, sixteen
-candidates a pass, without a sort.
+candidates per pass, without a sort.
 """
 
 # mypy: disable-error-code="no-untyped-def"

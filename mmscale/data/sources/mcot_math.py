@@ -1,4 +1,4 @@
-"""mCoT-MATH (Lai & Nissim 2024): rows {lang-id, question, answer} of eleven languages, in one file or one a language."""
+"""mCoT-MATH (Lai & Nissim 2024): rows {lang-id, question, answer} of eleven languages, in one file or one per language."""
 
 from __future__ import annotations
 
