@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -73,6 +74,13 @@ def test_the_notebook_runs_from_top_to_bottom(shared, monkeypatch, capsys):
         exec(compile(cell, "tour.ipynb", "exec"), namespace)
     assert "en: 4 of 4 right" in capsys.readouterr().out
     assert [row.origin for row in namespace["after"]] == [problem.origin for problem in namespace["problems"]]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
+def test_python_on_a_page_runs_as_it_stands(page, capsys):
+    [snippet] = re.findall(r"^```python\n(.*?)^```$", (EXAMPLES.parent / page).read_text(), re.DOTALL | re.MULTILINE)
+    exec(compile(snippet, page, "exec"), {})
+    assert 0 < float(capsys.readouterr().out.split()[-1]) <= 1
 
 
 def test_examples_use_the_public_interface_alone():
