@@ -14,6 +14,11 @@ import mmscale
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / ".github").rglob("*.md")])
 FOLDERS = ("mmscale", "kernels", "launch", "benchmarks", "configs", "examples")
+PATH = re.compile(
+    r"(?<![\w/])(?:(?:FOLDERS)/[\w/-]+\.\w+|[a-z_]+/[a-z_]+\.py|test_[a-z_]+\.py)".replace(
+        "FOLDERS", "|".join((*FOLDERS, "tests"))
+    )
+)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -26,6 +31,15 @@ def targets(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_of_a_page_leads_to_a_file(page):
     missing = [link for link in targets(page) if not (page.parent / link.split("#")[0]).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_that_a_page_names_is_there(page):
+    """With a folder in front, or as the last part of a path that this project has."""
+    named = set(PATH.findall(page.read_text(encoding="utf-8")))
+    files = [str(file.relative_to(ROOT)) for folder in (*FOLDERS, "tests") for file in (ROOT / folder).rglob("*")]
+    missing = [path for path in named if not any(f"/{file}".endswith(f"/{path}") for file in files)]
     assert not missing
 
 
