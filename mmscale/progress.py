@@ -37,10 +37,11 @@ class Bar:
         self._progress, self._lines = progress, lines
         self._task = TaskID(0) if progress is None else progress.add_task(title, total=total, completed=done, note="")
         self._began = self._told = time.monotonic()
-        self._done_before = done
+        self._done_before, self._note = done, ""
 
     def advance(self, amount: int = 1, note: str | None = None) -> None:
         self.done += amount
+        self._note = note or self._note
         if self._progress is not None:
             fields = {} if note is None else {"note": note}
             self._progress.update(self._task, advance=amount, **fields)  # type: ignore[arg-type]
@@ -50,11 +51,12 @@ class Bar:
     def _tell(self) -> None:
         """Say how far it is, unless that was said within the last minute."""
         now, made = time.monotonic(), self.done - self._done_before
-        if now - self._told < _LINE_SECONDS or not made:
+        if now - self._told < _LINE_SECONDS:
             return
         self._told = now
-        left = datetime.timedelta(seconds=round((now - self._began) / made * (self.total - self.done)))
-        say(f"{self.title}: {self.done:g} of {self.total:g}, ETA {left}")
+        left = round((now - self._began) / made * (self.total - self.done)) if made else None
+        eta = "" if left is None else f", ETA {datetime.timedelta(seconds=left)}"
+        say(f"{self.title}: {self.done} of {self.total}{eta}{f' ({self._note})' if self._note else ''}")
 
 
 @contextlib.contextmanager
@@ -83,3 +85,8 @@ def say(text: str) -> None:
         logger.info(text)
     else:
         console.print(text, markup=False, soft_wrap=True)
+
+
+def detail(text: str) -> None:
+    """One line for the log, and for the terminal of a command that was given --verbose."""
+    logging.getLogger("mmscale").debug(text)

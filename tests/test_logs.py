@@ -28,8 +28,9 @@ def training(folder, steps: int) -> list[str]:
 
 
 def test_a_run_without_a_terminal_tells_its_steps_and_keeps_a_log_that_goes_on(tmp_path, capsys):
-    assert main(training(tmp_path, 4)) == 0
+    assert main(["--verbose", *training(tmp_path, 4)]) == 0
     told = capsys.readouterr()
+    assert re.search(rf"{STAMP} DEBUG rank 0: .*step-0*4: saved", told.err), "a detail"
     line = (
         rf"{STAMP} INFO rank 0: Multilingual CoT: tuning: step (\d) of 4, loss \d+\.\d+, learning rate \d\.\d+e-\d+, "
         r"[\d,]+ tokens/s, ETA \d+:\d\d:\d\d, memory \d+\.\d\d GiB"
@@ -138,13 +139,12 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
 def test_work_without_a_terminal_says_now_and_then_how_far_it_is(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with logs.session(), bar("Answers", 100) as answers:
-        for _ in range(100):
+    with logs.session(), bar("Answers", 4) as answers:
+        for count in range(100):
             now[0] += 2.0
-            answers.advance()
-    told = re.findall(r"rank 0: (.*)", capsys.readouterr().err)
-    assert told == [
-        "Answers: 30 of 100, ETA 0:02:20",
-        "Answers: 60 of 100, ETA 0:01:20",
-        "Answers: 90 of 100, ETA 0:00:20",
+            answers.advance(1 if count == 40 else 0, note=f"sw: {count + 1} of 100 answered")
+    assert re.findall(r"rank 0: (.*)", capsys.readouterr().err) == [
+        "Answers: 0 of 4 (sw: 30 of 100 answered)",
+        "Answers: 1 of 4, ETA 0:06:00 (sw: 60 of 100 answered)",
+        "Answers: 1 of 4, ETA 0:09:00 (sw: 90 of 100 answered)",
     ]

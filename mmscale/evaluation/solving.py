@@ -23,7 +23,7 @@ from mmscale.evaluation.answers import rule
 from mmscale.evaluation.predictions import Prediction, PredictionLog
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
-from mmscale.progress import bar, say
+from mmscale.progress import Bar, bar, say
 
 
 @dataclass(frozen=True)
@@ -126,16 +126,20 @@ def solve(
     log: PredictionLog,
     rule_name: str,
     interruption: Interruption,
+    progress: Bar,
 ) -> list[Prediction]:
     """Answer the records the log does not hold yet; all rows, on every rank, in the order of `records`.
 
     Rows are judged when they are written, for whoever reads the file, and again here, by the rule asked for now.
     Raises Interrupted, on all ranks, when a signal or a time limit ends it early; what was answered is kept.
     """
-    done = frozenset(log.rows)
+    done, answered = frozenset(log.rows), len(log.rows)
     if not done.issuperset(record.origin for record in records):  # all ranks know of the same rows
         for batch in answer(solver.loaded, records, config, done, log.context):
-            log.append([judge(row, rule_name) for row in batch if row.origin not in done])
+            new = [judge(row, rule_name) for row in batch if row.origin not in done]
+            log.append(new)
+            answered = min(len(records), answered + len(new) * log.context.data_size)  # other ranks answer as many
+            progress.advance(0, note=f"{log.path.stem}: {answered} of {len(records)} answered")
             if interruption.noted:
                 break
     reason = interruption.reason()
@@ -176,6 +180,6 @@ def evaluate_task(
             require_scorable(records, task.rule)
             accounts.append(account)
             log = PredictionLog(folder / f"{code}.jsonl", digest, context)
-            rows[code] = solve(solver, records, task.generation, log, task.rule, interruption)
+            rows[code] = solve(solver, records, task.generation, log, task.rule, interruption, progress)
             progress.advance(note=code)
     return rows, accounts

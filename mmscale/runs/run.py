@@ -9,9 +9,7 @@ from typing import Any, NoReturn
 from mmscale.answering.solvers import Steering, model_solver, proxy_solver
 from mmscale.config.evaluation import ProxyConfig, TaskConfig
 from mmscale.config.run import RunConfig, dump_run
-from mmscale.data.prompts import template
 from mmscale.errors import UserError, unknown_name
-from mmscale.evaluation.answers import rule
 from mmscale.evaluation.predictions import Prediction, score
 from mmscale.evaluation.scores import task_scores
 from mmscale.evaluation.solving import LazySolver, evaluate_task
@@ -34,43 +32,20 @@ TaskRows = dict[str, LanguageRows]
 
 
 def check(run: RunConfig) -> list[Method]:
-    """The methods of a run, every stage configured; UserError naming what is missing or unknown."""
+    """The methods of a run; UserError where a model does not fit what is asked of it.
+
+    Names, and that every stage is configured, were checked when the configuration was read.
+    """
     methods = [method(name) for name in run.methods]
-    for name in run.recipes:
-        method(name)
     for chosen in methods:
-        stages = run.recipes.get(chosen.name, {})
-        known = [spec.name for spec in chosen.stages]
-        for stage in stages:
-            if stage not in known:
-                raise unknown_name(f"stage of {chosen.name}", stage, known)
-        for stage in known:
-            if stage not in stages:
-                raise UserError(
-                    f"recipes.{chosen.name}.{stage} is missing: give the stage its data and steps or epochs"
-                )
-            wanted = stages[stage].evaluate_task
-            if wanted is not None and wanted not in run.evaluation.tasks:
-                raise unknown_name(f"recipes.{chosen.name}.{stage}.evaluate_task", wanted, run.evaluation.tasks)
-            if not stages[stage].data:
-                raise UserError(f"recipes.{chosen.name}.{stage}.data is empty: name at least one data set")
         for spec in chosen.stages:
             Stage(run, chosen, spec).require_trainable()
         if chosen.needs_encoder and run.encoder is None:
             raise UserError(f"{chosen.name} needs an encoder: add an encoder section with a path")
-    if run.proxy is not None and run.proxy.expert not in run.recipes:
-        raise unknown_name("proxy.expert", run.proxy.expert, run.recipes)
     if run.proxy is not None and run.proxy.ceiling and run.proxy.expert in run.methods:
         chosen, tuned = method(run.proxy.expert), proxy_models.ceiling_run(run)
         for spec in chosen.stages:
             Stage(tuned, chosen, spec).require_trainable()
-    for task in run.evaluation.tasks.values():
-        rule(task.rule)
-        if task.prompt is not None:
-            template(task.prompt)
-    for name in run.proxy.tasks if run.proxy else ():
-        if name not in run.evaluation.tasks:
-            raise unknown_name("proxy task", name, run.evaluation.tasks)
     return methods
 
 

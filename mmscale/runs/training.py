@@ -30,6 +30,7 @@ from mmscale.models.merge import MergedModel
 from mmscale.models.seal import SEAL_FILE, require_unchanged, write_seal
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.zero import partitioned_loading
+from mmscale.progress import detail
 from mmscale.runs import encoder_cache, settings
 from mmscale.runs.stage import Stage
 from mmscale.runs.tokenizing import tokens
@@ -64,6 +65,7 @@ def run_stage(stage: Stage, start: ModelParts, context: ParallelContext) -> Mode
     made = require_unchanged(stage.model, context).fingerprint
     if made != print_of_start:
         raise settings.refusal(stage.model, stage, start)
+    detail(f"{stage.title}: finished already, its model is in {stage.model}")
     return _as_configured(read_parts(str(stage.model)), stage)
 
 

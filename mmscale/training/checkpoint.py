@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmscale.errors import UserError
 from mmscale.parallel.context import ParallelContext
-from mmscale.progress import say
+from mmscale.progress import detail, say
 from mmscale.storage.files import (
     make_temporary,
     publish_directory,
@@ -88,6 +88,7 @@ def save(folder: Path, engine: Engine, state: TrainingState, context: ParallelCo
         _prune(folder, keep, state.best_step)
 
     context.on_first(publish)
+    detail(f"{path}: saved")
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -54,6 +55,9 @@ def test_three_ranks_train_answer_and_report_as_one(alone, tmp_path):
     assert set(found) == {f"predictions/{m}/tinyworld/{c}.jsonl" for m in ("base", "mindmerger") for c in LANGUAGES}
     assert found == expected, "every answer once, in the order of the data, and no part left over"
     assert (tmp_path / "report.html").is_file()
+    for rank in range(3):
+        log = (tmp_path / "logs" / f"rank-{rank}.log").read_text(encoding="utf-8")
+        assert re.search(rf"INFO rank {rank}: MindMerger: mapping: step \d+ of \d+, loss", log), "a file of each rank"
     assert json.loads((tmp_path / "scores.json").read_text()) == json.loads((alone / "scores.json").read_text())
 
 
