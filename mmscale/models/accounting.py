@@ -33,13 +33,15 @@ def require_whole(
     `build` makes the model without memory; `beside` are tensors of halves that are not loaded; `arguments` are those of
     from_pretrained.
     """
+    outline = files.without_values()
+    _refuse_integers(outline, origin)
     with unpartitioned(), _silent():
         with torch.device("meta"):
             empty = build()
         model, found = type(empty).from_pretrained(
             None,
             config=empty.config,
-            state_dict=files.without_values(),
+            state_dict=outline,
             device_map={"": "meta"},
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -47,6 +49,16 @@ def require_whole(
         )
     _refuse(found, origin, beside)
     _require_equal_ties(getattr(model, "all_tied_weights_keys", None) or {}, files, origin)
+
+
+def _refuse_integers(outline: dict[str, Tensor], origin: str) -> None:
+    """UserError for a parameter in integers or 8 bits: quantised, whatever config.json says, and read as plain numbers wrong."""
+    for name, value in sorted(outline.items()):
+        if (not value.is_floating_point() or value.element_size() < 2) and not _BUFFERS.search(name):
+            raise UserError(
+                f"{origin}: tensor {name} holds {str(value.dtype).removeprefix('torch.')}, as quantised checkpoints do, which "
+                f"are not supported: take the model it was made from"
+            )
 
 
 def _refuse(found: dict[str, Any], origin: str, beside: re.Pattern[str] | None) -> None:

@@ -68,7 +68,8 @@ def _is_absent(path: str, error: Exception) -> bool:
 
 def _reason(path: str, error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0] if lines else type(error).__name__
+    announced = len(lines) > 1 and lines[0].endswith(":")
+    said = " ".join(lines[: 1 + announced]) if lines else type(error).__name__
     if "trust_remote_code" in str(error):
         return (
             "it brings Python code of its own, which is not run: where you trust it, set trust_remote_code: true in your "

@@ -132,6 +132,7 @@ DAMAGE = {
     "an expert": ("mixtral", drop("layers.1.block_sparse_moe.experts.3.w2"), r"layers\.1\.mlp\.experts\.down_proj"),
     "a left-over": ("llama", put("v_head.weight", lambda w: torch.ones(2)), r"holds the tensor v_head\.weight"),
     "a tie that is none": ("tied", put(FIRST, lambda w: w["model.embed_tokens.weight"] + 1), r"differ, though .* ties"),
+    "integers": ("llama", put(FIRST, lambda w: w[FIRST].to(torch.int8)), r"lm_head\.weight holds int8, as quantised"),
     "NaN": ("llama", put(FIRST, lambda w: torch.full((2048, 64), torch.nan)), r"lm_head\.weight holds NaN"),
 }
 FILES = {
@@ -146,6 +147,7 @@ FILES = {
     "an empty file": (replaced("model.safetensors", b""), "is empty"),
     "half a download": (halved("model.safetensors"), "half a download"),
     "half a pickle": (halved("pytorch_model.bin"), "plain tensors, or damaged"),
+    "a count in letters": (lambda f: set_config(f, num_hidden_layers="three"), r"num_hidden_layers'?: .*int"),
     "half a config": (halved("config.json"), "cannot load the model configuration"),
     "no pickle": (lambda f: (as_torch(f), (f / "pytorch_model.bin").write_bytes(b"\x80\x02}q")), "or damaged"),
     "a shard that is not there": (
