@@ -95,7 +95,7 @@ def test_one_kind_is_listed_alone_and_an_unknown_one_refused(capsys):
 def test_help_names_what_there_is(capsys):
     assert main(["evaluate", "--help"]) == 0
     words = set(re.findall(r"[a-z_0-9]+", capsys.readouterr().out))
-    assert words >= {*registry.names("rules"), *registry.names("tasks")}
+    assert words >= {name for kind in ("rules", "tasks", "prompts", "sources") for name in registry.names(kind)}
 
 
 @pytest.fixture
@@ -146,7 +146,8 @@ def test_what_another_package_adds_is_listed_with_its_name(outside, capsys):
 
 def test_a_broken_entry_point_is_told_when_it_is_asked_for_and_marked_in_the_list(site, capsys):
     (site / "half_done.py").write_text("import nowhere_to_be_found\n")
-    broken = {"mmscale.rules": {"half": "half_done:RULE", "other": "json:loads"}}
+    points = {"half": "half_done:RULE", "other": "json:loads"}
+    broken = {"mmscale.rules": points, "mmscale.tasks": points}
     install(site, "half-done", broken)
     forget()
     assert main(["list", "rules"]) == 0
@@ -155,6 +156,12 @@ def test_a_broken_entry_point_is_told_when_it_is_asked_for_and_marked_in_the_lis
     assert registry.get("rules", "exact").extract(" a ", "en") == "a"
     with pytest.raises(UserError, match="rule 'half' of package 'half-done' cannot be loaded .*nowhere_to_be_found"):
         registry.get("rules", "half")
+    task = "evaluation.tasks.tinyworld.task"
+    assert main(["config", "show", "configs/quickstart.yaml", f"{task}=half", "threads=x"]) == 2
+    assert (
+        "task 'half' of package 'half-done' cannot be loaded" in (told := capsys.readouterr().err)
+        and "threads: " in told
+    )
     with pytest.raises(UserError, match="rule 'other' of package 'half-done' is a function and should be"):
         registry.get("rules", "other")
 

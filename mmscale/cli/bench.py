@@ -40,7 +40,7 @@ def bench(
     if name not in scripts:
         raise unknown_name("benchmark", name, scripts)
     # the safe path keeps a folder of the same name, such as a checkout's, from standing before what is installed
-    quiet = {"PYTHONWARNINGS": "ignore", "PYTHONSAFEPATH": "1"}
+    quiet = {"PYTHONWARNINGS": "ignore", "PYTHONSAFEPATH": "1", "TRANSFORMERS_VERBOSITY": "error"}
     environment = {**os.environ, **quiet, "MMSCALE_RESULTS": str(output.absolute())}
     command = [sys.executable, "-m", f"mmscale.benchmarks.{scripts[name].stem}", *context.args]
     try:

@@ -43,13 +43,15 @@ def evaluate(
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(help="with MODEL: data source (mmscale list sources); by default the task's, else mgsm"),
+        typer.Option(help=f"with MODEL: data source: {registry.listed('sources')}; by default the task's, else mgsm"),
     ] = None,
     path: Annotated[str, typer.Option(help="with MODEL: path of its files")] = "",
     languages: Annotated[str, typer.Option(help="with MODEL: comma-separated codes")] = "en",
     split: Annotated[str | None, typer.Option(help="with MODEL: split of the source; by default test")] = None,
     limit: Annotated[int | None, typer.Option(help="with MODEL: first rows of each language")] = None,
-    prompt: Annotated[str | None, typer.Option(help="with MODEL: prompt template (mmscale list prompts)")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help=f"with MODEL: prompt template: {registry.listed('prompts')}")
+    ] = None,
     encoder: options.EncoderPath = None,
     mapping: options.MappingPath = None,
     trust_remote_code: options.TrustRemoteCode = False,

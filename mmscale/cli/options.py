@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmscale import registry
+
 if TYPE_CHECKING:
     from mmscale.parallel.context import ParallelContext
 
@@ -14,7 +16,7 @@ Model = Annotated[str, typer.Argument(help="model folder (also one with a mappin
 PromptName = Annotated[
     str | None,
     typer.Option(
-        "--prompt", help="prompt template (mmscale list prompts); by default the one the model was trained with"
+        "--prompt", help=f"prompt template: {registry.listed('prompts')}; by default the one the model was trained with"
     ),
 ]
 Dtype = Annotated[

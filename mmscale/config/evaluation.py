@@ -10,6 +10,7 @@ from mmscale import registry
 from mmscale.config.base import Config, LanguageCodes, PromptName, RuleName, Seed, TaskName, deep_merge
 from mmscale.config.data import DataConfig
 from mmscale.config.model import LanguageModelConfig
+from mmscale.errors import UserError
 
 LEAST_TEMPERATURE = 1e-4
 
@@ -71,7 +72,10 @@ class TaskConfig(Config):
         name = values.get("task") if isinstance(values, dict) else None
         if not isinstance(name, str) or name not in registry.names("tasks"):
             return values
-        return task_values(name, values)
+        try:
+            return task_values(name, values)
+        except UserError as error:  # of another package, and broken; pydantic collects what is a ValueError
+            raise ValueError(str(error)) from error
 
 
 class ProxyConfig(Config):
