@@ -107,9 +107,9 @@ def require_finite(model: nn.Module, files: TensorFiles, origin: str, context: P
 
 
 def _is_away(parameter: Any) -> bool:
-    """Whether DeepSpeed has moved what this rank owns of a parameter out of memory."""
+    """Whether DeepSpeed has moved what this rank owns of a parameter out of memory, and left nothing or one number there."""
     part: Any = getattr(parameter, "ds_tensor", None)
-    return part is not None and part.ds_numel > 0 and part.numel() == 0
+    return part is not None and part.numel() < part.ds_numel
 
 
 def _held(parameter: Any, context: ParallelContext) -> Tensor:

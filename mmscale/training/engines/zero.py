@@ -198,7 +198,7 @@ class ZeroEngine:
             held: Any = parameter.ds_tensor  # type: ignore[attr-defined]
             begin = held.ds_numel * self.context.data_rank
             valid = max(0, min(held.ds_numel, shard.elements - begin))
-            away = getattr(parameter, "nvme_swapper", None) if not held.numel() and held.ds_numel else None
+            away = getattr(parameter, "nvme_swapper", None) if held.numel() < held.ds_numel else None
             if away is not None:
                 away.swap_in([parameter], async_op=False)
             if valid:
