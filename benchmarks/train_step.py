@@ -34,8 +34,9 @@ from mmscale.config.parallel import InterruptionConfig
 from mmscale.config.run import load_run
 from mmscale.data.packing import IGNORED, PackedRow, encoder_row, pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
-from mmscale.models import language_model, mapping
+from mmscale.models import language_model
 from mmscale.models.assembly import ModelParts, assemble, make_trainable
+from mmscale.models.connectors import mlp
 from mmscale.models.encoders import Encoder
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
@@ -63,11 +64,11 @@ class Published:
         self.llm = as_transformers_runs_it(model.language_model.causal_lm, "eager")
 
     def __call__(self, examples: Sequence[TokenizedExample]) -> Tensor:
-        assert self.model.encoder is not None and self.model.mapping is not None
+        assert self.model.encoder is not None and self.model.connector is not None
         ids, mask = self._padded([example.encoder_ids for example in examples])
         with torch.no_grad():
             states = self.model.encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        between, embed = self.model.mapping, self.llm.get_input_embeddings()
+        between, embed = self.model.connector, self.llm.get_input_embeddings()
         text, text_mask = self._padded([(*e.prompt_ids, *e.target_ids) for e in examples])
         count, one = len(examples), mask.new_ones(len(examples), 1)
         start = embed(torch.full((count, 1), self.specials.bos, device=self.device))
@@ -99,7 +100,7 @@ def with_layers_of_transformers(model: MergedModel) -> MergedModel:
     ours = model.language_model
     with mock.patch.object(language_model, "make_memory_efficient"):
         theirs = as_transformers_runs_it(ours.causal_lm, ours.config._attn_implementation)
-        return MergedModel(LanguageModel(theirs, None, ours.specials), model.encoder, model.mapping)
+        return MergedModel(LanguageModel(theirs, None, ours.specials), model.encoder, model.connector)
 
 
 def packed_by_parts(model: MergedModel, specials: SpecialTokens, device: torch.device) -> Step:
@@ -107,7 +108,7 @@ def packed_by_parts(model: MergedModel, specials: SpecialTokens, device: torch.d
     step = packed_with_all_logits(model, specials, device)
 
     def by_parts(examples: Sequence[TokenizedExample]) -> Tensor:
-        with mock.patch.object(mapping, "adapter_merge", adapter_merge_reference):
+        with mock.patch.object(mlp, "adapter_merge", adapter_merge_reference):
             return step(examples)
 
     return by_parts
@@ -177,7 +178,7 @@ def random_weights(shape: str, device: torch.device, batch: int, batches: int) -
     causal = random_llama(llm, device)
     with torch.device(device):
         states = T5EncoderModel._from_config(T5Config(**encoder), dtype=dtype).eval()
-        between = mapping.Mapping(encoder["d_model"], llm["hidden_size"])
+        between = mlp.MLPConnector(encoder["d_model"], llm["hidden_size"])
     specials = SpecialTokens(1, 2)
     model = MergedModel(LanguageModel(causal, None, specials), Encoder(states, encoder["d_model"]), between)
     generator = torch.Generator().manual_seed(0)
@@ -205,10 +206,10 @@ def _encoded(model: MergedModel, examples: list[TokenizedExample], device: torch
 def ways_of(setup: Setup, device: torch.device) -> tuple[dict[str, Step], dict[str, list[list[TokenizedExample]]]]:
     """Ways of running a step, and the batches each of them sees."""
     model = setup.model
-    assert model.mapping is not None
+    assert model.connector is not None
     model.requires_grad_(False)
     make_trainable(model.language_model, False, frozen=True)
-    model.mapping.requires_grad_(True)
+    model.connector.requires_grad_(True)
     ours = packed(model, setup.specials, device)
     ways: dict[str, Step] = {
         "one padded batch, eager, all logits": Published(model, setup.specials, device),
@@ -223,8 +224,8 @@ def ways_of(setup: Setup, device: torch.device) -> tuple[dict[str, Step], dict[s
 
 def measure(setup: Setup, device: torch.device, batches: int) -> list[dict[str, Any]]:
     ways, seen = ways_of(setup, device)
-    assert setup.model.mapping is not None
-    weights = list(setup.model.mapping.parameters())
+    assert setup.model.connector is not None
+    weights = list(setup.model.connector.parameters())
     agree = 1e-3 if next(setup.model.language_model.parameters()).dtype == torch.float32 else 1e-2
     losses = {name: [float(way(examples)) for examples in seen[name]] for name, way in ways.items()}
     first = next(iter(losses.values()))

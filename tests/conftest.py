@@ -31,9 +31,9 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from mmscale.data.segments import SpecialTokens
 from mmscale.models.attention import PACKED_SDPA
+from mmscale.models.connectors.mlp import MLPConnector
 from mmscale.models.encoders import Encoder
 from mmscale.models.language_model import LanguageModel
-from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
 from mmscale.tinyworld import tokenizer as tinyworld_tokenizer
 
@@ -106,7 +106,7 @@ def random_merged(family: str = "llama", encoder: str | None = None) -> MergedMo
     if encoder is None:
         return MergedModel(language_model)
     torch.manual_seed(7)
-    mapping = Mapping(24, 32).double()
+    mapping = MLPConnector(24, 32).double()
     torch.nn.init.normal_(mapping.end_boundary)
     return MergedModel(language_model, random_encoder(encoder), mapping)
 

@@ -9,6 +9,10 @@ from mmscale.config.base import Config, EncoderFamily
 DType = Literal["float32", "bfloat16", "float16", "float64"]
 
 
+DEFAULT_CONNECTOR = "mlp"
+"""MindMerger's mapping."""
+
+
 class LanguageModelConfig(Config):
     """A causal language model that transformers loads: LLaMA, Mistral, Qwen2 and newer of their kind."""
 

@@ -21,7 +21,7 @@ from mmscale.config.base import Config, LanguageCodes, MethodName
 from mmscale.config.documents import Document, find_config, read_document, with_overrides
 from mmscale.config.evaluation import EvaluationConfig, ProxyConfig
 from mmscale.config.mistakes import mistakes
-from mmscale.config.model import EncoderConfig, LanguageModelConfig
+from mmscale.config.model import DEFAULT_CONNECTOR, EncoderConfig, LanguageModelConfig
 from mmscale.config.parallel import ParallelConfig
 from mmscale.config.references import wrong_references
 from mmscale.config.training import StageConfig
@@ -47,8 +47,14 @@ class RunConfig(Config):
     language_model: LanguageModelConfig
     """The LLM that every method begins with."""
     encoder: EncoderConfig | None = None
+<<<<<<< HEAD
     """The multilingual encoder of methods that need one."""
     encoder_cache: Annotated[str, WithJsonSchema({"type": ["string", "boolean"]})] = "auto"
+=======
+    connector: str = DEFAULT_CONNECTOR
+    """What joins the encoder to the language model; `mmscale list connectors` names them."""
+    encoder_cache: str = "auto"
+>>>>>>> c5f20a3 (Let a stage name the components that it trains)
     """States of the frozen encoder on disk: `auto` keeps them in the run directory while a stage goes over its data twice
     or more; `off`; or a folder that keeps them for other runs."""
     methods: tuple[MethodName, ...] = ()

@@ -10,7 +10,7 @@ from safetensors.torch import save
 from mmscale.conversion import langbridge, universal, whole
 from mmscale.conversion.hugging_face import to_safetensors
 from mmscale.errors import UserError
-from mmscale.models import mapping_files
+from mmscale.models.connectors.mlp import CONNECTOR, write_authors_format
 from mmscale.storage.files import atomic_write, write_directory
 
 
@@ -21,9 +21,9 @@ def is_model(source: Path) -> bool:
 
 def convert_mapping(source: Path, target: Path) -> str:
     """A mapping file of ours (*.safetensors) or the authors' (*.bin); says what was written."""
-    mapping = mapping_files.read(source)
+    mapping = CONNECTOR.read(source)
     if target.suffix == ".bin":
-        mapping_files.write_authors_format(mapping, target)
+        write_authors_format(mapping, target)
     elif target.suffix == ".safetensors":
         with atomic_write(target, "wb") as handle:
             handle.write(save({key: value.detach().contiguous() for key, value in mapping.state_dict().items()}))

@@ -15,13 +15,12 @@ from torch import Tensor
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.conversion.hugging_face import converted, copy_besides_weights, note_dtype
 from mmscale.errors import UserError
-from mmscale.models import mapping_files
 from mmscale.models.accounting import require_whole
 from mmscale.models.assembly import FOLDER, ModelParts, write_parts
+from mmscale.models.connectors.mlp import CONNECTOR, MLPConnector
 from mmscale.models.counting import empty_language_model
 from mmscale.models.encoders.base import family, family_of, load_encoder_config, load_encoder_tokenizer
 from mmscale.models.export import ShardWriter
-from mmscale.models.mapping import Mapping
 from mmscale.models.tensor_files import TensorFiles, read_object
 from mmscale.models.weights import checkpoint_files
 from mmscale.progress import say
@@ -43,10 +42,10 @@ def is_langbridge(source: Path) -> bool:
     return (isinstance(named, list) and "LangBridgeModel" in named) or values.keys() >= _SETTINGS
 
 
-def as_mapping(weight_DE: Tensor, bias_D: Tensor | None, end_D: Tensor) -> Mapping:
+def as_mapping(weight_DE: Tensor, bias_D: Tensor | None, end_D: Tensor) -> MLPConnector:
     """The mapping d_enc -> 2 d_enc -> d_llm that equals a linear layer, in float32."""
     llm_width, encoder_width = weight_DE.shape
-    mapping = Mapping(encoder_width, llm_width)
+    mapping = MLPConnector(encoder_width, llm_width)
     unit, weight = torch.eye(encoder_width), weight_DE.float()
     state = {
         "mlp.linear1.weight": torch.cat([unit, -unit]),
@@ -59,7 +58,7 @@ def as_mapping(weight_DE: Tensor, bias_D: Tensor | None, end_D: Tensor) -> Mappi
     return mapping
 
 
-def _mapping(files: TensorFiles) -> Mapping:
+def _mapping(files: TensorFiles) -> MLPConnector:
     names = {name.removeprefix(_ALIGNMENT) for name in files if name.startswith(_ALIGNMENT)}
     unknown = sorted(names - {"linear.weight", "linear.bias", "enc_eos"})
     missing = sorted({"linear.weight", "enc_eos"} - names)
@@ -151,8 +150,8 @@ def split(
     _write_part(files, of_encoder, encoder_base, target / "encoder", to)
     _require_whole(source, target)
     _warn_of_white_space(target / "encoder")
-    mapping_files.write(mapping, target / "mapping.safetensors")
+    CONNECTOR.write(mapping, target / CONNECTOR.file)
     own = LanguageModelConfig(path=f"{FOLDER}/language_model"), EncoderConfig(path=f"{FOLDER}/encoder")
-    write_parts(target, ModelParts(*own, mapping="mapping.safetensors", prompt=PROMPT))
+    write_parts(target, ModelParts(*own, mapping=CONNECTOR.file, prompt=PROMPT))
     widths = f"{mapping.encoder_width} -> {mapping.llm_width}"
     return f"{len(llm):,} tensors of the LLM, {len(of_encoder):,} of the encoder, a mapping {widths}"

@@ -10,7 +10,6 @@ from torch import device, dtype
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.conversion.hugging_face import converted, copy_besides_weights, note_dtype
 from mmscale.errors import UserError
-from mmscale.models import mapping_files
 from mmscale.models.assembly import (
     FOLDER,
     PARTS_FILE,
@@ -20,6 +19,7 @@ from mmscale.models.assembly import (
     require_trained_with,
     write_parts,
 )
+from mmscale.models.connectors import connector
 from mmscale.models.export import ShardWriter
 from mmscale.models.loading import resolve_path
 from mmscale.models.seal import hashes, write_seal
@@ -39,9 +39,10 @@ def copy(source: Path, target: Path, to: dtype | None) -> str:
     copied = replace(parts, language_model=language_model, trained_with={})
     if parts.encoder is not None and parts.mapping is not None:
         encoder, size = _copied(parts.encoder, target / "encoder", to)
-        mapping_files.write(mapping_files.read(Path(parts.mapping)), target / "mapping.safetensors")
+        kind = connector(parts.connector)
+        kind.write(kind.read(Path(parts.mapping)), target / kind.file)
         said += f", {size:,} of the encoder, the mapping"
-        copied = replace(copied, encoder=encoder, mapping="mapping.safetensors")
+        copied = replace(copied, encoder=encoder, mapping=kind.file)
     write_parts(target, copied)
     names = sorted(str(file.relative_to(target)) for file in target.rglob("*") if file.is_file())
     write_seal(target, "whole", hashes(target, names))

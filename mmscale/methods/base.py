@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+
+from mmscale.training.components import components
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,8 @@ class StageSpec:
     name: str
     prompt: str
     """Published template; a stage's `prompt` key overrides it."""
-    trains: Literal["language_model", "mapping"]
+    trains: tuple[str, ...]
+    """Names of the components that it trains (mmscale.training.components)."""
 
 
 @dataclass(frozen=True)
@@ -27,4 +29,4 @@ class Method:
 
     @property
     def needs_encoder(self) -> bool:
-        return any(stage.trains == "mapping" for stage in self.stages)
+        return any(one.needs_encoder for stage in self.stages for one in components(stage.trains))

@@ -7,7 +7,7 @@ METHOD = Method(
     title="MindMerger",
     paper="arXiv 2405.17386",
     stages=(
-        StageSpec("mapping", prompt="mapping", trains="mapping"),
-        StageSpec("augmentation", prompt="mindmerger_math", trains="mapping"),
+        StageSpec("mapping", prompt="mapping", trains=("connector",)),
+        StageSpec("augmentation", prompt="mindmerger_math", trains=("connector",)),
     ),
 )

@@ -6,5 +6,5 @@ METHOD = Method(
     name="multilingual_cot",
     title="Multilingual CoT",
     paper="arXiv 2406.02301",
-    stages=(StageSpec("tuning", prompt="mcot", trains="language_model"),),
+    stages=(StageSpec("tuning", prompt="mcot", trains=("language_model",)),),
 )

@@ -7,7 +7,7 @@ METHOD = Method(
     title="Question alignment",
     paper="arXiv 2401.07817, 2405.01345",
     stages=(
-        StageSpec("translation", prompt="question_translation", trains="language_model"),
-        StageSpec("response", prompt="alpaca", trains="language_model"),
+        StageSpec("translation", prompt="question_translation", trains=("language_model",)),
+        StageSpec("response", prompt="alpaca", trains=("language_model",)),
     ),
 )

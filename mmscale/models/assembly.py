@@ -10,16 +10,15 @@ from typing import Any, TypeVar
 import torch
 from pydantic import ValidationError
 
-from mmscale.config.model import EncoderConfig, LanguageModelConfig
+from mmscale.config.model import DEFAULT_CONNECTOR, EncoderConfig, LanguageModelConfig
 from mmscale.errors import UserError
-from mmscale.models import mapping_files
+from mmscale.models.connectors import connector
 from mmscale.models.counting import encoder_width
 from mmscale.models.encoders import load_encoder, load_encoder_tokenizer
 from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.identity import Digests, digests, require_same
 from mmscale.models.language_model import LanguageModel, load_language_model
 from mmscale.models.loading import freeze
-from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
 from mmscale.models.seal import SEAL_FILE, is_sealed, require_unchanged
 from mmscale.parallel.context import ParallelContext
@@ -36,16 +35,18 @@ Part = TypeVar("Part", LanguageModelConfig, EncoderConfig)
 
 @dataclass(frozen=True)
 class ModelParts:
-    """A plain language model, or one with an encoder and a mapping in front."""
+    """A plain language model, or one with an encoder and a connector in front."""
 
     language_model: LanguageModelConfig
     encoder: EncoderConfig | None = None
     mapping: str | None = None
-    """Mapping file; None with an encoder means a new one."""
+    """File of the connector's weights; None with an encoder means a new one."""
     prompt: str | None = None
     """Template it was trained with."""
     trained_with: dict[str, Digests] = field(default_factory=dict)
     """What lay at the paths of "language_model" and "encoder" when the mapping was trained, where another folder holds them."""
+    connector: str = DEFAULT_CONNECTOR
+    """Name of what joins encoder and language model; without meaning where there is no encoder."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -54,6 +55,7 @@ class ModelParts:
             "mapping": self.mapping,
             "prompt": self.prompt,
             **({"trained_with": self.trained_with} if self.trained_with else {}),
+            **({"connector": self.connector} if self.connector != DEFAULT_CONNECTOR else {}),
         }
 
 
@@ -109,7 +111,10 @@ def _parts_of(values: dict[str, Any], folder: Path) -> ModelParts:
     if mapping is not None and encoder is None:
         raise ValueError("a mapping needs an encoder")
     where = None if mapping is None else str(_inside(folder, mapping))
-    return ModelParts(language_model, encoder, where, prompt, _trained_with(values.get("trained_with", {})))
+    before, joined_by = _trained_with(values.get("trained_with", {})), values.get("connector", DEFAULT_CONNECTOR)
+    if not isinstance(joined_by, str):
+        raise ValueError("connector is a name")
+    return ModelParts(language_model, encoder, where, prompt, before, joined_by)
 
 
 def _trained_with(values: Any) -> dict[str, Digests]:
@@ -182,7 +187,7 @@ def assemble(
 ) -> tuple[MergedModel, FamilyTokenizer | None]:
     """The model and, when it has an encoder, the encoder's tokenizer; everything frozen, in evaluation mode.
 
-    A new mapping is initialised from `seed`, the same whatever was loaded before it and however. The LLM is
+    A new connector is initialised from `seed`, the same whatever was loaded before it and however. The LLM is
     loaded inside `llm_loading`, which may send its tensors elsewhere. Without its encoder a model works on rows that
     bring their encoder states.
     """
@@ -195,13 +200,14 @@ def assemble(
         freeze(model)
         return model, None
     encoder = load_encoder(parts.encoder, context.device) if with_encoder else None
+    kind = connector(parts.connector)
     if parts.mapping:
-        mapping = mapping_files.read(Path(parts.mapping))
+        joins = kind.read(Path(parts.mapping))
     else:
         width = encoder_width(parts.encoder)
         torch.manual_seed(seed)
-        mapping = Mapping(width, language_model.width)
-    model = MergedModel(language_model, encoder, mapping.to(context.device))
+        joins = kind.build(width, language_model.width)
+    model = MergedModel(language_model, encoder, joins.to(context.device))
     freeze(model)
     return model, load_encoder_tokenizer(parts.encoder)
 
@@ -212,8 +218,13 @@ def make_trainable(language_model: LanguageModel, gradient_checkpointing: bool, 
         language_model.requires_grad_(True)
         language_model.train()
     if gradient_checkpointing:
-        language_model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
-        for module in language_model.causal_lm.modules():
-            # a layer checkpoints only while its own flag says training; its children stay in evaluation mode
-            if hasattr(module, "gradient_checkpointing"):
-                module.training = True
+        checkpoint_activations(language_model)
+
+
+def checkpoint_activations(language_model: LanguageModel) -> None:
+    """Compute a layer's activations again in the backward pass, instead of keeping them."""
+    language_model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in language_model.causal_lm.modules():
+        # a layer checkpoints only while its own flag says training; its children stay in evaluation mode
+        if hasattr(module, "gradient_checkpointing"):
+            module.training = True

@@ -1,4 +1,4 @@
-"""MindMerger on packed rows: frozen encoder -> mapping -> merged rows -> frozen LLM."""
+"""MindMerger on packed rows: frozen encoder -> connector -> merged rows -> frozen LLM."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from torch import Tensor, nn
 
 from mmscale.data.packing import PackedRow
 from mmscale.errors import UserError
+from mmscale.models.connectors import Connector
 from mmscale.models.encoders import Encoder
 from mmscale.models.language_model import LanguageModel
-from mmscale.models.mapping import Mapping
 from mmscale.models.packed_layout import PackedLayout
 
 
 class MergedModel(nn.Module):
     """A language model with or without an encoder in front: one way for both.
 
-    Without `encoder` and `mapping` the merged row is the token embeddings alone. With a mapping alone every row has to
+    Without `encoder` and `connector` the merged row is the token embeddings alone. With a connector alone every row has to
     bring its encoder states.
     """
 
     def __init__(
-        self, language_model: LanguageModel, encoder: Encoder | None = None, mapping: Mapping | None = None
+        self, language_model: LanguageModel, encoder: Encoder | None = None, connector: Connector | None = None
     ) -> None:
         super().__init__()
-        if encoder is not None and mapping is None:
-            raise ValueError("an encoder needs a mapping")
-        if encoder is not None and mapping is not None:
-            if (mapping.encoder_width, mapping.llm_width) != (encoder.width, language_model.width):
+        if encoder is not None and connector is None:
+            raise ValueError("an encoder needs a connector")
+        if encoder is not None and connector is not None:
+            if (connector.encoder_width, connector.llm_width) != (encoder.width, language_model.width):
                 raise UserError(
-                    f"the mapping goes from width {mapping.encoder_width} to {mapping.llm_width}, but encoder and LLM have "
+                    f"the mapping goes from width {connector.encoder_width} to {connector.llm_width}, but encoder and LLM have "
                     f"{encoder.width} and {language_model.width}: use the pair it was trained with"
                 )
-        self.language_model, self.encoder, self.mapping = language_model, encoder, mapping
+        self.language_model, self.encoder, self.connector = language_model, encoder, connector
 
     def merged_inputs(self, row: PackedRow) -> Tensor:
         """The LLM's input embeddings [T, D] of a packed row."""
         tokens = self.language_model.embed(row.token_ids)
-        if self.mapping is None:
+        if self.connector is None:
             return tokens
         assert row.encoder is not None and row.encoder_rows is not None and row.boundary_rows is not None
         states = row.encoder.states
@@ -45,7 +45,7 @@ class MergedModel(nn.Module):
             assert self.encoder is not None, "a row without encoder states, and no encoder to make them"
             with torch.no_grad():
                 states = self.encoder.states(row.encoder)
-        merged: Tensor = self.mapping(states, tokens, row.token_rows, row.encoder_rows, row.boundary_rows)
+        merged: Tensor = self.connector(states, tokens, row.token_rows, row.encoder_rows, row.boundary_rows)
         return merged
 
     def hidden(self, row: PackedRow, read: Tensor | None = None) -> Tensor:

@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from typing import Any
 
+import torch
+
 from mmscale.config.run import RunConfig
 from mmscale.data.loading import load_records
 from mmscale.data.packing import DataParallelRank, StepOrder
@@ -13,8 +15,8 @@ from mmscale.data.prompts import require_readable, template
 from mmscale.data.records import record_language
 from mmscale.errors import NotHereYet
 from mmscale.evaluation.solving import require_scorable
+from mmscale.models.connectors import connector
 from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
-from mmscale.models.mapping import Mapping
 from mmscale.parallel.zero import deepspeed_json
 from mmscale.runs.run import asked_prompts, stages_of
 from mmscale.runs.stage import Stage
@@ -39,14 +41,19 @@ def _parameters(run: RunConfig) -> dict[str, Any]:
     except NotHereYet as error:
         found["encoder"] = f"not found: {error}"
     if len(widths) == 2:
-        found["mapping"] = count(Mapping(widths[1], widths[0]))
+        with torch.device("meta"):
+            found["connector"] = count(connector(run.connector).build(widths[1], widths[0]))
     return found
 
 
-def _trainable(parameters: dict[str, Any], trains: str) -> dict[str, Any]:
+def _trainable(parameters: dict[str, Any], stage: Stage) -> dict[str, Any]:
     counts = {name: value for name, value in parameters.items() if isinstance(value, int)}
-    used = counts if trains == "mapping" else {k: v for k, v in counts.items() if k == "language_model"}
-    return {"trainable": used.get(trains), "frozen": sum(v for k, v in used.items() if k != trains)}
+    used = counts if stage.encoder is not None else {k: v for k, v in counts.items() if k == "language_model"}
+    trained = [used.get(name) for name in stage.spec.trains]
+    return {
+        "trainable": None if None in trained else sum(filter(None, trained)),
+        "frozen": sum(value for name, value in used.items() if name not in stage.spec.trains),
+    }
 
 
 def stage_tokens(stage: Stage) -> dict[str, Any]:
@@ -79,7 +86,7 @@ def dry_run(run: RunConfig) -> dict[str, Any]:
     parameters = _parameters(run)
     stages: dict[str, Any] = {}
     for stage in stages_of(run):
-        entry: dict[str, Any] = {"prompt": stage.prompt, **_trainable(parameters, stage.spec.trains)}
+        entry: dict[str, Any] = {"prompt": stage.prompt, **_trainable(parameters, stage)}
         if run.parallel.zero.stage:
             entry["deepspeed"] = deepspeed_json(run.parallel.zero, stage.config, ranks=1)
         try:

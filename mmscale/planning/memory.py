@@ -29,7 +29,8 @@ class Trained:
     llm: tuple[int, ...]
     """Elements of each LLM parameter on a rank of the tensor group."""
     encoder: int
-    mapping: tuple[int, ...]
+    connector: tuple[int, ...]
+    """Elements of each parameter of the connector."""
     trains_llm: bool
     llm_dtype: str
     encoder_dtype: str
@@ -37,12 +38,14 @@ class Trained:
     """precision=bfloat16."""
     llm_bytes: int | None = None
     """Bytes of the LLM's weights, where some are quantised."""
+    trains_connector: bool = True
+    """Where there is one."""
     encoder_cached: bool = False
     """Its states come from disk, and the encoder is not in memory while the stage trains."""
 
     @property
     def trainable(self) -> tuple[int, ...]:
-        return self.llm if self.trains_llm else self.mapping
+        return (*(self.llm if self.trains_llm else ()), *(self.connector if self.trains_connector else ()))
 
 
 def state_bytes(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig) -> dict[str, int]:
@@ -65,7 +68,7 @@ def _replicated(trained: Trained) -> dict[str, int]:
     found = {
         "llm_weights": sum(trained.llm) * _size(trained.llm_dtype) if trained.llm_bytes is None else trained.llm_bytes,
         "encoder_weights": _encoder_bytes(trained),
-        "mapping_weights": sum(trained.mapping) * FLOAT32,
+        "connector_weights": sum(trained.connector) * FLOAT32,
         "gradients": count * width,
         "optimizer": 2 * count * width,
     }
@@ -78,7 +81,7 @@ def _partitioned(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig
     """DeepSpeed: weights in the computing dtype; float32 master weights and two moments, 12 B, over the data ranks."""
     data, stage = parallel_plan.data, parallel_plan.stage
     width = 2 if trained.autocast else _size(trained.llm_dtype)
-    mapping_width = 2 if trained.autocast else FLOAT32
+    connector_width = 2 if trained.autocast else FLOAT32
     count = sum(trained.trainable)
     owned = partitioned(trained.trainable, data) if stage == 3 else flattened(trained.trainable, data)
 
@@ -91,7 +94,7 @@ def _partitioned(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig
     found = {
         "llm_weights": weights(trained.llm) * width,
         "encoder_weights": _encoder_bytes(trained),  # frozen, kept out of DeepSpeed
-        "mapping_weights": weights(trained.mapping) * mapping_width,
+        "connector_weights": weights(trained.connector) * connector_width,
         # stage 1 accumulates all gradients in float32, stages 2 and 3 the part they own
         "gradients": FLOAT32 * (count if stage == 1 else owned),
         "optimizer": 3 * FLOAT32 * owned,

@@ -12,9 +12,9 @@ from mmscale.config.run import RunConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
 from mmscale.models import quantization
+from mmscale.models.connectors import connector
 from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
 from mmscale.models.loading import DTYPES
-from mmscale.models.mapping import Mapping
 from mmscale.parallel.tensor import require_divisible
 from mmscale.planning import memory, throughput, traffic
 from mmscale.planning.dry_run import stage_tokens
@@ -24,6 +24,7 @@ from mmscale.planning.tracing import RowMemory, Work, trace
 from mmscale.runs import encoder_cache
 from mmscale.runs.run import stages_of
 from mmscale.runs.stage import Stage
+from mmscale.training.components import ConnectorComponent
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,14 @@ class Planner:
             width = DTYPES[run.language_model.dtype].itemsize
             self.quantized = quantization.weight_bytes(model, run.language_model.quantization, width)
             self.dequantized = quantization.largest_layer(model) * width
-        self.mapping: tuple[int, ...] = ()
+        self.connector: tuple[int, ...] = ()
         self._rows: dict[Work, RowMemory] = {}
         if run.encoder is not None:
             self.encoder = count(empty_encoder(run.encoder))
             self.encoder_width = encoder_width(run.encoder)
-            mapping = Mapping(self.encoder_width, int(self.config.hidden_size))
-            self.mapping = tuple(parameter.numel() for parameter in mapping.parameters())
+            with torch.device("meta"):
+                joins = connector(run.connector).build(self.encoder_width, int(self.config.hidden_size))
+            self.connector = tuple(parameter.numel() for parameter in joins.parameters())
 
     @property
     def configured(self) -> ParallelPlan:
@@ -112,21 +114,22 @@ class Planner:
         return ParallelPlan(ranks, degree, parallel.zero.stage, parallel.sequence_parallel)
 
     def trained(self, stage: Stage, parallel_plan: ParallelPlan) -> Trained:
-        run, merged = self.run, stage.spec.trains == "mapping"
+        run, merged = self.run, stage.encoder is not None
         return Trained(
             tuple(local_parameters(self.config, parallel_plan.tensor)),
             self.encoder if merged else 0,
-            self.mapping if merged else (),
-            not merged,
+            self.connector if merged else (),
+            stage.changes_language_model,
             run.language_model.dtype,
             run.encoder.dtype if run.encoder else "float32",
             stage.config.precision == "bfloat16",
             self.quantized,
+            ConnectorComponent.name in stage.spec.trains,
         )
 
     def examples(self, stage: Stage, given: Given) -> Examples:
         """The mean example of a stage: as given, else read where files and tokenizers are there, else as long as the limits allow."""
-        longest = _longest_example(stage.config, stage.spec.trains == "mapping")
+        longest = _longest_example(stage.config, stage.encoder is not None)
         if given.example_tokens is not None:
             share = given.example_tokens / longest.tokens
             targets = given.target_tokens or given.example_tokens / 2
@@ -158,8 +161,8 @@ class Planner:
             {
                 "llm": self.llm,
                 "encoder": trained.encoder,
-                "mapping": sum(trained.mapping),
-                "trainable": self.llm if trained.trains_llm else sum(trained.mapping),
+                "connector": sum(trained.connector),
+                "trainable": self._trainable(trained),
             },
             bytes_by_component,
             most <= per_gpu.memory_gib * 2**30,
@@ -172,9 +175,13 @@ class Planner:
             tokens,
             model_flops * tokens / (per_gpu.peak_tflops * 1e12),
             _steps(stage.config, mean.count),
-            12 * (self.llm if trained.trains_llm else sum(trained.mapping)),
+            12 * self._trainable(trained),
             self._encoder_cache(trained, mean),
         )
+
+    def _trainable(self, trained: Trained) -> int:
+        """Elements, the whole tensor group's."""
+        return self.llm * trained.trains_llm + sum(trained.connector) * trained.trains_connector
 
     def _caches_states(self, stage: Stage, mean: Examples) -> bool:
         """Whether the encoder's states will come from disk; unknown room there is taken for enough."""
@@ -196,7 +203,7 @@ class Planner:
             tokens,
             targets,
             torch.bfloat16 if config.precision == "bfloat16" else DTYPES[self.run.language_model.dtype],
-            stage.spec.trains != "mapping",
+            stage.changes_language_model,
             config.gradient_checkpointing,
             self.cluster.gpus_per_node > 0,
             parallel_plan.tensor,

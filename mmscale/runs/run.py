@@ -83,7 +83,7 @@ def stages_up_to(run: RunConfig, target: str) -> list[Stage]:
 
 def train_method(run: RunConfig, chosen: Method, context: ParallelContext) -> ModelParts:
     """Every stage of a method in order; the parts of its model."""
-    parts = ModelParts(run.language_model, run.encoder if chosen.needs_encoder else None)
+    parts = ModelParts(run.language_model, run.encoder if chosen.needs_encoder else None, connector=run.connector)
     for spec in chosen.stages:
         parts = run_stage(Stage(run, chosen, spec), parts, context)
     return parts

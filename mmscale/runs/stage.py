@@ -12,6 +12,7 @@ from mmscale.errors import UserError
 from mmscale.methods.base import Method, StageSpec
 from mmscale.models import quantization
 from mmscale.models.seal import is_sealed
+from mmscale.training.components import Component, ConnectorComponent, components
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,19 @@ class Stage:
             )
         return self.run.encoder if self.method.needs_encoder else None
 
+    @property
+    def components(self) -> list[Component]:
+        """What it trains."""
+        return components(self.spec.trains)
+
+    @property
+    def changes_language_model(self) -> bool:
+        return any(one.changes_language_model for one in self.components)
+
+    @property
+    def reads_encoder(self) -> bool:
+        return any(one.needs_encoder for one in self.components)
+
     def require_trainable(self) -> None:
         """UserError where this stage cannot train what it trains, as the run holds it."""
         self._require_quantization_fits()
@@ -67,7 +81,7 @@ class Stage:
         chosen, parallel = self.run.language_model.quantization, self.run.parallel
         if chosen == quantization.NONE:
             return
-        if self.spec.trains != "mapping":
+        if self.changes_language_model:
             raise UserError(
                 f"{self.name} trains the language model, and language_model.quantization={chosen} is for frozen ones: set it to none"
             )
@@ -82,9 +96,8 @@ class Stage:
         copies. float16 would also need its loss scaled, which nothing here does.
         """
         held = self.run.language_model.dtype
-        return (
-            self.spec.trains == "mapping" or held in ("float32", "float64") or (held == "bfloat16" and zero_stage > 0)
-        )
+        keeps = held in ("float32", "float64") or (held == "bfloat16" and zero_stage > 0)
+        return keeps or not self.changes_language_model
 
     def _require_master_weights(self) -> None:
         """UserError where a language model would be trained in a dtype that loses its updates."""
@@ -101,7 +114,7 @@ class Stage:
 
     def _require_mapping_fits(self) -> None:
         """UserError where a mapping is named to begin a stage with that trains none."""
-        if self.config.initial_mapping is not None and self.spec.trains != "mapping":
+        if self.config.initial_mapping is not None and ConnectorComponent.name not in self.spec.trains:
             raise UserError(
                 f"{self.name} trains the language model: initial_mapping is for stages that train a mapping"
             )

@@ -12,20 +12,18 @@ import torch
 
 from mmscale.answering.solvers import solver_in_memory, task_accuracy
 from mmscale.errors import UserError
-from mmscale.models import mapping_files
 from mmscale.models.assembly import (
     PARTS_FILE,
     ModelParts,
     assemble,
-    make_trainable,
+    checkpoint_activations,
     portable,
     read_parts,
     trained_with,
     write_parts,
 )
+from mmscale.models.connectors import connector
 from mmscale.models.encoders.base import FamilyTokenizer
-from mmscale.models.export import TRUNK_PREFIX, export
-from mmscale.models.mapping import Mapping
 from mmscale.models.merge import MergedModel
 from mmscale.models.seal import SEAL_FILE, require_unchanged, write_seal
 from mmscale.parallel.context import ParallelContext
@@ -49,13 +47,12 @@ from mmscale.training.fragments import SavedState
 from mmscale.training.objective import CausalObjective
 from mmscale.training.trainer import Trainer
 
-_MAPPING = "mapping.safetensors"
-
 
 def run_stage(stage: Stage, start: ModelParts, context: ParallelContext) -> ModelParts:
     """Train (or go on training, or take as finished) a stage; the parts of the model it made. All ranks call it."""
     if stage.config.initial_mapping is not None:
-        start = replace(start, mapping=str(mapping_files.file_of(Path(stage.config.initial_mapping).expanduser())))
+        given = connector(start.connector).find(Path(stage.config.initial_mapping).expanduser())
+        start = replace(start, mapping=str(given))
     print_of_start = settings.fingerprint(stage, start)
     if not context.from_first(lambda: stage.finished):
         with context.alone_in(stage.folder):
@@ -82,19 +79,20 @@ def _as_configured(parts: ModelParts, stage: Stage) -> ModelParts:
 
 
 def _train(stage: Stage, start: ModelParts, print_of_start: str, context: ParallelContext) -> ModelParts:
-    if stage.spec.trains == "mapping":
+    if not stage.changes_language_model:
         start = replace(start, trained_with=start.trained_with or context.from_first(lambda: trained_with(start)))
     context.on_first(lambda: settings.keep(stage, start))
-    config, zero, trains_mapping = stage.config, stage.run.parallel.zero, stage.spec.trains == "mapping"
+    config, zero = stage.config, stage.run.parallel.zero
     data = tokens(stage, context)
     if start.encoder is not None:
         data = encoder_cache.cached(stage, start.encoder, data, context)
     encodes = config.evaluate_task is not None or not encoder_cache.every_row_has_states(data)
     loading = partitioned_loading(zero, config, context)
     model, encoder_tokenizer = assemble(start, context, stage.run.seed, loading, encodes)
-    make_trainable(model.language_model, config.gradient_checkpointing, frozen=trains_mapping)
-    if model.mapping is not None:
-        model.mapping.requires_grad_(trains_mapping).train()
+    for one in stage.components:
+        one.make_trainable(model)
+    if config.gradient_checkpointing:
+        checkpoint_activations(model.language_model)
     torch.manual_seed(stage.run.seed)
     engine = make_engine(CausalObjective(model), config, zero, context)
     scored = _task_accuracy(stage, model, encoder_tokenizer) if config.evaluate_task else None
@@ -139,21 +137,17 @@ def _write_model(
     print_of_start: str,
     context: ParallelContext,
 ) -> None:
-    """The stage's model, whole or not at all, in the formats others load: Hugging Face folder or mapping file.
+    """The stage's model, whole or not at all, in the formats that others load.
 
     All ranks call it: shards are written and hashed in turns, so that nobody waits long in a collective.
     """
     folder = temporary_path(stage.model)
     context.on_first(lambda: make_temporary(stage.model))
     try:
-        parts = replace(portable(start, model), prompt=stage.prompt)
-        if stage.spec.trains == "mapping":
-            context.on_first(lambda: _write_mapping(model, trained, folder))
-            names, parts = [_MAPPING], replace(parts, mapping=_MAPPING)
-        else:
-            names = export(model.language_model, lambda name: trained.parameter(TRUNK_PREFIX + name), folder, context)
-            own = parts.language_model.model_copy(update={"path": ".", "revision": None})
-            parts = replace(parts, language_model=own)
+        parts, names = replace(portable(start, model), prompt=stage.prompt), list[str]()
+        for one in stage.components:
+            handed = one.hand_on(model, parts, trained, folder, context)
+            parts, names = handed.parts, [*names, *handed.files]
         context.on_first(lambda: write_parts(folder, parts))
         names.append(PARTS_FILE)
         hashed = dict(zip(names, context.in_turns([partial(sha256, folder / name) for name in names]), strict=True))
@@ -164,22 +158,10 @@ def _write_model(
         raise
 
 
-def _write_mapping(model: MergedModel, trained: SavedState, folder: Path) -> None:
-    assert model.mapping is not None
-    mapping = Mapping(model.mapping.encoder_width, model.mapping.llm_width)
-    mapping.load_state_dict({key: trained.parameter(f"mapping.{key}") for key in mapping_files.KEYS})
-    try:
-        mapping_files.write(mapping, folder / _MAPPING)
-    except OSError as error:
-        raise cannot_write(folder / _MAPPING, error) from error
-
-
 def _publish(target: Path, folder: Path, fingerprint: str, hashed: dict[str, str]) -> None:
     try:
         write_seal(folder, fingerprint, hashed)
-        sync_tree(
-            folder, [name for name in (*hashed, SEAL_FILE) if not name.endswith(".safetensors") or name == _MAPPING]
-        )
+        sync_tree(folder, [name for name in (*hashed, SEAL_FILE) if not name.endswith(".safetensors")])
         publish_directory(folder, target)
     except OSError as error:
         raise cannot_write(target, error) from error

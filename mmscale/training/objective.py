@@ -35,10 +35,13 @@ class CausalObjective:
     def __init__(self, model: MergedModel) -> None:
         self.module: nn.Module = model
         # the frozen encoder runs once for each group of about equal lengths: whole on every rank
-        self.in_step: Sequence[nn.Module] = [part for part in (model.language_model, model.mapping) if part is not None]
-        self.read_outside: Sequence[tuple[nn.Module, nn.Parameter]] = []
-        if model.mapping is not None:
-            self.read_outside = [(model.mapping, parameter) for parameter in model.mapping.mlp.parameters()]
+        self.in_step: Sequence[nn.Module] = [
+            part for part in (model.language_model, model.connector) if part is not None
+        ]
+        joins = [] if model.connector is None else [model.connector]
+        self.read_outside: Sequence[tuple[nn.Module, nn.Parameter]] = [
+            (one, parameter) for one in joins for parameter in one.read_in_forward()
+        ]
         self.model = model
 
     def loss_sum(self, row: PackedRow) -> Tensor:

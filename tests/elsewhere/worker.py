@@ -101,7 +101,7 @@ def learnt(family: str, encoder: str | None) -> Callable[[torch.device], Any]:
     def work(device: torch.device) -> Any:
         model = random_merged(family, encoder).to(device)
         model.requires_grad_(False)
-        (model.mapping or model.language_model).requires_grad_(True)
+        (model.connector or model.language_model).requires_grad_(True)
         loss = CausalObjective(model).loss_sum(pack(examples(encoder is not None), SPECIALS).to(device))
         loss.backward()
         gradients = [p.grad for p in model.parameters() if p.requires_grad]

@@ -112,11 +112,11 @@ def test_dry_run_counts_parameters_exactly_without_weights(config_folders, capsy
     found = json.loads(capsys.readouterr().out)
     assert found["parameters"]["language_model"] == parameters
     stage = found["stages"]["mindmerger.mapping"]
-    assert stage["trainable"] == found["parameters"]["mapping"]
+    assert stage["trainable"] == found["parameters"]["connector"]
     assert stage["frozen"] == parameters + found["parameters"]["encoder"]
     assert "data not found" in stage["missing"]
     if mapping:
-        assert found["parameters"]["mapping"] == mapping, "the published size for mT5-xl and LLaMA-2-7B"
+        assert found["parameters"]["connector"] == mapping, "the published size for mT5-xl and LLaMA-2-7B"
 
 
 def test_dry_run_counts_tokens_where_data_is_there(capsys):

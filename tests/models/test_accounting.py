@@ -23,11 +23,11 @@ from transformers import (
 from mmscale.cli.main import main
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.errors import UserError
-from mmscale.models import mapping_files
 from mmscale.models.accounting import require_finite
+from mmscale.models.connectors import mlp
+from mmscale.models.connectors.mlp import MLPConnector
 from mmscale.models.encoders import load_encoder
 from mmscale.models.language_model import load_language_model
-from mmscale.models.mapping import Mapping
 from mmscale.models.tensor_files import TensorFiles
 from mmscale.parallel.context import ParallelContext
 from tests.distributed import ranks
@@ -260,10 +260,10 @@ def test_cut_and_partitioned_loads_refuse_the_same(sound, tmp_path):
 @pytest.mark.parametrize("name", ["mapping.safetensors", "pytorch_model.bin"])
 def test_a_damaged_mapping_is_one_sentence(tmp_path, capsys, damage, name):
     path = tmp_path / name
-    made = Mapping(6, 10)
+    made = MLPConnector(6, 10)
     if damage == "nan":
         torch.nn.init.constant_(made.mlp.linear1.bias, torch.nan)
-    (mapping_files.write if name.endswith("safetensors") else mapping_files.write_authors_format)(made, path)
+    (mlp.CONNECTOR.write if name.endswith("safetensors") else mlp.write_authors_format)(made, path)
     content = path.read_bytes()
     if damage == "whole numbers":
         state = {key: value.int() for key, value in made.state_dict().items()}
@@ -280,7 +280,7 @@ def test_a_file_that_ends_early_is_not_taken_for_ctrl_c(monkeypatch, capsys):
     def ended(*_):
         raise EOFError("ran out of input")
 
-    monkeypatch.setattr("mmscale.models.mapping_files.read", ended)
+    monkeypatch.setattr("mmscale.models.mlp.read", ended)
     with pytest.raises(EOFError):
         main(["convert", "x.bin", "y.safetensors"])
     assert "stopped" not in capsys.readouterr().err

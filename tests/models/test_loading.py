@@ -129,6 +129,6 @@ def test_frozen_parts_hold_no_gradient_and_no_optimizer_state(tmp_path):
     trainer = make_trainer(tmp_path, steps=2)
     trainer.run()
     model = trainer.engine.objective.module  # type: ignore[attr-defined]
-    assert all(p.grad is None for n, p in model.named_parameters() if not n.startswith("mapping."))
+    assert all(p.grad is None for n, p in model.named_parameters() if not n.startswith("connector."))
     names = {fragment.name for fragment in trainer.engine.fragments()}
-    assert names == {n for n, _ in model.named_parameters() if n.startswith("mapping.")} and len(names) == 5
+    assert names == {n for n, _ in model.named_parameters() if n.startswith("connector.")} and len(names) == 5

@@ -124,7 +124,7 @@ def test_merged_logits_equal_left_padded_merge():
     for example in chosen:
         states = model.encoder.model(input_ids=torch.tensor([example.encoder_ids])).last_hidden_state[0]
         text = torch.tensor([*example.prompt_ids, *example.target_ids[:-1]])
-        mapped, boundary = model.mapping.mlp(states), model.mapping.end_boundary[0]
+        mapped, boundary = model.connector.mlp(states), model.connector.end_boundary[0]
         parts = [embed(torch.tensor([1])), mapped, boundary, embed(text)]
         inputs.append(torch.cat(parts))
     longest = max(map(len, inputs))
@@ -142,7 +142,7 @@ def test_merged_logits_equal_left_padded_merge():
 def test_packed_gradients_equal_one_at_a_time(family, encoder):
     model = random_merged(family, encoder)
     chosen = examples(encoder is not None)
-    trained = model.mapping if encoder else model.language_model
+    trained = model.connector if encoder else model.language_model
     trained.requires_grad_(True)
     objective = CausalObjective(model)
     objective.loss_sum(pack(chosen, SPECIALS)).backward()
@@ -161,7 +161,7 @@ def test_rows_that_are_read_are_the_same_whatever_becomes_of_the_others(family, 
     """States and all gradients, with the last layer's MLP and output projection on the read rows alone."""
     model = random_merged(family, "t5")
     make_trainable(model.language_model, checkpointing, frozen=False)
-    model.mapping.requires_grad_(True)
+    model.connector.requires_grad_(True)
     row = pack(examples(True), SPECIALS)
     weights = torch.randn(row.target_tokens, model.language_model.width, dtype=torch.float64)
     seen: dict[str, list[int]] = {}
@@ -178,7 +178,7 @@ def test_rows_that_are_read_are_the_same_whatever_becomes_of_the_others(family, 
         (found * weights).sum().backward()
         results.append((found, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
     assert torch.allclose(results[0][0], results[1][0], rtol=0, atol=TOLERANCE)
-    assert results[0][1].keys() == results[1][1].keys() >= {"mapping.mlp.linear1.weight"}
+    assert results[0][1].keys() == results[1][1].keys() >= {"connector.mlp.linear1.weight"}
     for name, gradient in results[0][1].items():
         assert torch.allclose(gradient, results[1][1][name], rtol=0, atol=TOLERANCE), name
     total, read, last = (
@@ -218,11 +218,11 @@ def test_layers_of_other_kinds_spare_unread_rows_or_compute_them(config, spared)
 
 def test_a_row_of_which_nothing_is_read_still_passes_through_all_layers():
     model = random_merged("llama", "t5")
-    model.mapping.requires_grad_(True)
+    model.connector.requires_grad_(True)
     row = without_targets(pack(examples(True), SPECIALS))
     loss = CausalObjective(model).loss_sum(row)
     loss.backward()
-    assert float(loss.detach()) == 0 and all(not p.grad.any() for p in model.mapping.parameters())
+    assert float(loss.detach()) == 0 and all(not p.grad.any() for p in model.connector.parameters())
 
 
 def test_a_model_that_is_wrapped_twice_spares_unread_rows_once():
@@ -279,7 +279,7 @@ def test_gradient_checkpointing_changes_no_gradient(frozen):
         model = random_merged("llama", "t5")
         model.requires_grad_(False)
         make_trainable(model.language_model, checkpointing, frozen)
-        model.mapping.requires_grad_(True)
+        model.connector.requires_grad_(True)
         CausalObjective(model).loss_sum(pack(examples(True), SPECIALS)).backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()

@@ -96,7 +96,7 @@ def test_checkpointing_keeps_one_input_a_layer():
 def hand(**changes: object) -> Trained:
     """An LLM of two parameters of 1000 and 30 elements on a rank, and a mapping of 70."""
     values = {"trains_llm": True, "llm_dtype": "bfloat16", "encoder_dtype": "bfloat16", "autocast": True, **changes}
-    return Trained(llm=(1000, 30), encoder=500, mapping=(70,), **values)  # type: ignore[arg-type]
+    return Trained(llm=(1000, 30), encoder=500, connector=(70,), **values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def hand(**changes: object) -> Trained:
         (
             hand(trains_llm=False),
             ParallelPlan(4, 1, 0),
-            {"llm_weights": 2060, "mapping_weights": 280, "optimizer": 560},
+            {"llm_weights": 2060, "connector_weights": 280, "optimizer": 560},
         ),
         # ZeRO-1: (1030 padded to 1032) / 4 = 258 elements of 12 B; all gradients in float32
         (hand(), ParallelPlan(4, 1, 1), {"llm_weights": 2060, "gradients": 4120, "optimizer": 258 * 12}),

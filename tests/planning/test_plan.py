@@ -50,10 +50,10 @@ def test_the_shipped_70b_fits_and_is_one_json_object(plan):
     assert code == 0
     found = json.loads(out)
     assert found["fits"] and found["parameters"]["llm"] == 68_976_648_192
-    assert found["parameters"]["trainable"] == found["parameters"]["mapping"]
+    assert found["parameters"]["trainable"] == found["parameters"]["connector"]
     stage = found["stages"]["mindmerger.mapping"]
     bytes_of = stage["memory_bytes"]
-    assert bytes_of["optimizer"] == 8 * stage["parameters"]["mapping"], "two float32 moments, replicated"
+    assert bytes_of["optimizer"] == 8 * stage["parameters"]["connector"], "two float32 moments, replicated"
     shards = stage["layout"]["tensor_parallel_size"]
     assert bytes_of["llm_weights"] == pytest.approx(2 * 68_976_648_192 / shards, rel=1e-3)
     assert bytes_of["encoder_weights"] == 0, "three epochs: its states come from disk"

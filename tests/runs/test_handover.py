@@ -12,8 +12,8 @@ import torch
 from mmscale.cli.main import main
 from mmscale.config.run import load_run
 from mmscale.errors import UserError
-from mmscale.models import mapping_files
 from mmscale.models.assembly import ModelParts, read_parts
+from mmscale.models.connectors import mlp
 from mmscale.models.loading import resolve_path
 from mmscale.models.seal import require_unchanged
 from mmscale.parallel.context import ParallelContext
@@ -260,8 +260,8 @@ def test_a_stage_begins_with_a_mapping_of_its_own(trained, tmp_path, capsys):
     more = [f"{stage}.initial_mapping={published}", f"{stage}.optimizer.learning_rate=1e-12"]
     command = ["train", QUICK, "mindmerger.mapping", *overrides(tmp_path / "run", *more)]
     assert main(command) == 0
-    found = mapping_files.read(model_of(tmp_path / "run", "mindmerger.mapping")).state_dict()
-    for name, value in mapping_files.read(published).state_dict().items():
+    found = mlp.CONNECTOR.read(model_of(tmp_path / "run", "mindmerger.mapping")).state_dict()
+    for name, value in mlp.CONNECTOR.read(published).state_dict().items():
         assert torch.allclose(found[name], value, rtol=0, atol=1e-6), name
     shutil.copy(published, tmp_path / "kept.bin")
     content = bytearray(published.read_bytes())

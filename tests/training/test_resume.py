@@ -45,7 +45,7 @@ def make_trainer(folder: Path, merged: bool = True, seed: int = 1, fingerprint: 
     config = StageConfig(**(settings | changes))
     model = random_merged("llama", "t5" if merged else None).float()
     model.requires_grad_(False)
-    (model.mapping if merged else model.language_model).requires_grad_(True)
+    (model.connector if merged else model.language_model).requires_grad_(True)
     generator = random.Random(4)
 
     def example(number: int) -> TokenizedExample:

@@ -80,7 +80,9 @@ class ConnectorKind:
                 return int(encoder_width), int(llm_width)
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} does not say which connector it is: it was not written by mmscale") from error
-        raise UserError(f"{path} holds the connector {name}, not {self.name}: set connector to what it was trained with")
+        raise UserError(
+            f"{path} holds the connector {name}, not {self.name}: set connector to what it was trained with"
+        )
 
     def write(self, connector: Connector, path: Path) -> None:
         """Every tensor in float32; name and widths in the metadata, where files of others do without."""

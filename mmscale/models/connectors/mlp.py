@@ -104,7 +104,7 @@ def _read(path: Path) -> MLPConnector:
     return _from_state(state, path)
 
 
-def write_authors_format(mapping: MLPConnector, path: Path) -> None:
+def write_authors_format(mapping: Connector, path: Path) -> None:
     """`pytorch_model.bin` as the authors' code loads it: {'model_state_dict': five tensors}, bfloat16, legacy zip-less."""
     state = {key: value.detach().to(torch.bfloat16).cpu() for key, value in mapping.state_dict().items()}
     with atomic_write(path, "wb") as handle:

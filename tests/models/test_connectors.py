@@ -9,23 +9,23 @@ import torch
 
 from mmscale.cli.main import main
 from mmscale.errors import UserError
-from mmscale.models import mapping_files
-from mmscale.models.mapping import Mapping
+from mmscale.models.connectors import mlp
+from mmscale.models.connectors.mlp import MLPConnector
 
 
-def mapping() -> Mapping:
+def mapping() -> MLPConnector:
     torch.manual_seed(0)
-    made = Mapping(6, 10)
+    made = MLPConnector(6, 10)
     torch.nn.init.normal_(made.end_boundary)
     return made
 
 
-def equal(a: Mapping, b: Mapping, dtype=torch.float32) -> bool:
+def equal(a: MLPConnector, b: MLPConnector, dtype=torch.float32) -> bool:
     return all(torch.equal(x.to(dtype), b.state_dict()[k].to(dtype)) for k, x in a.state_dict().items())
 
 
 def test_names_and_shapes_are_the_published_five():
-    shapes = {key: tuple(value.shape) for key, value in Mapping(2048, 4096).state_dict().items()}
+    shapes = {key: tuple(value.shape) for key, value in MLPConnector(2048, 4096).state_dict().items()}
     assert shapes == {
         "end_boundary": (1, 1, 4096),
         "mlp.linear1.weight": (4096, 2048),
@@ -33,43 +33,43 @@ def test_names_and_shapes_are_the_published_five():
         "mlp.linear2.weight": (4096, 4096),
         "mlp.linear2.bias": (4096,),
     }
-    assert sum(p.numel() for p in Mapping(2048, 4096).parameters()) == 25_178_112
-    assert not Mapping(4, 4).end_boundary.any(), "zero-initialised"
+    assert sum(p.numel() for p in MLPConnector(2048, 4096).parameters()) == 25_178_112
+    assert not MLPConnector(4, 4).end_boundary.any(), "zero-initialised"
 
 
 def test_ours_is_exact_and_the_authors_format_is_bfloat16(tmp_path):
     made = mapping()
-    mapping_files.write(made, tmp_path / "mapping.safetensors")
-    assert equal(made, mapping_files.read(tmp_path))
-    mapping_files.write_authors_format(made, tmp_path / "pytorch_model.bin")
+    mlp.CONNECTOR.write(made, tmp_path / "mapping.safetensors")
+    assert equal(made, mlp.CONNECTOR.read(tmp_path))
+    mlp.write_authors_format(made, tmp_path / "pytorch_model.bin")
     raw = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
     assert set(raw) == {"model_state_dict"} and {v.dtype for v in raw["model_state_dict"].values()} == {torch.bfloat16}
     assert not (tmp_path / "pytorch_model.bin").read_bytes().startswith(b"PK"), "legacy, no zip"
-    assert equal(made, mapping_files.read(tmp_path / "pytorch_model.bin"), torch.bfloat16)
+    assert equal(made, mlp.CONNECTOR.read(tmp_path / "pytorch_model.bin"), torch.bfloat16)
 
 
-@pytest.mark.parametrize("prefix", ["linear.linear", "module.mlp.linear", "mapping.mlp.linear"])
+@pytest.mark.parametrize("prefix", ["linear.linear", "module.mlp.linear", "connector.mlp.linear"])
 def test_old_key_names_are_remapped(tmp_path, prefix):
     state = {k.replace("mlp.linear", prefix): v for k, v in mapping().state_dict().items()}
     torch.save({"model_state_dict": state}, tmp_path / "x.bin")
-    assert equal(mapping(), mapping_files.read(tmp_path / "x.bin"))
+    assert equal(mapping(), mlp.CONNECTOR.read(tmp_path / "x.bin"))
 
 
-@pytest.mark.parametrize("missing", mapping_files.KEYS)
+@pytest.mark.parametrize("missing", mlp.KEYS)
 def test_a_partial_checkpoint_is_refused_by_name(tmp_path, missing):
     state = {k: v for k, v in mapping().state_dict().items() if k != missing}
     torch.save({"model_state_dict": state}, tmp_path / "x.bin")
     with pytest.raises(UserError, match=f"has no tensor {missing}"):
-        mapping_files.read(tmp_path / "x.bin")
+        mlp.CONNECTOR.read(tmp_path / "x.bin")
 
 
 def test_an_extra_tensor_and_wrong_shapes_are_refused(tmp_path):
     torch.save({**mapping().state_dict(), "gate": torch.zeros(1)}, tmp_path / "x.bin")
     with pytest.raises(UserError, match="unknown tensor gate"):
-        mapping_files.read(tmp_path / "x.bin")
+        mlp.CONNECTOR.read(tmp_path / "x.bin")
     torch.save({**mapping().state_dict(), "end_boundary": torch.zeros(1, 1, 3)}, tmp_path / "y.bin")
     with pytest.raises(UserError, match=r"y.bin: .*end_boundary"):
-        mapping_files.read(tmp_path / "y.bin")
+        mlp.CONNECTOR.read(tmp_path / "y.bin")
 
 
 class Dangerous:
@@ -81,13 +81,13 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model_state_dict": Dangerous()}, tmp_path / "x.bin")
     with pytest.raises(UserError, match="not a checkpoint of plain tensors"):
-        mapping_files.read(tmp_path / "x.bin")
+        mlp.CONNECTOR.read(tmp_path / "x.bin")
     assert not (tmp_path / "hacked").exists()
 
 
 def test_convert_goes_both_ways(tmp_path, capsys):
-    mapping_files.write_authors_format(mapping(), tmp_path / "pytorch_model.bin")
+    mlp.write_authors_format(mapping(), tmp_path / "pytorch_model.bin")
     assert main(["convert", str(tmp_path), str(tmp_path / "m.safetensors")]) == 0
     assert main(["convert", str(tmp_path / "m.safetensors"), str(tmp_path / "again.bin")]) == 0
     assert "6 -> 12 -> 10" in capsys.readouterr().out
-    assert equal(mapping(), mapping_files.read(tmp_path / "again.bin"), torch.bfloat16)
+    assert equal(mapping(), mlp.CONNECTOR.read(tmp_path / "again.bin"), torch.bfloat16)

@@ -1,0 +1,105 @@
+"""Parts of a model that a stage can train: what is made trainable, and how what was trained is handed on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mmscale.errors import unknown_name
+from mmscale.models.assembly import ModelParts, make_trainable
+from mmscale.models.connectors import Connector, ConnectorKind, connector
+from mmscale.models.export import TRUNK_PREFIX, export
+from mmscale.models.merge import MergedModel
+from mmscale.parallel.context import ParallelContext
+from mmscale.storage.files import cannot_write, sync_tree
+from mmscale.training.fragments import SavedState
+
+CONNECTOR_PREFIX = "connector."
+"""What stands before a connector's parameter names inside a MergedModel."""
+
+
+@dataclass(frozen=True)
+class HandedOn:
+    """What of a finished stage lies in its folder."""
+
+    files: tuple[str, ...]
+    parts: ModelParts
+    """Names those files, relative to the folder."""
+
+
+class Component(ABC):
+    """One part of a model that a stage can train; a stage names those that it trains (`StageSpec.trains`)."""
+
+    name: str
+    needs_encoder = False
+    changes_language_model = False
+    """Whether the LLM's own weights change: they have to be there in full precision."""
+
+    @abstractmethod
+    def make_trainable(self, model: MergedModel) -> None:
+        """Let gradients in, of a model that is frozen and in evaluation mode."""
+
+    @abstractmethod
+    def hand_on(
+        self, model: MergedModel, parts: ModelParts, trained: SavedState, folder: Path, context: ParallelContext
+    ) -> HandedOn:
+        """Write what was trained, from a checkpoint, in the format that others load. All ranks call it."""
+
+
+class LanguageModelComponent(Component):
+    """The whole language model: full fine-tuning, handed on as a Hugging Face folder."""
+
+    name = "language_model"
+    changes_language_model = True
+
+    def make_trainable(self, model: MergedModel) -> None:
+        make_trainable(model.language_model, gradient_checkpointing=False, frozen=False)
+
+    def hand_on(
+        self, model: MergedModel, parts: ModelParts, trained: SavedState, folder: Path, context: ParallelContext
+    ) -> HandedOn:
+        files = export(model.language_model, lambda name: trained.parameter(TRUNK_PREFIX + name), folder, context)
+        own = parts.language_model.model_copy(update={"path": ".", "revision": None})
+        return HandedOn(tuple(files), replace(parts, language_model=own))
+
+
+class ConnectorComponent(Component):
+    """What joins an encoder to the LLM, MindMerger's mapping for one: handed on as a file of its own."""
+
+    name = "connector"
+    needs_encoder = True
+
+    def make_trainable(self, model: MergedModel) -> None:
+        assert model.connector is not None
+        model.connector.requires_grad_(True).train()
+
+    def hand_on(
+        self, model: MergedModel, parts: ModelParts, trained: SavedState, folder: Path, context: ParallelContext
+    ) -> HandedOn:
+        assert model.connector is not None
+        kind, held = connector(parts.connector), model.connector
+        context.on_first(lambda: _write(kind, held, trained, folder))
+        return HandedOn((kind.file,), replace(parts, mapping=kind.file))
+
+
+def _write(kind: ConnectorKind, held: Connector, trained: SavedState, folder: Path) -> None:
+    made = kind.build(held.encoder_width, held.llm_width)
+    made.load_state_dict({key: trained.parameter(CONNECTOR_PREFIX + key) for key in made.state_dict()})
+    try:
+        kind.write(made, folder / kind.file)
+        sync_tree(folder, [kind.file])
+    except OSError as error:
+        raise cannot_write(folder / kind.file, error) from error
+
+
+COMPONENTS: dict[str, Component] = {one.name: one for one in (LanguageModelComponent(), ConnectorComponent())}
+
+
+def components(names: Sequence[str]) -> list[Component]:
+    """The components of those names; UserError naming the nearest when there is none."""
+    for name in names:
+        if name not in COMPONENTS:
+            raise unknown_name("component that a stage trains", name, COMPONENTS)
+    return [COMPONENTS[name] for name in names]
