@@ -43,7 +43,7 @@ from mmscale.models.merge import MergedModel
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
 from mmscale.runs.run import stages_up_to
-from mmscale.runs.tokenizing import tokens
+from mmscale.runs.stage_data import StageData
 from mmscale.training.encoder_cache import CacheFolder, with_states
 from mmscale.training.objective import CausalObjective
 
@@ -149,7 +149,7 @@ def tinyworld(device: torch.device, batch: int, batches: int, folder: Path) -> S
     settings = [f"output_dir={folder}", f"{recipe}.data.0.limit_per_language={limit}"]
     stage = stages_up_to(load_run("configs/quickstart.yaml", settings), STAGE)[-1]
     context = ParallelContext(device)
-    data = tokens(stage, context)
+    data = StageData(stage).tokens(context)
     model, _ = assemble(ModelParts(stage.run.language_model, stage.encoder), context)
     assert model.encoder is not None
     cache = CacheFolder(folder / "states", True, "benchmark")

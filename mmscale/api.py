@@ -33,7 +33,7 @@ from mmscale.models.assembly import ModelParts, read_parts
 from mmscale.parallel.context import ParallelContext
 from mmscale.runs.environment import set_up_torch
 from mmscale.runs.run import stages_up_to
-from mmscale.runs.tokenizing import prepare
+from mmscale.runs.stage_data import prepare
 from mmscale.runs.training import run_stage
 
 

@@ -57,9 +57,10 @@ def preview(
     """
     from mmscale.config.run import load_run
     from mmscale.data.preview import STYLES
-    from mmscale.runs.previewing import preview_stage
+    from mmscale.runs.run import stages_up_to
+    from mmscale.runs.stage_data import StageData
 
-    shown = preview_stage(load_run(config, overrides or []), stage, rows)
+    shown = StageData(stages_up_to(load_run(config, overrides or []), stage)[-1]).preview(rows)
     if as_json:
         print(json.dumps(shown, ensure_ascii=False))
         return
@@ -201,7 +202,7 @@ def tokenize(
     from mmscale.cli.processes import run_processes
     from mmscale.config.run import load_run
     from mmscale.runs.run import stages_of, stages_up_to
-    from mmscale.runs.tokenizing import tokenize_stage_data
+    from mmscale.runs.stage_data import StageData
 
     overrides = [target for target in targets or [] if "=" in target]
     stages = [target for target in targets or [] if "=" not in target]
@@ -211,6 +212,6 @@ def tokenize(
     world = started()
     logs.to_folder(run.directory)
     for stage in [stages_up_to(run, target)[-1] for target in stages] or stages_of(run):
-        folder = tokenize_stage_data(stage, world)
+        folder = StageData(stage).prepare(world)
         if world.rank == 0:
             print(folder)

@@ -83,7 +83,7 @@ def _worked(loaded: RunConfig, models: Collection[str]) -> Run | None:
     from mmscale import logs
     from mmscale.cli.devices import joined, started
     from mmscale.runs.run import Run, prepared_stages
-    from mmscale.runs.tokenizing import prepare
+    from mmscale.runs.stage_data import prepare
 
     world = started()
     logs.to_folder(loaded.directory)

@@ -20,8 +20,7 @@ from mmscale.models.counting import count, empty_encoder, empty_language_model, 
 from mmscale.parallel.zero import deepspeed_json
 from mmscale.runs.run import asked_prompts, stages_of
 from mmscale.runs.stage import Stage
-from mmscale.runs.stage_data import read_stage_records, tokenize_stage
-from mmscale.runs.tokenizing import stage_tokenizer
+from mmscale.runs.stage_data import StageData
 
 
 def _parameters(run: RunConfig) -> dict[str, Any]:
@@ -58,17 +57,14 @@ def _trainable(parameters: dict[str, Any], stage: Stage) -> dict[str, Any]:
 
 def stage_tokens(stage: Stage) -> dict[str, Any]:
     """Rows, tokens, steps and fill of a stage; needs its data files and the tokenizers, no weights."""
-    run = stage.run
-    train, dev, accounts = read_stage_records(stage.config, run.languages, run.seed)
+    data, accounts = StageData(stage).in_memory()
     result: dict[str, Any] = {
-        "rows": len(train),
-        "dev_rows": len(dev),
+        "rows": len(data.train),
+        "dev_rows": len(data.dev),
         "data": [account.summary() for account in accounts],
     }
-    tokenize, context = stage_tokenizer(stage)
-    data = tokenize_stage(train, dev, tokenize, context)
     lengths = [example.merged_length for example in data.train]
-    order = StepOrder(lengths, stage.config.packing, run.seed, DataParallelRank())
+    order = StepOrder(lengths, stage.config.packing, stage.run.seed, DataParallelRank())
     steps = stage.config.steps or order.steps_in(stage.config.epochs or 0)
     return result | {
         "tokens": sum(lengths),

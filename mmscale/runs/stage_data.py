@@ -1,16 +1,176 @@
-"""A stage's data: read, tokenised, split into training and development examples."""
+"""A stage's data, from its files to what a trainer reads.
+
+Three steps, in this order. The records of its data sets are read. They are tokenised into a folder of the stage by as many
+processes as there are, each every n-th part, before these join a process group (`prepare`): nobody may wait for a tokenizer
+inside of a collective. Inside of the group the tokens are mapped from disk, and the states of a frozen encoder computed once
+where that pays (`open`). A part that is there is not made again, whoever made it.
+"""
 
 from __future__ import annotations
 
+import functools
+import glob
+import hashlib
+import json
 import random
-from collections.abc import Sequence
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
+from mmscale import __version__
+from mmscale.config.data import DataConfig
 from mmscale.config.training import StageConfig
 from mmscale.data.loading import DataAccount, load_records
+from mmscale.data.packing import pack
+from mmscale.data.preview import Segment, segments
+from mmscale.data.prompts import template
 from mmscale.data.records import Record
-from mmscale.data.segments import ExampleTokenizer, TokenizedExample
+from mmscale.data.segments import ExampleTokenizer, TokenizedExample, special_tokens
+from mmscale.data.token_store import PART_EXAMPLES, TokenStore, part_path, part_size, parts_of, write_part
 from mmscale.errors import UserError
+from mmscale.models.encoders import load_encoder_tokenizer
+from mmscale.models.language_model import context_length, load_model_config, load_tokenizer
+from mmscale.parallel.context import ParallelContext
+from mmscale.parallel.world import World
+from mmscale.progress import bar, say
+from mmscale.runs import encoder_cache
+from mmscale.runs.stage import Stage
+from mmscale.storage.files import write_json
+from mmscale.storage.reading import read_json_object
 from mmscale.training.trainer import TrainingData
+
+INDEX = "index.json"
+_POLL_SECONDS = 0.2
+
+
+class StageData:
+    """What one stage reads; tokenizers and model configuration are resolved once, no weights are needed."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    @functools.cached_property
+    def _model_config(self) -> Any:
+        return load_model_config(self.stage.run.language_model)
+
+    @functools.cached_property
+    def tokenize(self) -> ExampleTokenizer:
+        """What turns the stage's records into ids."""
+        own, encoder = self.stage.run.language_model, self.stage.encoder
+        tokenizer = load_tokenizer(own)
+        specials = special_tokens(tokenizer, self._model_config, own.bos_token, own.eos_token)
+        encoder_tokenizer = load_encoder_tokenizer(encoder) if encoder else None
+        limits = self.stage.config.packing
+        return ExampleTokenizer(tokenizer, specials, template(self.stage.prompt), limits, encoder_tokenizer)
+
+    @functools.cached_property
+    def context_length(self) -> int:
+        """Tokens that the language model reads at most."""
+        return context_length(self._model_config)
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where the tokens are, by everything that decides them."""
+        stage, config, encoder = self.stage, self.stage.config, self.tokenize.encoder_tokenizer
+        content = [
+            __version__,
+            stage.prompt,
+            stage.run.languages,
+            stage.run.seed,
+            config.dev_examples,
+            [[data.model_dump(mode="json"), _file_states(data)] for data in (*config.data, *config.dev_data)],
+            {name: value for name, value in config.packing.model_dump().items() if name.startswith("max_")},
+            [self.tokenize.specials.bos, self.tokenize.specials.eos],
+            _vocabulary(self.tokenize.tokenizer),
+            [type(encoder.tokenizer).__name__, _vocabulary(encoder.tokenizer)] if encoder is not None else None,
+        ]
+        return stage.folder / "tokens" / hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def records(self) -> tuple[list[Record], list[Record], list[DataAccount]]:
+        """(training records, development records, accounts)."""
+        return read_stage_records(self.stage.config, self.stage.run.languages, self.stage.run.seed)
+
+    def preview(self, count: int) -> list[list[Segment]]:
+        """Segments of `count` examples drawn over the whole stage, as its model would see them."""
+        train, _, _ = self.records()
+        chosen = random.Random(self.stage.run.seed).sample(train, min(count, len(train)))
+        encoder = self.tokenize.encoder_tokenizer
+        row = pack(self.tokenize(chosen), self.tokenize.specials)
+        return segments(row, self.tokenize.tokenizer, encoder.tokenizer if encoder else None)
+
+    def in_memory(self) -> tuple[TrainingData, list[DataAccount]]:
+        """All examples tokenised by this process, nothing written."""
+        train, dev, accounts = self.records()
+        return tokenize_stage(train, dev, self.tokenize, self.context_length), accounts
+
+    def prepare(self, world: World | None = None) -> Path:
+        """The folder of the tokens, made together by all processes of a world; returns when all of it is there.
+
+        Raises UserError for bad data, and when another process stops making its parts.
+        """
+        if _counts(self.folder, hashed=True) is None:
+            self._make(world or World())
+        return self.folder
+
+    def tokens(self, context: ParallelContext) -> TrainingData:
+        """The examples, mapped from disk. One process makes what is missing; ranks that already talk to each other have to
+        find it made.
+        """
+        counts = _counts(
+            self.folder, hashed=context.size == 1
+        )  # several look at every bit before they talk to each other
+        if counts is None:
+            if context.size > 1:
+                raise UserError(
+                    f"{self.stage.title} has no tokens at {self.folder}: make them with mmscale data tokenize"
+                )
+            self._make(World())
+            counts = read_json_object(self.folder / INDEX, "remove its folder, it is made again")
+        stores = {name: TokenStore(self.folder, name, count) for name, count in counts.items()}
+        return TrainingData(stores["train"], stores["dev"], self.tokenize.specials)
+
+    def open(self, context: ParallelContext) -> TrainingData:
+        """The examples as the trainer reads them: tokens, with encoder states where these come from disk."""
+        data, encoder = self.tokens(context), self.stage.encoder
+        return data if encoder is None else encoder_cache.cached(self.stage, encoder, data, context)
+
+    def _make(self, world: World) -> None:
+        """This process's parts, and then the wait for those of others."""
+        folder, (train, dev, accounts) = self.folder, self.records()
+        parts = [(name, i, records) for name, records in (("train", train), ("dev", dev)) for i in _numbers(records)]
+        mine = parts[world.rank :: world.size]
+        with bar(f"{self.stage.title}: tokenising", len(mine)) as progress:
+            for name, number, records in mine:
+                if not part_path(folder, name, number).is_file():
+                    examples = self.tokenize(records[number * PART_EXAMPLES :][:PART_EXAMPLES])
+                    require_context(examples, self.context_length)
+                    write_part(folder, name, number, examples)
+                progress.advance()
+        minutes = self.stage.run.parallel.timeout_minutes
+        if world.rank == 0:
+            _wait(
+                lambda: sum(part_path(folder, name, i).is_file() for name, i, _ in parts), len(parts), folder, minutes
+            )
+            self._publish({"train": len(train), "dev": len(dev)}, accounts)
+        else:
+            _wait(lambda: int((folder / INDEX).is_file()), 1, folder, minutes)
+
+    def _publish(self, counts: dict[str, int], accounts: Sequence[DataAccount]) -> None:
+        write_json(self.stage.folder / "data.json", [account.summary() for account in accounts])
+        write_json(self.folder / INDEX, counts)
+        for other in self.folder.parent.iterdir():
+            if other != self.folder:  # of data or a tokenizer that changed since
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def prepare(stages: Iterable[Stage], world: World) -> None:
+    """Tokenise what these stages will need; stages that are finished need nothing."""
+    for stage in stages:
+        if not stage.finished:
+            StageData(stage).prepare(world)
 
 
 def read_stage_records(
@@ -55,4 +215,83 @@ def require_context(examples: Sequence[TokenizedExample], context_length: int) -
             raise UserError(
                 f"{example.origin}: {example.merged_length} tokens do not fit the model's context of {context_length}: "
                 f"lower packing.max_prompt_tokens, max_target_tokens or max_encoder_tokens"
+            )
+
+
+def _file_states(config: DataConfig) -> list[list[Any]]:
+    """Name, size and time of change of every local file that a data set may read; beside `train.sw` also `train.en`."""
+    pattern = re.sub(r"\{([Ll]anguage|split)\}", "*", str(Path(config.path).expanduser()))
+    roots = [Path(found) for found in sorted(glob.glob(pattern))] if config.path else []
+    files = {
+        file
+        for root in roots
+        for file in (
+            root.rglob("*") if root.is_dir() else root.parent.glob(f"{glob.escape(root.name.split('.')[0])}.*")
+        )
+    }
+    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in sorted({*files, *roots}) if f.is_file()]
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    """Digest of what a tokenizer does."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _counts(folder: Path, hashed: bool) -> dict[str, int] | None:
+    """What the index of a folder of tokens says, or None where it is not written yet. Every bit of its parts is looked at
+    if `hashed`, else their headers.
+
+    An index that is damaged, or says what its parts are not, is removed with the parts that are not whole, and both are
+    made again: a folder of tokens is a cache.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        return None
+    try:
+        found = read_json_object(index, "it is made again")
+        if set(found) != {"train", "dev"} or not all(type(n) is int and n >= 0 for n in found.values()):
+            raise UserError(f"{index} is no index of tokens: it is made again")
+        damaged = [
+            part_path(folder, name, number)
+            for (name, number), size in _sizes(found).items()
+            if part_size(folder, name, number, hashed) != size
+        ]
+        if not damaged:
+            return found
+        for path in damaged:
+            path.unlink(missing_ok=True)
+        raise UserError(f"{damaged[0]} is damaged, or not of this index ({len(damaged)} such parts): made again")
+    except UserError as error:
+        say(str(error))
+    index.unlink(missing_ok=True)
+    return None
+
+
+def _sizes(counts: dict[str, int]) -> dict[tuple[str, int], int]:
+    """(name, number) of a part -> how many examples it has to hold."""
+    return {
+        (name, i): min(PART_EXAMPLES, count - i * PART_EXAMPLES)
+        for name, count in counts.items()
+        for i in range(parts_of(count))
+    }
+
+
+def _numbers(records: Sequence[Record]) -> range:
+    return range(parts_of(len(records)))
+
+
+def _wait(there: Callable[[], int], wanted: int, folder: Path, minutes: float) -> None:
+    """Until `wanted` files are there; UserError when for so many minutes none came."""
+    found, since = there(), time.monotonic()
+    while found < wanted:
+        time.sleep(_POLL_SECONDS)
+        before, found = found, there()
+        if found > before:
+            since = time.monotonic()
+        if time.monotonic() - since > 60 * minutes:
+            raise UserError(
+                f"{folder}: no other process wrote any tokens for {minutes:g} minutes: one has ended, and its own "
+                f"message says why; start the same command again, what is there stays"
             )

@@ -31,7 +31,7 @@ from mmscale.parallel.zero import partitioned_loading
 from mmscale.progress import detail
 from mmscale.runs import encoder_cache, settings
 from mmscale.runs.stage import Stage
-from mmscale.runs.tokenizing import tokens
+from mmscale.runs.stage_data import StageData
 from mmscale.storage.files import (
     cannot_write,
     make_temporary,
@@ -83,9 +83,7 @@ def _train(stage: Stage, start: ModelParts, print_of_start: str, context: Parall
         start = replace(start, trained_with=start.trained_with or context.from_first(lambda: trained_with(start)))
     context.on_first(lambda: settings.keep(stage, start))
     config, zero = stage.config, stage.run.parallel.zero
-    data = tokens(stage, context)
-    if start.encoder is not None:
-        data = encoder_cache.cached(stage, start.encoder, data, context)
+    data = StageData(stage).open(context)
     encodes = config.evaluate_task is not None or not encoder_cache.every_row_has_states(data)
     loading = partitioned_loading(zero, config, context)
     model, encoder_tokenizer = assemble(start, context, stage.run.seed, loading, encodes)

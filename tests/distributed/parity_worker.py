@@ -18,7 +18,7 @@ from mmscale.config.run import RunConfig, parse_run
 from mmscale.methods import method
 from mmscale.parallel.world import leave
 from mmscale.runs.run import stages_up_to, train_method
-from mmscale.runs.tokenizing import prepare
+from mmscale.runs.stage_data import prepare
 from mmscale.training.engines import zero
 from mmscale.training.trainer import Trainer
 

@@ -18,8 +18,7 @@ from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.world import World
 from mmscale.runs import tokenizing
 from mmscale.runs.run import stages_of, stages_up_to
-from mmscale.runs.stage_data import read_stage_records
-from mmscale.runs.tokenizing import INDEX, stage_tokenizer, tokenize_stage_data, tokens
+from mmscale.runs.stage_data import INDEX, StageData
 from tests.distributed import ranks
 
 
@@ -38,13 +37,13 @@ def stage(tmp_path, monkeypatch):
 
 
 def in_memory(stage):
-    train, dev, _ = read_stage_records(stage.config, stage.run.languages, stage.run.seed)
-    tokenize, _ = stage_tokenizer(stage)
+    train, dev, _ = StageData(stage).records()
+    tokenize = StageData(stage).tokenize
     return tokenize(train), tokenize(dev)
 
 
 def test_stored_examples_are_those_of_memory(stage):
-    data = tokens(stage, ParallelContext(None))
+    data = StageData(stage).tokens(ParallelContext(None))
     assert (list(data.train), list(data.dev)) == in_memory(stage)
     assert len(data.train) == 25 and all(e.encoder_ids for e in data.train)
     assert json.loads((stage.folder / "data.json").read_text())[0]["read"] == {"sw": 10, "de": 10, "th": 10}
@@ -54,17 +53,17 @@ def test_stored_examples_are_those_of_memory(stage):
     "index", ["{", "null", "[1]", '{"train": "x", "dev": 5}', '{"train": 33, "dev": 5}', "\0" * 20]
 )
 def test_a_damaged_index_or_part_is_made_again(stage, capsys, index):
-    folder = tokenize_stage_data(stage)
+    folder = StageData(stage).prepare()
     whole = (folder / INDEX).read_text()
     (folder / INDEX).write_text(index)
-    data = tokens(stage, ParallelContext(None))
+    data = StageData(stage).tokens(ParallelContext(None))
     assert (list(data.train), list(data.dev)) == in_memory(stage) and (folder / INDEX).read_text() == whole
     assert "made again" in capsys.readouterr().err
     part = token_store.part_path(folder, "train", 1)
     content = part.read_bytes()
     for damaged in (content[:-10], content[:-1] + bytes([content[-1] ^ 1])):
         part.write_bytes(damaged)
-        assert list(tokens(stage, ParallelContext(None)).train) == in_memory(stage)[0]
+        assert list(StageData(stage).tokens(ParallelContext(None)).train) == in_memory(stage)[0]
         assert f"{part.name} is damaged" in capsys.readouterr().err.replace("\n", "")
         assert part.read_bytes() == content
 
@@ -76,26 +75,26 @@ def test_parts_there_are_not_made_again_and_each_process_makes_its_own(stage, mo
     )
     stage.run.parallel.__dict__["timeout_minutes"] = 0.01
     with pytest.raises(UserError, match="no other process wrote any tokens for 0.01 minutes"):
-        tokenize_stage_data(stage, World(rank=1, size=2))
+        StageData(stage).prepare(World(rank=1, size=2))
     assert made == [("train", 1), ("train", 3)]
-    tokenize_stage_data(stage)
+    StageData(stage).prepare()
     assert made[2:] == [("train", 0), ("train", 2), ("dev", 0)]
-    tokenize_stage_data(stage)
+    StageData(stage).prepare()
     assert len(made) == 5
-    assert list(tokens(stage, ParallelContext(None)).train) == in_memory(stage)[0]
+    assert list(StageData(stage).tokens(ParallelContext(None)).train) == in_memory(stage)[0]
 
 
 def test_ranks_that_talk_to_each_other_never_tokenise(stage):
     with pytest.raises(UserError, match="make them with mmscale data tokenize"):
-        tokens(stage, ParallelContext(None, size=2))
+        StageData(stage).tokens(ParallelContext(None, size=2))
 
 
 def test_changed_settings_make_new_tokens_and_remove_the_old(stage):
-    first = tokenize_stage_data(stage)
+    first = StageData(stage).prepare()
     stage.config.packing.__dict__["max_target_tokens"] = 4
-    second = tokenize_stage_data(stage)
+    second = StageData(stage).prepare()
     assert first != second and not first.exists() and (second / INDEX).is_file()
-    assert max(len(e.target_ids) for e in tokens(stage, ParallelContext(None)).train) == 4
+    assert max(len(e.target_ids) for e in StageData(stage).tokens(ParallelContext(None)).train) == 4
 
 
 def command(folder, *more):
@@ -150,9 +149,9 @@ def test_an_edited_file_is_read_again(tmp_path):
         f"recipes.multilingual_cot.tuning.data=[{json.dumps(data)}]",
     ]
     stage = stages_of(load_run("configs/quickstart.yaml", settings))[0]
-    before = list(tokens(stage, ParallelContext(None)).train)
+    before = list(StageData(stage).tokens(ParallelContext(None)).train)
     file.write_text(file.read_text().replace("Jibu 3", "Jibu 30"))
-    after = list(tokens(stage, ParallelContext(None)).train)
+    after = list(StageData(stage).tokens(ParallelContext(None)).train)
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, True, False, True, True]
 
 
