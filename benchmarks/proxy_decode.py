@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mmscale.answering.solvers import Steering, proxy_solver
+from mmscale.answering.local import Steering, proxy_answerer
 from mmscale.config.data import DataConfig
 from mmscale.config.run import load_run
 from mmscale.data.loading import load_records
@@ -83,7 +83,7 @@ def trained(folder: Path, chosen: argparse.Namespace) -> Setup:
     expert, antiexpert, prompt = small_models(chosen.run, chosen.expert)
     folders = wide_copies(folder, (chosen.small_width, chosen.base_width), expert, antiexpert)
     base, *small = (replace(read_parts(path), prompt=prompt) for path in folders)
-    solver = proxy_solver("proxy", base, Steering(small[0], small[1]), ParallelContext(torch.device("cpu"))).loaded
+    solver = proxy_answerer("proxy", base, Steering(small[0], small[1]), ParallelContext(torch.device("cpu"))).loaded
     data = DataConfig(
         source="tinyworld", split="test", languages=tuple(chosen.languages), limit_per_language=chosen.problems
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mmscale import logs
-from mmscale.answering.solvers import Steering, model_solver, proxy_solver
+from mmscale.answering.local import LocalAnswerer, Steering, local_answerer, proxy_answerer
 from mmscale.cli.devices import default_device, joined, started
 from mmscale.config.data import DataConfig
 from mmscale.config.evaluation import GenerationConfig
@@ -28,7 +28,6 @@ from mmscale.errors import UserError
 from mmscale.evaluation import predictions, solving
 from mmscale.evaluation.answers import rule as rule_named
 from mmscale.evaluation.predictions import Prediction, Score
-from mmscale.evaluation.solving import Solver
 from mmscale.models.assembly import ModelParts, read_parts
 from mmscale.parallel.context import ParallelContext
 from mmscale.runs.environment import set_up_torch
@@ -42,7 +41,7 @@ class Model:
     """A model in memory that answers questions: plain, with an encoder in front, or proxy-tuned."""
 
     name: str
-    _solver: Solver = field(repr=False)
+    _answerer: LocalAnswerer = field(repr=False)
 
 
 def load_model(
@@ -75,9 +74,15 @@ def load_model(
     context, name = ParallelContext(default_device()), str(path)
     parts = _parts(path, dtype, trust_remote_code)
     if expert is None or antiexpert is None:
-        return Model(name, model_solver(name, parts, prompt, context).loaded)
+        return _loaded(name, local_answerer(name, parts, prompt, context))
     small = [_parts(one, dtype, trust_remote_code) for one in (expert, antiexpert)]
-    return Model(name, proxy_solver(name, parts, Steering(small[0], small[1], alpha), context, prompt).loaded)
+    return _loaded(name, proxy_answerer(name, parts, Steering(small[0], small[1], alpha), context, prompt))
+
+
+def _loaded(name: str, answerer: LocalAnswerer) -> Model:
+    """What is wrong with a model is told when it is loaded, not when it is asked."""
+    _ = answerer.loaded
+    return Model(name, answerer)
 
 
 def _parts(path: str | Path, dtype: str | None, trust_remote_code: bool) -> ModelParts:
@@ -114,7 +119,7 @@ def tokenize(model: Model, records: Sequence[Record], *, with_target: bool = Tru
     Raises:
         UserError: Where a record is of another kind, or its target is empty.
     """
-    return model._solver.tokenizers[0](records, with_target)
+    return model._answerer.loaded.tokenizers[0](records, with_target)
 
 
 def train_stage(config: str | Path, stage: str, overrides: Sequence[str] = ()) -> Path:
@@ -159,12 +164,9 @@ def answer(
         UserError: Where a question leaves no room for an answer, or the model's prompt does not read such records.
     """
     asked = [Problem(one, language) if isinstance(one, str) else one for one in questions]
-    numbered = [replace(record, origin=str(i)) for i, record in enumerate(asked)]
-    rows = {
-        int(row.origin): row
-        for batch in solving.answer(model._solver, numbered, generation or GenerationConfig())
-        for row in batch
-    }
+    numbered = [replace(record, origin=str(i)) for i, record in enumerate(asked)]  # type: ignore[type-var]
+    answered = model._answerer.answer(numbered, generation or GenerationConfig())
+    rows = {int(one.record.origin): solving.unjudged(one) for batch in answered for one in batch}
     return [replace(rows[i], origin=record.origin) for i, record in enumerate(asked)]
 
 

@@ -73,7 +73,9 @@ KINDS: dict[str, Kind] = {
         "mmscale.models.encoders.base:Family",
         {name: f"mmscale.models.encoders.{name}:FAMILY" for name in ("t5", "m2m100", "xlm_roberta", "decoder")},
     ),
-    "connectors": Kind("connector", "", {"mlp": "mmscale.models.mapping:Mapping"}),
+    "connectors": Kind(
+        "connector", "mmscale.models.connectors.base:ConnectorKind", {"mlp": "mmscale.models.connectors.mlp:CONNECTOR"}
+    ),
     "methods": Kind(
         "method",
         "mmscale.methods.base:Method",
@@ -87,7 +89,7 @@ KINDS: dict[str, Kind] = {
             for name in ("mgsm", "msvamp", "xcsqa", "xnli", "xcopa", "tinyworld")
         },
     ),
-    "answerers": Kind("answerer", "", {"local": "mmscale.evaluation.solving:Solver"}),
+    "answerers": Kind("answerer", "", {"local": "mmscale.answering.local:local_answerer"}),
     "trackers": Kind(
         "tracker",
         "",

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmscale.answering.local import LoadedModels
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.records import Problem
 from mmscale.decoding.analysis import Analyst, summary
 from mmscale.decoding.draft_length import DraftLengthController
 from mmscale.decoding.generate import Generation, stream
 from mmscale.errors import UserError
-from mmscale.evaluation.solving import Solver
 from mmscale.parallel.context import ParallelContext
 from mmscale.progress import bar, say
 from mmscale.storage.files import append_lines, atomic_write
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 class Asking:
     """Questions to a solver."""
 
-    solver: Solver
+    solver: LoadedModels
     questions: Sequence[str]
     language: str
     config: GenerationConfig

@@ -99,7 +99,6 @@ def stats(
     from mmscale.config.model import LanguageModelConfig
     from mmscale.data import filters
     from mmscale.data.loading import load_records
-    from mmscale.data.records import question_text, record_language
     from mmscale.languages import LANGUAGES, MGSM_LANGUAGES
     from mmscale.models.language_model import load_tokenizer
     from mmscale.reporting.lengths import picture, text_histogram
@@ -110,14 +109,14 @@ def stats(
     if pointed is not None:
         print("\n".join(records[i].origin for i in sorted(pointed(records, source))))
         return
-    texts = [question_text(record) for record in records]
+    texts = [record.text for record in records]
     counts = [
         len(ids)
         for ids in load_tokenizer(LanguageModelConfig(path=tokenizer))(texts, add_special_tokens=False)["input_ids"]
     ]
     lengths: dict[str, list[int]] = {code: [] for code in LANGUAGES if code in account.read}
     for record, count in zip(records, counts, strict=True):
-        lengths[record_language(record)].append(count)
+        lengths[record.language].append(count)
     lengths = {code: values for code, values in lengths.items() if values}
     if png is not None:
         picture(lengths, png, f"questions of {source}")

@@ -113,7 +113,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> dict[str, object]:
-    from mmscale.answering.solvers import model_solver
+    from mmscale.answering.local import local_answerer
     from mmscale.cli.devices import default_device
     from mmscale.config.parallel import InterruptionConfig
     from mmscale.evaluation.predictions import score
@@ -122,7 +122,7 @@ def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> d
     from mmscale.parallel.interruption import Interruption
 
     context = ParallelContext(default_device())
-    solver = model_solver(model, parts, None, context)
+    solver = local_answerer(model, parts, None, context)
     with Interruption(InterruptionConfig(), context) as stop:
         rows, _ = evaluate_task(solver, task.data.source, task, task.data.languages, output, context, stop)
     return {code: score([row.correct for row in found]).to_json() for code, found in rows.items()}

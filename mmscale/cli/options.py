@@ -145,9 +145,9 @@ def loaded_solver(
     parts: Any, title: str, proxy: dict[str, Any] | None, prompt: str | None, context: ParallelContext, **said: Any
 ) -> Any:
     """The solver of command-line options, in memory; `said` is that of every small model's parts."""
-    from mmscale.answering.solvers import Steering, model_solver, proxy_solver
+    from mmscale.answering.local import Steering, local_answerer, proxy_answerer
 
     if proxy is None:
-        return model_solver(title, parts, prompt, context).loaded
+        return local_answerer(title, parts, prompt, context).loaded
     models = {name: model_parts(proxy[name], **said) for name in ("expert", "antiexpert", "drafter") if proxy[name]}
-    return proxy_solver(title, parts, Steering(**{**proxy, **models}), context, prompt).loaded
+    return proxy_answerer(title, parts, Steering(**{**proxy, **models}), context, prompt).loaded

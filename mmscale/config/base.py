@@ -48,6 +48,8 @@ PromptName = Annotated[str, Named("prompts")]
 FilterName = Annotated[str, Named("filters")]
 RuleName = Annotated[str, Named("rules")]
 EncoderFamily = Annotated[str, Named("encoders", "auto")]
+ConnectorName = Annotated[str, Named("connectors")]
+AnswererName = Annotated[str, Named("answerers")]
 MethodName = Annotated[str, Named("methods")]
 TaskName = Annotated[str, Named("tasks")]
 

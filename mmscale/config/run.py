@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails
 
-from mmscale.config.base import Config, LanguageCodes, MethodName
+from mmscale.config.base import Config, ConnectorName, LanguageCodes, MethodName
 from mmscale.config.documents import Document, find_config, read_document, with_overrides
 from mmscale.config.evaluation import EvaluationConfig, ProxyConfig
 from mmscale.config.mistakes import mistakes
@@ -47,14 +47,10 @@ class RunConfig(Config):
     language_model: LanguageModelConfig
     """The LLM that every method begins with."""
     encoder: EncoderConfig | None = None
-<<<<<<< HEAD
     """The multilingual encoder of methods that need one."""
+    connector: ConnectorName = DEFAULT_CONNECTOR
+    """What joins the encoder to the language model."""
     encoder_cache: Annotated[str, WithJsonSchema({"type": ["string", "boolean"]})] = "auto"
-=======
-    connector: str = DEFAULT_CONNECTOR
-    """What joins the encoder to the language model; `mmscale list connectors` names them."""
-    encoder_cache: str = "auto"
->>>>>>> c5f20a3 (Let a stage name the components that it trains)
     """States of the frozen encoder on disk: `auto` keeps them in the run directory while a stage goes over its data twice
     or more; `off`; or a folder that keeps them for other runs."""
     methods: tuple[MethodName, ...] = ()

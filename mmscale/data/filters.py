@@ -19,8 +19,6 @@ from mmscale.data.records import (
     ParallelSentence,
     Problem,
     Record,
-    question_text,
-    record_language,
 )
 from mmscale.languages import language
 
@@ -69,7 +67,7 @@ def _has_run(items: Sequence[str], period: int, times: int) -> bool:
 @_per_record
 def repetition_loop(record: Record) -> bool:
     """One to four words six times in a row, or a stretch of characters eight times: a translator that got stuck."""
-    text = question_text(record)
+    text = record.text
     words = text.split()
     if len(set(words)) < len(words) - 4 and any(_has_run(words, period, 6) for period in (1, 2, 3, 4)):
         return True
@@ -86,9 +84,9 @@ def _script_of(character: str) -> str:
 @_per_record
 def foreign_script(record: Record) -> bool:
     """Most letters are of another script than the language's."""
-    counts = Counter(map(_script_of, question_text(record)))
+    counts = Counter(map(_script_of, record.text))
     del counts[""]
-    own = language(record_language(record)).script
+    own = language(record.language).script
     return sum(counts.values()) >= 10 and counts[own] < 0.5 * sum(counts.values())
 
 
@@ -115,13 +113,13 @@ def other_language_rationale(record: Record) -> bool:
 @_per_record
 def native_digits(record: Record) -> bool:
     """Decimal digits other than 0-9 (Bengali ৪২, full-width ４２)."""
-    return any(not c.isascii() and c.isdecimal() for c in question_text(record))
+    return any(not c.isascii() and c.isdecimal() for c in record.text)
 
 
 @_per_record
 def not_nfc(record: Record) -> bool:
     """Not in Unicode normal form C: equal-looking texts may compare unequal."""
-    return not unicodedata.is_normalized("NFC", question_text(record))
+    return not unicodedata.is_normalized("NFC", record.text)
 
 
 def _digits(text: str) -> Counter[str]:
@@ -197,7 +195,7 @@ def _by_question(records: Sequence[Record]) -> Iterator[list[int]]:
             if isinstance(record, MultipleChoice)
             else getattr(record, "hypothesis", "")
         )
-        groups[record_language(record), unicodedata.normalize("NFC", question_text(record) + more)].append(i)
+        groups[record.language, unicodedata.normalize("NFC", record.text + more)].append(i)
     return (group for group in groups.values() if len(group) > 1)
 
 

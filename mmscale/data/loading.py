@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from mmscale.config.data import DataConfig
 from mmscale.data import filters
-from mmscale.data.records import Record, record_language
+from mmscale.data.records import Record
 from mmscale.data.sources import Source, SourceRequest, source
 from mmscale.errors import BadRow, LeftOut, UserError, unknown_name
 
@@ -123,10 +123,8 @@ def _read(chosen: Source, config: DataConfig, code: str, alone: bool, account: D
             if isinstance(raw, (BadRow, LeftOut)):
                 raise raw
             record = chosen.parse(raw, request, origin)
-            if record_language(record) != code:
-                raise UserError(
-                    f"source {config.source} has no language '{code}': its rows are {record_language(record)}"
-                )
+            if record.language != code:
+                raise UserError(f"source {config.source} has no language '{code}': its rows are {record.language}")
             found.append(record)
             count.read += 1
         except BadRow as problem:

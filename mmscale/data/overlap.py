@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmscale.data.records import Record, question_text
+from mmscale.data.records import Record
 
 SHINGLE = 5
 PERMUTATIONS = 128
@@ -45,7 +45,7 @@ def find_overlaps(
     """(exact, near) overlaps; near ones have a Jaccard similarity of at least `threshold`, verified on the texts."""
     from datasketch import MinHash, MinHashLSH  # imports slowly
 
-    texts = [normalised(question_text(record)) for record in train]
+    texts = [normalised(record.text) for record in train]
     first: dict[str, int] = {}
     for i, text in enumerate(texts):
         first.setdefault(text, i)
@@ -57,7 +57,7 @@ def find_overlaps(
         index.insert(i, sketch)
     exact, near = [], []
     for record in test:
-        question = question_text(record)
+        question = record.text
         text = normalised(question)
         if text in first:
             exact.append(Overlap(record.origin, train[first[text]].origin, 1.0, question))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mmscale import registry
-from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record, question_text
+from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record
 from mmscale.errors import UserError
 from mmscale.languages import language
 
@@ -60,7 +60,7 @@ class Template:
     target: Callable[[Record], str]
     joined: bool = True
     """Tokenise prompt and target as one text (QAlign, mCoT) or each by itself (MindMerger)."""
-    encoder_text: Callable[[Record], str] = question_text
+    encoder_text: Callable[[Record], str] = lambda record: record.text
     stop: tuple[str, ...] = ()
     """Texts at which a generated answer is cut."""
     reads: type[Record] = Problem
@@ -104,7 +104,7 @@ def _mcot(record: Record) -> Prompt:
         raise UserError(
             f"prompt mcot has no step-by-step phrase for language '{code}': use one of {', '.join(MCOT_PHRASES)}"
         )
-    return Prompt("Question:\n", question_text(record), f"\nAnswer:\n{MCOT_PHRASES[code]}\n")
+    return Prompt("Question:\n", record.text, f"\nAnswer:\n{MCOT_PHRASES[code]}\n")
 
 
 def _xcsqa(record: Record) -> Prompt:
@@ -126,7 +126,7 @@ def _xcopa(record: Record) -> Prompt:
 
 
 def _around(before: str, after: str) -> Callable[[Record], Prompt]:
-    return lambda record: Prompt(before, question_text(record), after)
+    return lambda record: Prompt(before, record.text, after)
 
 
 def _nothing(record: Record) -> Prompt:

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 
+class Record(ABC):
+    """One example. A template says which kinds of record it reads."""
+
+    origin: str
+    """Where it was read: "file:line"."""
+    language: str
+    """Code of the language that its text is in."""
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """What a model reads first."""
+
+    @property
+    @abstractmethod
+    def gold(self) -> str:
+        """What a right answer says; empty where the file hides it."""
+
+
 @dataclass(frozen=True)
-class ParallelSentence:
+class ParallelSentence(Record):
     """One sentence in two languages."""
 
     source: str
@@ -14,11 +34,22 @@ class ParallelSentence:
     source_language: str
     target_language: str
     origin: str = ""
-    """Where it was read: "file:line"."""
+
+    @property
+    def language(self) -> str:  # type: ignore[override]
+        return self.source_language
+
+    @property
+    def text(self) -> str:
+        return self.source
+
+    @property
+    def gold(self) -> str:
+        return self.target
 
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(Record):
     """A question with its chain of thought and gold answer."""
 
     question: str
@@ -31,9 +62,17 @@ class Problem:
     """The English original where the file carries it."""
     origin: str = ""
 
+    @property
+    def text(self) -> str:
+        return self.question
+
+    @property
+    def gold(self) -> str:
+        return self.answer
+
 
 @dataclass(frozen=True)
-class MultipleChoice:
+class MultipleChoice(Record):
     """A question with labelled options."""
 
     question: str
@@ -49,9 +88,17 @@ class MultipleChoice:
     reference_relation: str = ""
     """XCOPA: the relation by Estonian's file, where that is at hand."""
 
+    @property
+    def text(self) -> str:
+        return self.question
+
+    @property
+    def gold(self) -> str:
+        return self.answer
+
 
 @dataclass(frozen=True)
-class Entailment:
+class Entailment(Record):
     """A premise, a hypothesis and their label: entailment, neutral or contradiction."""
 
     premise: str
@@ -60,18 +107,10 @@ class Entailment:
     label: str = ""
     origin: str = ""
 
+    @property
+    def text(self) -> str:
+        return self.premise
 
-Record = ParallelSentence | Problem | MultipleChoice | Entailment
-
-
-def question_text(record: Record) -> str:
-    """The text a model reads first, whatever the kind of record."""
-    if isinstance(record, ParallelSentence):
-        return record.source
-    if isinstance(record, Entailment):
-        return record.premise
-    return record.question
-
-
-def record_language(record: Record) -> str:
-    return record.source_language if isinstance(record, ParallelSentence) else record.language
+    @property
+    def gold(self) -> str:
+        return self.label

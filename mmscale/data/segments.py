@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmscale.config.data import PackingConfig
 from mmscale.data.prompts import Prompt, Template, require_readable
-from mmscale.data.records import Record, record_language
+from mmscale.data.records import Record
 from mmscale.errors import UserError
 
 
@@ -176,7 +176,7 @@ class ExampleTokenizer:
             elif with_target:
                 target_ids = [*target_ids, self.specials.eos]
             ids = tuple(prompt_ids), tuple(target_ids), tuple(encoder_ids[i])
-            examples.append(TokenizedExample(*ids, record_language(record), record.origin, cut))
+            examples.append(TokenizedExample(*ids, record.language, record.origin, cut))
         return examples
 
     def _whole(self, prompts: list[Prompt]) -> list[tuple[str, list[int], bool]]:
@@ -210,6 +210,6 @@ class ExampleTokenizer:
             return [[] for _ in records]
         return self.encoder_tokenizer.encode(
             [self.template.encoder_text(record) for record in records],
-            [record_language(record) for record in records],
+            [record.language for record in records],
             self.limits.max_encoder_tokens,
         )

@@ -12,7 +12,6 @@ from mmscale.config.run import RunConfig
 from mmscale.data.loading import load_records
 from mmscale.data.packing import DataParallelRank, StepOrder
 from mmscale.data.prompts import require_readable, template
-from mmscale.data.records import record_language
 from mmscale.errors import NotHereYet
 from mmscale.evaluation.solving import require_scorable
 from mmscale.models.connectors import connector
@@ -110,7 +109,7 @@ def _task(run: RunConfig, name: str) -> dict[str, Any]:
     require_scorable(records, task.rule)
     for prompt in {task.prompt} if task.prompt else asked_prompts(run):
         require_readable(template(prompt), records)
-    return entry | {"problems": dict(Counter(map(record_language, records))), "data": accounts.summary()}
+    return entry | {"problems": dict(Counter(record.language for record in records)), "data": accounts.summary()}
 
 
 def show(found: dict[str, Any]) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mmscale.answering.solvers import Steering, model_solver, proxy_solver
+from mmscale.answering.base import Answerer
+from mmscale.answering.local import LocalAnswerer, Steering, local_answerer, proxy_answerer
 from mmscale.config.evaluation import ProxyConfig, TaskConfig
 from mmscale.config.run import RunConfig, dump_run
 from mmscale.errors import UserError, unknown_name
 from mmscale.evaluation.predictions import Prediction, score
 from mmscale.evaluation.scores import task_scores
-from mmscale.evaluation.solving import LazySolver, evaluate_task
+from mmscale.evaluation.solving import evaluate_task
 from mmscale.methods import Method, method
 from mmscale.models.assembly import ModelParts
 from mmscale.parallel.context import ParallelContext
@@ -149,10 +150,10 @@ class Run:
         say(f"run {self.config.name} in {self.folder}: {', '.join(stages) or 'evaluation only'}")
         untouched = ModelParts(self.config.language_model)
         if BASE in self._only:
-            self._evaluate(BASE, "Base", model_solver("Base", untouched, self._base_prompt(), self.context))
+            self._evaluate(BASE, "Base", local_answerer("Base", untouched, self._base_prompt(), self.context))
         for chosen in [chosen for chosen in self.methods if chosen.name in self._only]:
             parts = train_method(self.config, chosen, self.context)
-            self._evaluate(chosen.name, chosen.title, model_solver(chosen.title, parts, None, self.context))
+            self._evaluate(chosen.name, chosen.title, local_answerer(chosen.title, parts, None, self.context))
         if self.config.proxy is not None and any(proxy_models.is_of_proxy(name) for name in self._only):
             self._proxy(self.config.proxy, untouched)
         if self.config.proxy is not None and not self._steered:
@@ -174,7 +175,7 @@ class Run:
         return None
 
     def _evaluate(
-        self, name: str, title: str, solver: LazySolver, only: ProxyConfig | None = None, limit: int | None = None
+        self, name: str, title: str, answerer: Answerer, only: ProxyConfig | None = None, limit: int | None = None
     ) -> None:
         tasks = self.config.evaluation.tasks
         if limit is not None:
@@ -183,13 +184,13 @@ class Run:
         if not chosen or name not in self._only:
             return
         if self._counting:
-            solver = LazySolver(title, solver.fingerprint, lambda: _unanswered(title), solver.prompt)
+            answerer = LocalAnswerer(title, answerer.fingerprint, lambda: _unanswered(title), answerer.prompt)
         languages = self._steered if only else self.config.languages
         self.rows[name], self.titles[name] = {}, title
         for task_name, task in chosen.items():
             folder = self.folder / "predictions" / name
             with Interruption(self.config.parallel.interruption, self.context) as stop:
-                rows, accounts = evaluate_task(solver, task_name, task, languages, folder, self.context, stop)
+                rows, accounts = evaluate_task(answerer, task_name, task, languages, folder, self.context, stop)
             self.rows[name][task_name] = rows
             self._write(folder / task_name / "data.json", [account.summary() for account in accounts])
         if self._scores:
@@ -200,14 +201,14 @@ class Run:
         base, asked = ModelParts(proxy.base), proxy_models.Steered(proxy)
         chosen = method(proxy.expert)
         expert = train_method(self.config, chosen, self.context)
-        alone = model_solver("Larger base", base, expert.prompt, self.context)
+        alone = local_answerer("Larger base", base, expert.prompt, self.context)
         self._evaluate(proxy_models.BASE, alone.title, alone, proxy)
 
-        def at(alpha: float, title: str) -> LazySolver:
+        def at(alpha: float, title: str) -> LocalAnswerer:
             steering = Steering(
                 expert, antiexpert, alpha, draft_tokens=proxy.draft_tokens, shard_small=proxy.shard_small
             )
-            return proxy_solver(title, base, steering, self.context, expert.prompt)
+            return proxy_answerer(title, base, steering, self.context, expert.prompt)
 
         title = f"Larger base, proxy-tuned by {chosen.title.lower()}"
         self._evaluate(proxy_models.STEERED, title, at(proxy.alpha, title), proxy)
@@ -217,7 +218,7 @@ class Run:
         if proxy_models.CEILING in self._only & set(asked.models()):
             title = f"Larger base, tuned by {chosen.title.lower()} itself"
             tuned = train_method(proxy_models.ceiling_run(self.config), chosen, self.context)
-            self._evaluate(proxy_models.CEILING, title, model_solver(title, tuned, None, self.context), proxy)
+            self._evaluate(proxy_models.CEILING, title, local_answerer(title, tuned, None, self.context), proxy)
 
     def _write(self, path: Path, value: Any) -> None:
         self.context.on_first(lambda: write_json(path, value))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from mmscale.answering.solvers import solver_in_memory, task_accuracy
+from mmscale.answering.local import LocalAnswerer, models_in_memory
 from mmscale.errors import UserError
+from mmscale.evaluation.solving import accuracy
 from mmscale.models.assembly import (
     PARTS_FILE,
     ModelParts,
@@ -119,12 +120,22 @@ def _train(stage: Stage, start: ModelParts, print_of_start: str, context: Parall
 
 
 def _task_accuracy(stage: Stage, model: MergedModel, encoder_tokenizer: FamilyTokenizer | None) -> Callable[[], float]:
-    """Solves the first rows of the stage's `evaluate_task` with the model as it stands."""
+    """Solves the first rows of the stage's `evaluate_task` with the model as it stands; its modes are left as they were."""
     task = stage.run.evaluation.tasks[stage.config.evaluate_task or ""]
     data = task.data.model_copy(update={"limit_per_language": stage.config.evaluate_task_rows})
     small = task.model_copy(update={"data": data})
-    solver = solver_in_memory(stage.title, model, encoder_tokenizer, stage.prompt, "")
-    return lambda: task_accuracy(solver, model, small, stage.run.languages)
+    loaded = models_in_memory(stage.title, model, encoder_tokenizer, stage.prompt, "")
+    answerer = LocalAnswerer(stage.title, "", lambda: loaded, stage.prompt)
+
+    def measure() -> float:
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        found = accuracy(answerer, small, stage.run.languages)
+        for module, training in modes:
+            module.training = training
+        return found
+
+    return measure
 
 
 def _write_model(

@@ -21,10 +21,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from mmscale.answering.local import LoadedModels
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.decoding import engine
 from mmscale.errors import UserError
-from mmscale.evaluation.solving import Solver
 from mmscale.languages import language as known_language
 from mmscale.serving import prompts
 from mmscale.serving.answers import ChatAnswers, CompletionAnswers, Grown, Usage
@@ -55,7 +55,9 @@ class Choice:
 class Server:
     """Turns requests of the interface into jobs, and their tokens into answers."""
 
-    def __init__(self, solver: Solver, name: str, language: str, slots: int, context: int, most_waiting: int) -> None:
+    def __init__(
+        self, solver: LoadedModels, name: str, language: str, slots: int, context: int, most_waiting: int
+    ) -> None:
         """`context`: tokens of a prompt and its continuation at most; `most_waiting`: requests beyond those that run."""
         self.solver, self.name, self.language, self.context = solver, name, language, context
         self.worker = Worker(solver, slots, context, most_waiting)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from mmscale.answering.local import LoadedModels
 from mmscale.data.prompts import Prompt, Template
 from mmscale.data.records import Problem
 from mmscale.data.segments import ExampleTokenizer, TokenizedExample
 from mmscale.errors import UserError
-from mmscale.evaluation.solving import Solver
 from mmscale.serving.protocol import ChatRequest, CompletionRequest, InterfaceError
 
 Prompts = tuple[TokenizedExample, ...]
 """One a model."""
 
 
-def of_request(solver: Solver, asked: CompletionRequest | ChatRequest, language: str) -> list[Prompts]:
+def of_request(solver: LoadedModels, asked: CompletionRequest | ChatRequest, language: str) -> list[Prompts]:
     """Every prompt of a request; InterfaceError where a model cannot be asked so."""
     try:
         if isinstance(asked, ChatRequest):
@@ -37,7 +37,7 @@ def _as_it_is(tokenize: ExampleTokenizer, text: str, language: str) -> Tokenized
     return same([Problem(text, language, origin="prompt")], with_target=False)[0]
 
 
-def _completion(solver: Solver, prompt: str | list[int], language: str) -> Prompts:
+def _completion(solver: LoadedModels, prompt: str | list[int], language: str) -> Prompts:
     """The same text, or the same token ids, to every model."""
     if isinstance(prompt, str):
         return tuple(_as_it_is(tokenize, prompt, language) for tokenize in solver.tokenizers)
@@ -63,7 +63,7 @@ def starts_with_bos(tokenize: ExampleTokenizer, ids: list[int]) -> bool:
     return ids[0] == tokenize.specials.bos
 
 
-def _conversation(solver: Solver, asked: ChatRequest, language: str) -> Prompts:
+def _conversation(solver: LoadedModels, asked: ChatRequest, language: str) -> Prompts:
     """To each model in its own chat format, or, where it has none, the only message in the prompt it was trained with."""
     turns = [{"role": message.role, "content": message.text} for message in asked.messages]
     return tuple(_turns(tokenize, turns, language) for tokenize in solver.tokenizers)

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from mmscale.answering.local import LoadedModels
 from mmscale.decoding.draft_length import DraftLengthController
 from mmscale.decoding.engine import DecodingEngine, GenerationRequest, SequenceState
 from mmscale.decoding.ensemble import Logits
 from mmscale.decoding.scoring import ScoredToken, score_prompt
-from mmscale.evaluation.solving import Solver
 from mmscale.progress import say
 
 
@@ -62,7 +62,7 @@ class Worker:
     Should the engine itself be gone, every request is told, `failure` says why, and `on_failure` is called.
     """
 
-    def __init__(self, solver: Solver, slots: int, capacity: int, most_waiting: int) -> None:
+    def __init__(self, solver: LoadedModels, slots: int, capacity: int, most_waiting: int) -> None:
         self.solver, self.most_waiting = solver, most_waiting
         self.draft_length = DraftLengthController(solver.ensemble.device, solver.draft_tokens)
         self._slots, self._capacity = slots, capacity

@@ -138,3 +138,8 @@ def sha256(path: Path) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def digest(content: object) -> str:
+    """The first 16 hexadecimal digits of SHA-256 over content's JSON, keys in order: names work by what decides its result."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from mmscale.config.data import DataConfig
 from mmscale.data.loading import load_records
-from mmscale.data.records import record_language
 from mmscale.errors import UserError
 from mmscale.languages import MGSM_LANGUAGES
 from tests.data.published import FORMS, Form
@@ -64,7 +63,7 @@ def test_every_row_of_a_damaged_file_is_accounted_for(folders, data):
             continue
         count = account.counts[code]
         assert count.rows == count.read + count.bad + sum(count.left_out.values())
-        assert count.read == len(records) and {record_language(record) for record in records} == {code}
+        assert count.read == len(records) and {record.language for record in records} == {code}
         assert len({record.origin for record in records}) == len(records)
         assert all(told.startswith(str(folder)) for told in account.bad)
         if len(form.files) == 1 and (rows := rows_of(raw, name)) is not None:

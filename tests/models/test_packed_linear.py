@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from mmscale.answering.solvers import model_solver
+from mmscale.answering.local import local_answerer
 from mmscale.config.model import LanguageModelConfig
 from mmscale.models import packed_linear
 from mmscale.models.assembly import ModelParts
@@ -98,6 +98,6 @@ def test_small_weights_stay(monkeypatch):
 
 def test_a_model_that_is_loaded_to_answer_is_packed():
     parts = ModelParts(LanguageModelConfig(path="tinyworld:llm"))
-    ensemble = model_solver("one", parts, None, ParallelContext(torch.device("cpu"))).loaded.ensemble
+    ensemble = local_answerer("one", parts, None, ParallelContext(torch.device("cpu"))).loaded.ensemble
     layers = ensemble.base.model.language_model.causal_lm.model.layers
     assert isinstance(layers[0].self_attn.q_proj, PackedLinear)

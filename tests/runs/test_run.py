@@ -63,7 +63,7 @@ def test_a_run_leaves_everything_the_design_names(finished):
 
 
 def test_running_again_repeats_nothing(finished, monkeypatch):
-    from mmscale.answering import solvers
+    from mmscale.answering import local
     from mmscale.decoding.engine import DecodingEngine
     from mmscale.training.trainer import Trainer
 
@@ -72,7 +72,7 @@ def test_running_again_repeats_nothing(finished, monkeypatch):
 
     monkeypatch.setattr(Trainer, "run", never)
     monkeypatch.setattr(DecodingEngine, "step", never)
-    monkeypatch.setattr(solvers, "assemble", never)  # nor are weights loaded
+    monkeypatch.setattr(local, "assemble", never)  # nor are weights loaded
     before = (finished / "scores.json").read_text()
     assert main(command(finished)) == 0
     assert (finished / "scores.json").read_text() == before

@@ -226,13 +226,13 @@ def test_stopping_waits_no_longer_than_told(guarded):
 
 def _worker(fails):
     """A worker of a random model whose choice fails by `fails(held tokens of each row)`."""
+    from mmscale.answering.local import LoadedModels
     from mmscale.config.evaluation import GenerationConfig
     from mmscale.data.segments import TokenizedExample
     from mmscale.decoding.engine import GenerationRequest
     from mmscale.decoding.ensemble import Ensemble
     from mmscale.decoding.stepper import ModelStepper
     from mmscale.decoding.stop_criteria import StopCriteria
-    from mmscale.evaluation.solving import Solver
     from mmscale.serving.worker import GenerationJob, Worker
     from tests.conftest import random_merged
 
@@ -242,7 +242,7 @@ def _worker(fails):
             return super().choose(logits, places, held)
 
     end = StopCriteria(frozenset(), (), lambda ids: " ".join(map(str, ids)))
-    solver = Solver("", "", [], Breaking(ModelStepper(random_merged())), end, 128)
+    solver = LoadedModels("", "", [], Breaking(ModelStepper(random_merged())), end, 128)
     worker = Worker(solver, 3, 64, 30)
     told: dict[int, list] = {}
 

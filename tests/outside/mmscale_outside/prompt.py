@@ -1,11 +1,11 @@
 """Prompts of this package."""
 
 from mmscale.data.prompts import Prompt, Template
-from mmscale.data.records import Problem, Record, question_text
+from mmscale.data.records import Problem, Record
 
 
 def _prompt(record: Record) -> Prompt:
-    return Prompt("User: ", question_text(record), "\nAssistant:")
+    return Prompt("User: ", record.text, "\nAssistant:")
 
 
 def _target(record: Record) -> str:

@@ -1,37 +1,105 @@
-"""Model parts to solvers: plain, merged and proxy-tuned."""
+"""The local engine: models that this process runs, plain, merged or proxy-tuned."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
+from mmscale.answering.base import Answer, Answerer
 from mmscale.config.data import PackingConfig
-from mmscale.config.evaluation import TaskConfig
+from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.chat import in_chat_format
-from mmscale.data.loading import load_records
 from mmscale.data.prompts import Template, template
+from mmscale.data.records import Record
 from mmscale.data.segments import ExampleTokenizer
+from mmscale.decoding.draft_length import DraftLengthController
 from mmscale.decoding.ensemble import Ensemble
+from mmscale.decoding.generate import batches, generate
 from mmscale.decoding.graphs import recorder
 from mmscale.decoding.stepper import ModelStepper
-from mmscale.decoding.stop_criteria import stop_criteria
+from mmscale.decoding.stop_criteria import StopCriteria, stop_criteria
 from mmscale.decoding.vocabulary import read_vocabulary_map, require_same_vocabulary
 from mmscale.errors import UserError
-from mmscale.evaluation.solving import LazySolver, Solver, answer, judge, require_scorable
 from mmscale.models.assembly import ModelParts, assemble, provenance
 from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
 from mmscale.models.packed_linear import pack_linears
 from mmscale.parallel.context import ParallelContext
+from mmscale.storage.files import digest
 
 DEFAULT_PROMPT = "alpaca"
+
+
+@dataclass(frozen=True)
+class LoadedModels:
+    """Models in memory that answer together: one, or those that make a proxy-tuned one."""
+
+    title: str
+    fingerprint: str
+    """Names the weights and prompts, so that rows of another model are never mixed in."""
+    tokenizers: Sequence[ExampleTokenizer]
+    ensemble: Ensemble
+    end: StopCriteria
+    context_length: int
+    draft_tokens: int | None = 1
+    """Tokens that a round of speculative decoding tries; 1 is plain decoding, None measures what is fastest."""
+
+    @property
+    def template(self) -> Template:
+        return self.tokenizers[0].template
+
+    def asked_by(self, chosen: Template) -> LoadedModels:
+        """The same, its questions put by another template."""
+        return replace(self, tokenizers=[tokenize.asking_by(chosen) for tokenize in self.tokenizers])
+
+
+class LocalAnswerer(Answerer):
+    """Models that this process runs, loaded when something is to be answered: a run that only counts what is there needs no
+    weights.
+    """
+
+    def __init__(self, title: str, fingerprint: str, load: Callable[[], LoadedModels], prompt: str) -> None:
+        """`prompt` names the template by which it asks."""
+        self.title, self.fingerprint, self._load, self.prompt = title, fingerprint, load, prompt
+
+    def asked_by(self, prompt: str) -> LocalAnswerer:
+        fingerprint = digest([self.fingerprint, "asked by", prompt])
+        return LocalAnswerer(self.title, fingerprint, lambda: self.loaded.asked_by(template(prompt)), prompt)
+
+    @functools.cached_property
+    def loaded(self) -> LoadedModels:
+        return self._load()
+
+    def answer(
+        self,
+        records: Sequence[Record],
+        generation: GenerationConfig,
+        done: Container[str] = (),
+        context: ParallelContext | None = None,
+    ) -> Iterator[list[Answer]]:
+        """Answers a batch at a time; cut at the template's stop texts as well.
+
+        Batches are those of all records, whatever is done (by origin) and however many data-parallel ranks take turns at
+        the rest: an answer may depend on its batch by a rounding, and so depends on nothing else.
+        """
+        if not records:
+            return
+        models = self.loaded
+        config = generation.model_copy(update={"stop": (*generation.stop, *models.template.stop)})
+        prompts = [tokenize(records, with_target=False) for tokenize in models.tokenizers]
+        open_ones = [b for b in batches(prompts[0], config.batch_size) if any(records[i].origin not in done for i in b)]
+        mine = open_ones if context is None else open_ones[context.data_rank :: context.data_size]
+        end = models.end.with_texts(config.stop)
+        draft_length = DraftLengthController(models.ensemble.device, models.draft_tokens)
+        found = generate(models.ensemble, prompts, config, end, models.context_length, mine, draft_length)
+        for batch in found:
+            yield [Answer(records[one.prompt], one.text) for one in batch]
 
 
 def _limits(model: MergedModel) -> PackingConfig:
@@ -40,9 +108,7 @@ def _limits(model: MergedModel) -> PackingConfig:
 
 
 def _fingerprint(parts: ModelParts, *more: object) -> str:
-    return hashlib.sha256(
-        json.dumps([parts.to_json(), provenance(parts), more], sort_keys=True, default=str).encode()
-    ).hexdigest()[:16]
+    return digest([parts.to_json(), provenance(parts), more])
 
 
 def _answering(parts: ModelParts, context: ParallelContext) -> tuple[MergedModel, FamilyTokenizer | None]:
@@ -52,45 +118,31 @@ def _answering(parts: ModelParts, context: ParallelContext) -> tuple[MergedModel
     return model, encoder_tokenizer
 
 
-def model_solver(title: str, parts: ModelParts, prompt: str | None, context: ParallelContext) -> LazySolver:
+def local_answerer(title: str, parts: ModelParts, prompt: str | None, context: ParallelContext) -> LocalAnswerer:
     """One model, asked by a template (by default the one it was trained with)."""
     name = prompt or parts.prompt or DEFAULT_PROMPT
     fingerprint = _fingerprint(parts, name)
 
-    def load() -> Solver:
+    def load() -> LoadedModels:
         model, encoder_tokenizer = _answering(parts, context)
-        return solver_in_memory(title, model, encoder_tokenizer, name, fingerprint)
+        return models_in_memory(title, model, encoder_tokenizer, name, fingerprint)
 
-    return LazySolver(title, fingerprint, load, name)
+    return LocalAnswerer(title, fingerprint, load, name)
 
 
-def solver_in_memory(
+def models_in_memory(
     title: str, model: MergedModel, encoder_tokenizer: FamilyTokenizer | None, prompt: str, fingerprint: str
-) -> Solver:
+) -> LoadedModels:
     """A model that is already loaded (and perhaps still being trained)."""
     lm = model.language_model
     tokenize = ExampleTokenizer(lm.tokenizer, lm.specials, template(prompt), _limits(model), encoder_tokenizer)
-    return Solver(title, fingerprint, [tokenize], Ensemble(_stepper(model)), stop_criteria(lm), lm.context_length)
+    return LoadedModels(title, fingerprint, [tokenize], Ensemble(_stepper(model)), stop_criteria(lm), lm.context_length)
 
 
 def _stepper(model: MergedModel, vocabulary: Tensor | None = None) -> ModelStepper:
     """Recording its steps where the device can; a model that is cut over ranks runs unrecorded."""
     lm = model.language_model
     return ModelStepper(model, vocabulary=vocabulary, recorder=None if lm.is_tensor_parallel else recorder(lm.device))
-
-
-def task_accuracy(solver: Solver, model: MergedModel, task: TaskConfig, languages: Sequence[str]) -> float:
-    """Share of a task's rows that a model answers right now, all languages together; its modes are left as they were."""
-    records, _ = load_records(task.data, languages)
-    require_scorable(records, task.rule)
-    if task.prompt is not None:
-        solver = solver.asked_by(template(task.prompt))
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    rows = [judge(row, task.rule) for batch in answer(solver, records, task.generation) for row in batch]
-    for module, training in modes:
-        module.training = training
-    return sum(row.correct for row in rows) / len(rows)
 
 
 @dataclass(frozen=True)
@@ -130,9 +182,9 @@ class Steering:
             raise UserError("a vocabulary map needs small models that are whole on every rank: leave one of both out")
 
 
-def proxy_solver(
+def proxy_answerer(
     title: str, base: ModelParts, steering: Steering, context: ParallelContext, prompt: str | None = None
-) -> LazySolver:
+) -> LocalAnswerer:
     """base + alpha (expert - anti-expert); UserError at loading when vocabularies differ."""
     parts = [base, steering.expert, steering.antiexpert, *([steering.drafter] if steering.drafter else [])]
     default = prompt or base.prompt or DEFAULT_PROMPT
@@ -142,7 +194,7 @@ def proxy_solver(
     chat = [steering.chat_response_prefix] if steering.chat_response_prefix else []
     fingerprint = _fingerprint(base, prints, steering.alpha, steering.chat_template, *chat)
 
-    def load() -> Solver:
+    def load() -> LoadedModels:
         small = context if steering.shard_small else replace(context, tensor_group=None, tensor_rank=0, tensor_size=1)
         models = [_answering(part, context if k == 0 else small) for k, part in enumerate(parts)]
         lms = [model.language_model for model, _ in models]
@@ -157,11 +209,11 @@ def proxy_solver(
         drafter = steppers[3] if steering.drafter else None
         ensemble = Ensemble(steppers[0], (steppers[1], steppers[2]), steering.alpha, drafter)
         context_length = min(lm.context_length for lm in lms)
-        return Solver(
+        return LoadedModels(
             title, fingerprint, tokenizers, ensemble, stop_criteria(lms[0]), context_length, steering.draft_tokens
         )
 
-    return LazySolver(title, fingerprint, load, names[0])
+    return LocalAnswerer(title, fingerprint, load, names[0])
 
 
 _SMALL = ("expert", "anti-expert", "drafter")

@@ -1,0 +1,58 @@
+"""What answers: one protocol for the local engine and for whatever another package brings."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
+
+from mmscale.config.evaluation import GenerationConfig
+from mmscale.data.records import Record
+from mmscale.errors import UserError
+from mmscale.models.assembly import ModelParts
+from mmscale.parallel.context import ParallelContext
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a record was answered with, not yet judged."""
+
+    record: Record
+    text: str
+
+
+class Answerer(ABC):
+    """Answers records. It is made before anything is to be answered, and loads what it needs when it is asked."""
+
+    title: str
+    """For people."""
+    fingerprint: str
+    """Digest of the weights and prompts, so that answers of another model are never mixed in."""
+    prompt: str
+    """Name of the template by which it asks."""
+
+    @abstractmethod
+    def asked_by(self, prompt: str) -> Answerer:
+        """The same, its questions put by another template, under a fingerprint of its own."""
+
+    @abstractmethod
+    def answer(
+        self,
+        records: Sequence[Record],
+        generation: GenerationConfig,
+        done: Container[str] = (),
+        context: ParallelContext | None = None,
+    ) -> Iterator[list[Answer]]:
+        """Answers of this rank's share of the records, a batch at a time, as they are ready.
+
+        Records of `done` (by origin) may be left out, or be answered beside others. What a record is answered with may
+        depend on no others than `records`. UserError where a question leaves no room for its answer.
+        """
+
+    def log_likelihood(self, records: Sequence[Record]) -> list[float]:
+        """Log-probability of each record's target after its prompt, in nats; UserError where this cannot be known."""
+        raise UserError(f"{self.title} gives no probabilities of texts that it did not write")
+
+
+AnswererFactory = Callable[[str, ModelParts, str | None, ParallelContext], Answerer]
+"""(title, parts of the model, template or None for the one it was trained with, ranks) -> what answers for it."""
