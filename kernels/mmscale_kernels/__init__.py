@@ -4,7 +4,8 @@ from mmscale_kernels.adapter import adapter_merge
 from mmscale_kernels.dispatch import KernelUnavailable
 from mmscale_kernels.implementations import implementations
 from mmscale_kernels.linear_cross_entropy import VocabularyShard, linear_cross_entropy
-from mmscale_kernels.proxy_logits import Chosen, Draws, Parts, proxy_choose
+from mmscale_kernels.proxy_logits import proxy_choose
+from mmscale_kernels.proxy_parts import Chosen, Draws, Parts
 
 __all__ = [
     "Chosen",

@@ -184,9 +184,7 @@ class DecodingEngine:
         with self.draft_length.timed_drafts(tries):
             for ahead in range(tries):
                 logits.append(drafter.extend(columns[-1]))
-                columns.append(
-                    self.ensemble.draft(logits[-1], how.stretch(ahead * count, (ahead + 1) * count))[:, None]
-                )
+                columns.append(self.ensemble.draft(logits[-1], how.rows(ahead * count, (ahead + 1) * count))[:, None])
         return Drafts(torch.cat(columns[1:], dim=1), torch.stack(logits, dim=1).flatten(0, 1))
 
     def _held(self, inputs_Bk: Tensor) -> list[list[int]] | None:

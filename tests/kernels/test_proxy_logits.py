@@ -6,7 +6,8 @@ import pytest
 import torch
 from mmscale_kernels import Parts, proxy_choose
 from mmscale_kernels.noise import ACCEPT, gumbel, philox, uniform
-from mmscale_kernels.proxy_logits import joined_partials, partials
+from mmscale_kernels.proxy_logits import partials
+from mmscale_kernels.proxy_parts import joined_partials
 from scipy import stats
 
 from tests.kernels.proxy_cases import SETTINGS, draws, logits, one_row

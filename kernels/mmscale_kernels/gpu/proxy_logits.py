@@ -7,15 +7,12 @@ candidates per pass, without a sort.
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from mmscale_kernels.proxy_logits import Draws, Parts
+from mmscale_kernels.proxy_parts import Draws, Parts, joined_partials
 
 BLOCK = 2048
 WARPS = 8
@@ -236,8 +233,6 @@ def thresholds(parts: Parts, draws: Draws) -> Tensor:
 
 def partials(parts: Parts, draws: Draws, first: int) -> Tensor:
     """[N, 5]; see mmscale_kernels.proxy_logits.partials."""
-    from mmscale_kernels.proxy_logits import joined_partials
-
     _require(parts)
     rows, columns = parts.base.shape
     stretches = max(1, min(triton.cdiv(columns, BLOCK), _PROGRAMS // rows))
