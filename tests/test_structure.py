@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1] / "mmscale"
+KERNELS = Path(__file__).resolve().parents[1] / "kernels" / "mmscale_kernels"
 LAYERS = (
     {"errors", "languages", "progress", "registry", "transfer", "versions"},
     {"logs", "storage"},
@@ -53,6 +55,39 @@ def test_imports_run_downhill():
             if level(imported) > level(module):
                 wrong.append(f"{module} imports {imported}")
     assert not wrong
+
+
+def module_graph() -> dict[str, set[str]]:
+    """module -> modules it imports, anywhere in its file, of mmscale and of the kernels."""
+    files = {}
+    for root in (ROOT, KERNELS):
+        for file in root.rglob("*.py"):
+            name = ".".join(file.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__")
+            files[name] = file
+    graph: dict[str, set[str]] = {name: set() for name in files}
+    for name, file in files.items():
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for_types = [
+            node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        ]
+        ignored = {id(inner) for node in for_types for inner in ast.walk(node)}
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and id(node) not in ignored
+                and node.module
+                and node.module.split(".")[0] in ("mmscale", "mmscale_kernels")
+            ):
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    graph[name].add(whole if whole in files else node.module)
+    return {name: found - {name} for name, found in graph.items()}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = module_graph()
+    order = graphlib.TopologicalSorter(graph)
+    order.prepare()  # graphlib.CycleError names the circle
 
 
 def test_no_function_is_long():
