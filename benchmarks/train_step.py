@@ -64,7 +64,7 @@ class Published:
         self.llm = as_transformers_runs_it(model.language_model.causal_lm, "eager")
 
     def __call__(self, examples: Sequence[TokenizedExample]) -> Tensor:
-        assert self.model.encoder is not None and self.model.connector is not None
+        assert self.model.encoder is not None and isinstance(self.model.connector, mlp.MLPConnector)
         ids, mask = self._padded([example.encoder_ids for example in examples])
         with torch.no_grad():
             states = self.model.encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state

@@ -128,6 +128,17 @@ def test_another_package_adds_one_of_each_and_a_run_uses_them(outside, world, tm
     assert (
         json.loads((tmp_path / "run/stages/reading_in.joining/model/mmscale.json").read_text())["prompt"] == "dialogue"
     )
+    folder = tmp_path / "run/stages/reading_in.joining/model"
+    assert json.loads((folder / "mmscale.json").read_text())["connector"] == "linear"
+    assert (folder / "connector.safetensors").is_file() and not (folder / "mapping.safetensors").exists()
+    assert main(["generate", str(folder), "What has keys?", "--max-new-tokens", "2"]) == 0, "it is read again"
+    capsys.readouterr()
+    alone = ["output_dir=alone", "methods=[]", "evaluation.answerer=parrot"]
+    assert main(["run", str(OUTSIDE / "run.yaml"), *alone, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["base"]["tasks"]["riddles"]["languages"]["en"]["accuracy"] == 0
+    assert json.loads((tmp_path / "alone/predictions/base/riddles/en.jsonl").open().readline())["response"] == "0?"
+    assert main(["run", str(OUTSIDE / "run.yaml"), *alone, "--scores", "--json"]) == 0, "and only counted"
+    capsys.readouterr()
     assert main(["data", "stats", "riddles", "riddles", "--languages", "en", "--list", "one_word_question"]) == 0
     assert capsys.readouterr().out.strip().endswith("en.jsonl:7")
     assert main(["evaluate", "tinyworld:llm", "--task", "riddles", "--path", "riddles", "--limit", "1", "--json"]) == 0

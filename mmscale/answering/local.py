@@ -34,6 +34,8 @@ from mmscale.parallel.context import ParallelContext
 from mmscale.storage.files import digest
 
 DEFAULT_PROMPT = "alpaca"
+LOCAL = "local"
+"""Name of this answerer."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from mmscale import registry
-from mmscale.config.base import Config, LanguageCodes, PromptName, RuleName, Seed, TaskName, deep_merge
+from mmscale.config.base import AnswererName, Config, LanguageCodes, PromptName, RuleName, Seed, TaskName, deep_merge
 from mmscale.config.data import DataConfig
 from mmscale.config.model import LanguageModelConfig
 from mmscale.errors import UserError
@@ -110,6 +110,8 @@ class EvaluationConfig(Config):
 
     tasks: dict[str, TaskConfig] = {}
     """name -> task that every model answers."""
+    answerer: AnswererName = "local"
+    """What answers the tasks: `local` runs the models in this process (`mmscale list answerers`)."""
     base: bool = True
     """Also score the untouched model."""
     confidence: float = Field(default=0.95, gt=0, lt=1)

@@ -6,8 +6,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mmscale import registry
 from mmscale.answering.base import Answerer
-from mmscale.answering.local import LocalAnswerer, Steering, local_answerer, proxy_answerer
+from mmscale.answering.local import LOCAL, LocalAnswerer, Steering, proxy_answerer
 from mmscale.config.evaluation import ProxyConfig, TaskConfig
 from mmscale.config.run import RunConfig, dump_run
 from mmscale.errors import UserError, unknown_name
@@ -43,6 +44,11 @@ def check(run: RunConfig) -> list[Method]:
             Stage(run, chosen, spec).require_trainable()
         if chosen.needs_encoder and run.encoder is None:
             raise UserError(f"{chosen.name} needs an encoder: add an encoder section with a path")
+    if run.proxy is not None and run.evaluation.answerer != LOCAL:
+        raise UserError(
+            f"proxy-tuning adds logits, which evaluation.answerer={run.evaluation.answerer} does not give: set it to {LOCAL}, "
+            f"or leave the proxy section out"
+        )
     if run.proxy is not None and run.proxy.ceiling and run.proxy.expert in run.methods:
         chosen, tuned = method(run.proxy.expert), proxy_models.ceiling_run(run)
         for spec in chosen.stages:
@@ -150,15 +156,19 @@ class Run:
         say(f"run {self.config.name} in {self.folder}: {', '.join(stages) or 'evaluation only'}")
         untouched = ModelParts(self.config.language_model)
         if BASE in self._only:
-            self._evaluate(BASE, "Base", local_answerer("Base", untouched, self._base_prompt(), self.context))
+            self._evaluate(BASE, "Base", self._answerer("Base", untouched, self._base_prompt()))
         for chosen in [chosen for chosen in self.methods if chosen.name in self._only]:
             parts = train_method(self.config, chosen, self.context)
-            self._evaluate(chosen.name, chosen.title, local_answerer(chosen.title, parts, None, self.context))
+            self._evaluate(chosen.name, chosen.title, self._answerer(chosen.title, parts, None))
         if self.config.proxy is not None and any(proxy_models.is_of_proxy(name) for name in self._only):
             self._proxy(self.config.proxy, untouched)
         if self.config.proxy is not None and not self._steered:
             named = " ".join(self.config.proxy.languages)
             say(f"proxy: none of its languages ({named}) is among this run's, so it answers nothing")
+
+    def _answerer(self, title: str, parts: ModelParts, prompt: str | None) -> Answerer:
+        made: Answerer = registry.get("answerers", self.config.evaluation.answerer)(title, parts, prompt, self.context)
+        return made
 
     def _describe(self) -> None:
         with atomic_write(self.folder / RUN_FILE) as handle:
@@ -184,7 +194,7 @@ class Run:
         if not chosen or name not in self._only:
             return
         if self._counting:
-            answerer = LocalAnswerer(title, answerer.fingerprint, lambda: _unanswered(title), answerer.prompt)
+            answerer = _OnlyCounted(answerer)
         languages = self._steered if only else self.config.languages
         self.rows[name], self.titles[name] = {}, title
         for task_name, task in chosen.items():
@@ -201,7 +211,7 @@ class Run:
         base, asked = ModelParts(proxy.base), proxy_models.Steered(proxy)
         chosen = method(proxy.expert)
         expert = train_method(self.config, chosen, self.context)
-        alone = local_answerer("Larger base", base, expert.prompt, self.context)
+        alone = self._answerer("Larger base", base, expert.prompt)
         self._evaluate(proxy_models.BASE, alone.title, alone, proxy)
 
         def at(alpha: float, title: str) -> LocalAnswerer:
@@ -218,7 +228,7 @@ class Run:
         if proxy_models.CEILING in self._only & set(asked.models()):
             title = f"Larger base, tuned by {chosen.title.lower()} itself"
             tuned = train_method(proxy_models.ceiling_run(self.config), chosen, self.context)
-            self._evaluate(proxy_models.CEILING, title, local_answerer(title, tuned, None, self.context), proxy)
+            self._evaluate(proxy_models.CEILING, title, self._answerer(title, tuned, None), proxy)
 
     def _write(self, path: Path, value: Any) -> None:
         self.context.on_first(lambda: write_json(path, value))
@@ -258,8 +268,17 @@ class Run:
         return entry
 
 
-def _unanswered(title: str) -> NoReturn:
-    raise UserError(f"{title} has not answered all of its tasks: let it answer first, or leave out --scores")
+class _OnlyCounted(Answerer):
+    """An answerer whose answers are all there already; UserError where one is missing."""
+
+    def __init__(self, inner: Answerer) -> None:
+        self.inner, self.title, self.fingerprint, self.prompt = inner, inner.title, inner.fingerprint, inner.prompt
+
+    def asked_by(self, prompt: str) -> Answerer:
+        return _OnlyCounted(self.inner.asked_by(prompt))
+
+    def answer(self, *_: object, **__: object) -> NoReturn:
+        raise UserError(f"{self.title} has not answered all of its tasks: let it answer first, or leave out --scores")
 
 
 def _same(before: LanguageRows | None, rows: LanguageRows) -> LanguageRows | None:

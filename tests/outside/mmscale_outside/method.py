@@ -6,5 +6,5 @@ METHOD = Method(
     name="reading_in",
     title="Reading in",
     paper="",
-    stages=(StageSpec("joining", prompt="dialogue", trains="mapping"),),
+    stages=(StageSpec("joining", prompt="dialogue", trains=("connector",)),),
 )
