@@ -119,9 +119,8 @@ class StageData:
         """The examples, mapped from disk. One process makes what is missing; ranks that already talk to each other have to
         find it made.
         """
-        counts = _counts(
-            self.folder, hashed=context.size == 1
-        )  # several look at every bit before they talk to each other
+        # several ranks look at every bit before they talk to each other
+        counts = _counts(self.folder, hashed=context.size == 1)
         if counts is None:
             if context.size > 1:
                 raise UserError(
