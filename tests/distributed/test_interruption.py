@@ -55,7 +55,8 @@ def until_step(folder: Path, step: int, target: str, layout: tuple[int, int, int
     settings += [f"parallel.tensor_parallel_size={degree}", f"recipes.{target}.optimizer.learning_rate=5e-5"]
     settings += [f"recipes.{target}.optimizer.embedding_learning_rate=1e-4"]  # a group of its own in the optimizer
     started = ranks.start(count, command(folder, *settings, *more, target=target))
-    ranks.wait_for(lambda: reached(folder, step, target), started)
+    # DeepSpeed compiles its access to NVMe at first use: minutes on a busy machine
+    ranks.wait_for(lambda: reached(folder, step, target), started, seconds=1500)
     started[-1].send_signal(signal.SIGTERM)
     codes = ranks.finish(started)
     assert [code for code, _ in codes] == [128 + signal.SIGTERM] * count, codes
