@@ -48,7 +48,7 @@ def test_ours_is_exact_and_the_authors_format_is_bfloat16(tmp_path):
     assert equal(made, mlp.CONNECTOR.read(tmp_path / "pytorch_model.bin"), torch.bfloat16)
 
 
-@pytest.mark.parametrize("prefix", ["linear.linear", "module.mlp.linear", "connector.mlp.linear"])
+@pytest.mark.parametrize("prefix", ["linear.linear", "module.mlp.linear", "mapping.mlp.linear"])
 def test_old_key_names_are_remapped(tmp_path, prefix):
     state = {k.replace("mlp.linear", prefix): v for k, v in mapping().state_dict().items()}
     torch.save({"model_state_dict": state}, tmp_path / "x.bin")
