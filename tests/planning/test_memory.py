@@ -96,6 +96,7 @@ def test_checkpointing_keeps_one_input_a_layer():
 def hand(**changes: object) -> Trained:
     """An LLM of two parameters of 1000 and 30 elements on a rank, and a mapping of 70."""
     values = {"trains_llm": True, "llm_dtype": "bfloat16", "encoder_dtype": "bfloat16", "autocast": True, **changes}
+    values = {"trains_connector": not values["trains_llm"], **values}
     return Trained(llm=(1000, 30), encoder=500, connector=(70,), **values)  # type: ignore[arg-type]
 
 
