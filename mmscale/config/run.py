@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import yaml
 from pydantic import (
     Field,
-    ModelWrapValidatorHandler,
     ValidationError,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import ErrorDetails, InitErrorDetails
 
 from mmscale.config.base import Config, ConnectorName, LanguageCodes, MethodName
