@@ -224,7 +224,7 @@ def _ranks(names: Sequence[str]) -> dict[str, str]:
 
 def find(names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """(whole, cut into two) by name."""
-    whole = {name: tried(name, ParallelContext(torch.device("cpu"))) for name in names}
+    whole = {name: tried(name, ParallelContext(device=torch.device("cpu"))) for name in names}
     with tempfile.NamedTemporaryFile("r") as file:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         subprocess.run([*launcher, "-m", "mmscale.benchmarks.architectures", "--cut", file.name, *names], check=True)

@@ -72,7 +72,7 @@ def export_alone(model: str, checkpoint: str, folder: str) -> None:
             empty,
             lambda name: saved.parameter(TRUNK_PREFIX + name),
             Path(folder),
-            ParallelContext(torch.device("cpu")),
+            ParallelContext(device=torch.device("cpu")),
             SHARD,
         )
     print(found[0] - before)

@@ -55,7 +55,15 @@ def predicted(run: Published, gpu: GpuConfig) -> float:
     work = throughput.token_work(shape, run.parameters, run.sequence, 1.0, True, run.checkpointing)
     tokens = run.rows * run.sequence
     parallel_plan = ParallelPlan(run.gpus, 1, 3)
-    trained = Trained((run.parameters,), 0, (), True, "float32", "float32", True)
+    trained = Trained(
+        llm=(run.parameters,),
+        encoder=0,
+        connector=(),
+        trains_llm=True,
+        llm_dtype="float32",
+        encoder_dtype="float32",
+        autocast=True,
+    )
     sent = traffic.traffic(trained, parallel_plan, 1, tokens * run.width * 2, run.layers, run.checkpointing)
     tensor, data = traffic.seconds(sent, parallel_plan, gpu, 8)
     compute = throughput.seconds_of(tokens * work.hardware, gpu.peak_tflops)

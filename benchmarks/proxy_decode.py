@@ -59,7 +59,7 @@ def small_models(run: Path, expert: str | None) -> tuple[str, str, str | None]:
     if expert is not None:
         return expert, "tinyworld:llm", read_parts(expert).prompt
     config = load_run("configs/quickstart.yaml", [f"output_dir={run}"])
-    trained = train_method(config, method("question_alignment"), ParallelContext(torch.device("cpu")))
+    trained = train_method(config, method("question_alignment"), ParallelContext(device=torch.device("cpu")))
     return trained.language_model.path, config.language_model.path, trained.prompt
 
 
@@ -83,7 +83,9 @@ def trained(folder: Path, chosen: argparse.Namespace) -> Setup:
     expert, antiexpert, prompt = small_models(chosen.run, chosen.expert)
     folders = wide_copies(folder, (chosen.small_width, chosen.base_width), expert, antiexpert)
     base, *small = (replace(read_parts(path), prompt=prompt) for path in folders)
-    solver = proxy_answerer("proxy", base, Steering(small[0], small[1]), ParallelContext(torch.device("cpu"))).loaded
+    solver = proxy_answerer(
+        "proxy", base, Steering(expert=small[0], antiexpert=small[1]), ParallelContext(device=torch.device("cpu"))
+    ).loaded
     data = DataConfig(
         source="tinyworld", split="test", languages=tuple(chosen.languages), limit_per_language=chosen.problems
     )
@@ -109,7 +111,10 @@ def random_weights(names: tuple[str, str], chosen: argparse.Namespace) -> Setup:
     generator = torch.Generator().manual_seed(0)
     lengths = [PROMPT.draw(generator) + TEMPLATE for _ in range(max(*chosen.batches, 4))]
     ids = [torch.randint(3, shapes[0]["vocab_size"], (length,), generator=generator).tolist() for length in lengths]
-    prompts = [TokenizedExample(tuple(own), (), (), "en", f"random {i}") for i, own in enumerate(ids)]
+    prompts = [
+        TokenizedExample(prompt_ids=tuple(own), target_ids=(), encoder_ids=(), language="en", origin=f"random {i}")
+        for i, own in enumerate(ids)
+    ]
     end = StopCriteria(frozenset(), (), lambda ids: "")  # every answer takes all its tokens
     context = int(shapes[0]["max_position_embeddings"])
     return Setup(Ensemble(base, (expert, antiexpert)), published, [prompts] * 3, end, context, chosen.new_tokens, False)

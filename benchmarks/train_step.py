@@ -148,9 +148,9 @@ def tinyworld(device: torch.device, batch: int, batches: int, folder: Path) -> S
     recipe = f"recipes.{STAGE}"
     settings = [f"output_dir={folder}", f"{recipe}.data.0.limit_per_language={limit}"]
     stage = stages_up_to(load_run("configs/quickstart.yaml", settings), STAGE)[-1]
-    context = ParallelContext(device)
+    context = ParallelContext(device=device)
     data = StageData(stage).tokens(context)
-    model, _ = assemble(ModelParts(stage.run.language_model, stage.encoder), context)
+    model, _ = assemble(ModelParts(language_model=stage.run.language_model, encoder=stage.encoder), context)
     assert model.encoder is not None
     cache = CacheFolder(folder / "states", True, "benchmark")
     store: Any = data.train
@@ -189,7 +189,13 @@ def random_weights(shape: str, device: torch.device, batch: int, batches: int) -
 
     def example(number: int) -> TokenizedExample:
         prompt, answer = ids(PROMPT, llm["vocab_size"], TEMPLATE), ids(ANSWER, llm["vocab_size"])
-        return TokenizedExample(prompt, answer, ids(ENCODED, encoder["vocab_size"]), "sw", f"random {number}")
+        return TokenizedExample(
+            prompt_ids=prompt,
+            target_ids=answer,
+            encoder_ids=ids(ENCODED, encoder["vocab_size"]),
+            language="sw",
+            origin=f"random {number}",
+        )
 
     plain = [[example(i) for i in range(batch)] for _ in range(batches)]
     return Setup(model, specials, plain, [_encoded(model, examples, device) for examples in plain])

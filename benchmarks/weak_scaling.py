@@ -64,7 +64,15 @@ def predicted(gpus: int) -> float:
     cluster = load_cluster("configs/cluster/h100.yaml")
     work = throughput.token_work(LLAMA_2_7B, PARAMETERS, SEQUENCE, 1.0, True, True)
     tokens, parallel_plan = ROWS * SEQUENCE, ParallelPlan(gpus, 1, 2)
-    trained = Trained((PARAMETERS,), 0, (), True, "float32", "float32", True)
+    trained = Trained(
+        llm=(PARAMETERS,),
+        encoder=0,
+        connector=(),
+        trains_llm=True,
+        llm_dtype="float32",
+        encoder_dtype="float32",
+        autocast=True,
+    )
     sent = traffic.traffic(trained, parallel_plan, ROWS, 0, 32, True)
     tensor, data = traffic.seconds(sent, parallel_plan, cluster.gpu, cluster.gpus_per_node)
     compute = throughput.seconds_of(tokens * work.hardware, cluster.gpu.peak_tflops)

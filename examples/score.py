@@ -11,9 +11,11 @@ if len(sys.argv) > 1:
     rows = mmscale.read_predictions(sys.argv[1])
 else:
     rows = [
-        mmscale.Prediction("How much is left?", "$40 - $22 = $18.00", "18", "en"),
-        mmscale.Prediction("Wie viele?", "Die Antwort ist 1.250.", "1250", "de"),
-        mmscale.Prediction("How many?", "The answer is 7. It took 3 steps.", "7", "en"),
+        mmscale.Prediction(question="How much is left?", response="$40 - $22 = $18.00", answer="18", language="en"),
+        mmscale.Prediction(question="Wie viele?", response="Die Antwort ist 1.250.", answer="1250", language="de"),
+        mmscale.Prediction(
+            question="How many?", response="The answer is 7. It took 3 steps.", answer="7", language="en"
+        ),
     ]
 for rule in ("default", "last_number", "mcot", "proxy_gsm"):
     found = mmscale.score(rows, rule)

@@ -71,12 +71,14 @@ def load_model(
     """
     if (expert is None) != (antiexpert is None):
         raise UserError("proxy-tuning needs both expert and antiexpert: give both, or neither")
-    context, name = ParallelContext(default_device()), str(path)
+    context, name = ParallelContext(device=default_device()), str(path)
     parts = _parts(path, dtype, trust_remote_code)
     if expert is None or antiexpert is None:
         return _loaded(name, local_answerer(name, parts, prompt, context))
     small = [_parts(one, dtype, trust_remote_code) for one in (expert, antiexpert)]
-    return _loaded(name, proxy_answerer(name, parts, Steering(small[0], small[1], alpha), context, prompt))
+    return _loaded(
+        name, proxy_answerer(name, parts, Steering(expert=small[0], antiexpert=small[1], alpha=alpha), context, prompt)
+    )
 
 
 def _loaded(name: str, answerer: LocalAnswerer) -> Model:
@@ -138,7 +140,7 @@ def train_stage(config: str | Path, stage: str, overrides: Sequence[str] = ()) -
     """
     run = load_run(str(config), list(overrides))
     stages = stages_up_to(run, stage)
-    parts = ModelParts(run.language_model, stages[-1].encoder)
+    parts = ModelParts(language_model=run.language_model, encoder=stages[-1].encoder)
     world = started()
     logs.to_folder(run.directory)
     prepare(stages, world)
@@ -163,7 +165,7 @@ def answer(
     Raises:
         UserError: Where a question leaves no room for an answer, or the model's prompt does not read such records.
     """
-    asked = [Problem(one, language) if isinstance(one, str) else one for one in questions]
+    asked = [Problem(question=one, language=language) if isinstance(one, str) else one for one in questions]
     numbered = [replace(record, origin=str(i)) for i, record in enumerate(asked)]  # type: ignore[type-var]
     answered = model._answerer.answer(numbered, generation or GenerationConfig())
     rows = {int(one.record.origin): solving.unjudged(one) for batch in answered for one in batch}

@@ -116,7 +116,7 @@ def test_bad_input_is_one_sentence(tmp_path):
     with pytest.raises(mmscale.UserError, match="dtype"):
         mmscale.load_model("tinyworld:llm", dtype="float12")
     with pytest.raises(mmscale.UserError, match="did you mean 'default'"):
-        mmscale.score([mmscale.Prediction("1 + 1?", "2", "2")], "defualt")
+        mmscale.score([mmscale.Prediction(question="1 + 1?", response="2", answer="2")], "defualt")
     with pytest.raises(mmscale.UserError, match="no-such-file"):
         mmscale.read_predictions(tmp_path / "no-such-file.jsonl")
     with pytest.raises(mmscale.UserError, match="mapping"):

@@ -48,7 +48,8 @@ class Asking:
     def rows(self, context: ParallelContext, done: frozenset[int] = frozenset()) -> Iterator[Row]:
         """Answers of this rank's share as they finish, those of `done` left out. UserError when one leaves no room."""
         records = [
-            Problem(text, self.language, origin=f"question {i}") for i, text in enumerate(self.questions, start=1)
+            Problem(question=text, language=self.language, origin=f"question {i}")
+            for i, text in enumerate(self.questions, start=1)
         ]
         prompts = [tokenize(records, with_target=False) for tokenize in self.solver.tokenizers]
         others = {i for i in range(len(records)) if i % context.data_size != context.data_rank}

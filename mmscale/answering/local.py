@@ -38,7 +38,7 @@ LOCAL = "local"
 """Name of this answerer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadedModels:
     """Models in memory that answer together: one, or those that make a proxy-tuned one."""
 
@@ -138,7 +138,14 @@ def models_in_memory(
     """A model that is already loaded (and perhaps still being trained)."""
     lm = model.language_model
     tokenize = ExampleTokenizer(lm.tokenizer, lm.specials, template(prompt), _limits(model), encoder_tokenizer)
-    return LoadedModels(title, fingerprint, [tokenize], Ensemble(_stepper(model)), stop_criteria(lm), lm.context_length)
+    return LoadedModels(
+        title=title,
+        fingerprint=fingerprint,
+        tokenizers=[tokenize],
+        ensemble=Ensemble(_stepper(model)),
+        end=stop_criteria(lm),
+        context_length=lm.context_length,
+    )
 
 
 def _stepper(model: MergedModel, vocabulary: Tensor | None = None) -> ModelStepper:
@@ -147,7 +154,7 @@ def _stepper(model: MergedModel, vocabulary: Tensor | None = None) -> ModelStepp
     return ModelStepper(model, vocabulary=vocabulary, recorder=None if lm.is_tensor_parallel else recorder(lm.device))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Steering:
     """What steers a base: alpha (expert - anti-expert), and what drafts."""
 
@@ -212,7 +219,13 @@ def proxy_answerer(
         ensemble = Ensemble(steppers[0], (steppers[1], steppers[2]), steering.alpha, drafter)
         context_length = min(lm.context_length for lm in lms)
         return LoadedModels(
-            title, fingerprint, tokenizers, ensemble, stop_criteria(lms[0]), context_length, steering.draft_tokens
+            title=title,
+            fingerprint=fingerprint,
+            tokenizers=tokenizers,
+            ensemble=ensemble,
+            end=stop_criteria(lms[0]),
+            context_length=context_length,
+            draft_tokens=steering.draft_tokens,
         )
 
     return LocalAnswerer(title, fingerprint, load, names[0])

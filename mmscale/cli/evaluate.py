@@ -121,7 +121,7 @@ def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> d
     from mmscale.parallel.context import ParallelContext
     from mmscale.parallel.interruption import Interruption
 
-    context = ParallelContext(default_device())
+    context = ParallelContext(device=default_device())
     solver = local_answerer(model, parts, None, context)
     with Interruption(InterruptionConfig(), context) as stop:
         rows, _ = evaluate_task(solver, task.data.source, task, task.data.languages, output, context, stop)

@@ -101,7 +101,7 @@ def _counted(loaded: RunConfig) -> Run:
     from mmscale.parallel.context import ParallelContext
     from mmscale.runs.run import Run
 
-    work = Run(loaded, ParallelContext(torch.device("cpu")))
+    work = Run(loaded, ParallelContext(device=torch.device("cpu")))
     work.count()
     return work
 

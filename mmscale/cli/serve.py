@@ -91,7 +91,7 @@ def serve(
     socket = _listen(host, port)
     said: dict[str, Any] = {"dtype": dtype, "trust": trust_remote_code}
     parts = options.model_parts(model, **said, encoder=encoder, mapping=mapping)
-    solver = options.loaded_solver(parts, model, steering, prompt, ParallelContext(default_device()), **said)
+    solver = options.loaded_solver(parts, model, steering, prompt, ParallelContext(device=default_device()), **said)
 
     from mmscale.serving.app import Server
     from mmscale.serving.guard import LOOPBACK, Limits

@@ -151,7 +151,11 @@ def split(
     _require_whole(source, target)
     _warn_of_white_space(target / "encoder")
     CONNECTOR.write(mapping, target / CONNECTOR.file)
-    own = LanguageModelConfig(path=f"{FOLDER}/language_model"), EncoderConfig(path=f"{FOLDER}/encoder")
-    write_parts(target, ModelParts(*own, mapping=CONNECTOR.file, prompt=PROMPT))
+    llm_there = LanguageModelConfig(path=f"{FOLDER}/language_model")
+    encoder_there = EncoderConfig(path=f"{FOLDER}/encoder")
+    write_parts(
+        target,
+        ModelParts(language_model=llm_there, encoder=encoder_there, mapping=CONNECTOR.file, prompt=PROMPT),
+    )
     widths = f"{mapping.encoder_width} -> {mapping.llm_width}"
     return f"{len(llm):,} tensors of the LLM, {len(of_encoder):,} of the encoder, a mapping {widths}"

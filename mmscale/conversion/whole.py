@@ -32,7 +32,7 @@ def copy(source: Path, target: Path, to: dtype | None) -> str:
     if not (source / PARTS_FILE).is_file():
         raise UserError(f"{source} has no {PARTS_FILE}: --whole is for models that mmscale trained")
     parts = read_parts(str(source))
-    require_sealed_unchanged(parts, ParallelContext(device("cpu")))
+    require_sealed_unchanged(parts, ParallelContext(device=device("cpu")))
     require_trained_with(parts)
     language_model, size = _copied(parts.language_model, target / "language_model", to)
     said = f"{size:,} tensors of the LLM"

@@ -27,7 +27,7 @@ class RowCount:
         return {"rows": self.rows, "read": self.read, "bad": self.bad, "left_out": self.left_out}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DataAccount:
     """What became of the rows of one data set."""
 
@@ -95,7 +95,7 @@ def load_records(
     for option in config.options:
         if option not in chosen.options:
             raise unknown_name(f"option of source {config.source}", option, chosen.options or {"(none)"})
-    account = DataAccount(config.source, config.path)
+    account = DataAccount(source=config.source, path=config.path)
     records: list[Record] = []
     languages = wanted_languages(config, run_languages)
     for code in languages if only is None else (only,):
@@ -112,7 +112,14 @@ def load_records(
 
 def _read(chosen: Source, config: DataConfig, code: str, alone: bool, account: DataAccount) -> list[Record]:
     """The records of a language; every row that its source sees is counted as one of three kinds."""
-    request = SourceRequest(config.path, code, config.split, config.limit_per_language, dict(config.options), alone)
+    request = SourceRequest(
+        path=config.path,
+        language=code,
+        split=config.split,
+        limit=config.limit_per_language,
+        options=dict(config.options),
+        alone=alone,
+    )
     count = account.counts.setdefault(code, RowCount())
     known_bad, found = set(account.bad), []
     for origin, raw in chosen.rows(request):

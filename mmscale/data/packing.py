@@ -167,7 +167,7 @@ def encoder_row(examples: Sequence[TokenizedExample]) -> EncoderRow:
     )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PackedRow:
     """One row of merged tokens; no padding anywhere."""
 
@@ -237,11 +237,11 @@ def pack(examples: Sequence[TokenizedExample], specials: SpecialTokens) -> Packe
         positions += range(length)
         labels += [IGNORED] * (length - len(example.target_ids)) + list(example.target_ids)
     row = PackedRow(
-        torch.tensor(tokens),
-        torch.tensor(token_rows),
-        torch.tensor(positions),
-        torch.tensor(labels),
-        [
+        token_ids=torch.tensor(tokens),
+        token_rows=torch.tensor(token_rows),
+        position_ids=torch.tensor(positions),
+        labels=torch.tensor(labels),
+        lengths=[
             1 + (len(e.encoder_ids) + 1 if merged else 0) + len(e.prompt_ids) + max(len(e.target_ids) - 1, 0)
             for e in examples
         ],

@@ -52,7 +52,7 @@ class Prompt:
         return self.before + self.body + self.after
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Template:
     """How records of a kind are put to a model."""
 
@@ -146,51 +146,61 @@ def _full_text(render: Callable[[Record], Prompt]) -> Callable[[Record], str]:
 
 
 # Question alignment (Zhu et al. 2024), stages I and II; decoding uses the second.
-QUESTION_TRANSLATION = Template(_translation, _other_side, reads=ParallelSentence)
+QUESTION_TRANSLATION = Template(prompt=_translation, target=_other_side, reads=ParallelSentence)
 """Question alignment, stage I: translate the question into English, in the Alpaca template."""
-QUESTION_TRANSLATION_PUBLISHED = Template(_published_translation, _other_side, reads=ParallelSentence)
+QUESTION_TRANSLATION_PUBLISHED = Template(prompt=_published_translation, target=_other_side, reads=ParallelSentence)
 """The same with the language names of the authors' code ("Swahili (macrolanguage)")."""
-ALPACA = Template(_around(ALPACA_BEFORE, ALPACA_AFTER), _rationale)
+ALPACA = Template(prompt=_around(ALPACA_BEFORE, ALPACA_AFTER), target=_rationale)
 """Stanford Alpaca's template without input: question alignment, stage II."""
 # MindMerger (Huang et al. 2024): mapping stage without prompt, then one prompt a task.
-MAPPING = Template(_nothing, _other_side, joined=False, reads=ParallelSentence)
+MAPPING = Template(prompt=_nothing, target=_other_side, joined=False, reads=ParallelSentence)
 """MindMerger, stage I: no text before the target, the encoder alone reads the question."""
 MINDMERGER_MATH = Template(
-    _around(ALPACA_BEFORE, ALPACA_AFTER + " Let's think step by step."), _rationale, joined=False
+    prompt=_around(ALPACA_BEFORE, ALPACA_AFTER + " Let's think step by step."), target=_rationale, joined=False
 )
 """MindMerger, stage II, on word problems: the Alpaca template and "Let's think step by step."."""
 # LangBridge (Yoon et al. 2024): the encoder alone reads, its text that of the Alpaca prompt.
 LANGBRIDGE = Template(
-    _nothing,
-    _rationale,
+    prompt=_nothing,
+    target=_rationale,
     joined=False,
     encoder_text=_full_text(_around(ALPACA_BEFORE, ALPACA_AFTER + "\n")),
 )
 """LangBridge: the encoder alone reads, its text the Alpaca prompt."""
-XCSQA = Template(_xcsqa, _chosen_label, joined=False, encoder_text=_full_text(_xcsqa), reads=MultipleChoice)
+XCSQA = Template(
+    prompt=_xcsqa, target=_chosen_label, joined=False, encoder_text=_full_text(_xcsqa), reads=MultipleChoice
+)
 """MindMerger on X-CSQA: the question with its options, answered by a label."""
 XNLI = Template(
-    _xnli, lambda r: _expect(Entailment, r).label, joined=False, encoder_text=_full_text(_xnli), reads=Entailment
+    prompt=_xnli,
+    target=lambda r: _expect(Entailment, r).label,
+    joined=False,
+    encoder_text=_full_text(_xnli),
+    reads=Entailment,
 )
 """MindMerger on XNLI: premise and hypothesis, answered by a label."""
-XCOPA = Template(_xcopa, _chosen_label, joined=False, encoder_text=_full_text(_xcopa), reads=MultipleChoice)
+XCOPA = Template(
+    prompt=_xcopa, target=_chosen_label, joined=False, encoder_text=_full_text(_xcopa), reads=MultipleChoice
+)
 """XCOPA: a premise, what is asked about it and two options, answered by a label."""
 # mCoT (Lai & Nissim 2024).
-MCOT = Template(_mcot, _rationale)
+MCOT = Template(prompt=_mcot, target=_rationale)
 """Multilingual CoT: the question, then "let's think step by step" in its language."""
 # Proxy-tuning's GSM prompt (Liu et al. 2024) and the texts at which its outputs are cut.
 PROXY_GSM = Template(
-    _around("Answer the following question.\n\nQuestion: ", "\nAnswer:"),
-    _rationale,
+    prompt=_around("Answer the following question.\n\nQuestion: ", "\nAnswer:"),
+    target=_rationale,
     stop=("Answer the following question", "Question:", "Comment:"),
 )
 """Proxy-tuning on GSM: "Answer the following question."."""
 # tinyworld: the same roles in few tokens.
-TINYWORLD_MATH = Template(_around("Q: ", "\nA:"), lambda r: " " + _rationale(r))
+TINYWORLD_MATH = Template(prompt=_around("Q: ", "\nA:"), target=lambda r: " " + _rationale(r))
 """The embedded models on word problems: "Q: ... A:"."""
-TINYWORLD_TRANSLATION = Template(_around("Q: ", "\nEnglish:"), lambda r: " " + _other_side(r), reads=ParallelSentence)
+TINYWORLD_TRANSLATION = Template(
+    prompt=_around("Q: ", "\nEnglish:"), target=lambda r: " " + _other_side(r), reads=ParallelSentence
+)
 """The embedded models translating a question: "Q: ... English:"."""
-DOCUMENT = Template(_nothing, _other_side, reads=ParallelSentence)
+DOCUMENT = Template(prompt=_nothing, target=_other_side, reads=ParallelSentence)
 """Plain text without a prompt, for training a language model."""
 
 

@@ -48,7 +48,7 @@ class ParallelSentence(Record):
         return self.target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem(Record):
     """A question with its chain of thought and gold answer."""
 
@@ -71,7 +71,7 @@ class Problem(Record):
         return self.answer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MultipleChoice(Record):
     """A question with labelled options."""
 

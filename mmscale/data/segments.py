@@ -68,7 +68,7 @@ def _special(tokenizer: Any, role: str, named: str | None, model_config: Any) ->
     return int(index)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenizedExample:
     """One example as ids; `target_ids` ends in EOS unless it was cut."""
 
@@ -175,8 +175,16 @@ class ExampleTokenizer:
                 target_ids, cut = target_ids[: self.limits.max_target_tokens], True
             elif with_target:
                 target_ids = [*target_ids, self.specials.eos]
-            ids = tuple(prompt_ids), tuple(target_ids), tuple(encoder_ids[i])
-            examples.append(TokenizedExample(*ids, record.language, record.origin, cut))
+            examples.append(
+                TokenizedExample(
+                    prompt_ids=tuple(prompt_ids),
+                    target_ids=tuple(target_ids),
+                    encoder_ids=tuple(encoder_ids[i]),
+                    language=record.language,
+                    origin=record.origin,
+                    truncated=cut,
+                )
+            )
         return examples
 
     def _whole(self, prompts: list[Prompt]) -> list[tuple[str, list[int], bool]]:

@@ -101,12 +101,12 @@ class _Part:
         origin_start = int(self.origin_ends[i - 1]) if i else 0
         origin = bytes(self.origins[origin_start : int(self.origin_ends[i])].tolist()).decode()
         return TokenizedExample(
-            tuple(ids[:prompt]),
-            tuple(ids[prompt : prompt + target]),
-            tuple(ids[prompt + target :]),
-            self.languages[int(self.of[i])],
-            origin,
-            bool(self.truncated[i]),
+            prompt_ids=tuple(ids[:prompt]),
+            target_ids=tuple(ids[prompt : prompt + target]),
+            encoder_ids=tuple(ids[prompt + target :]),
+            language=self.languages[int(self.of[i])],
+            origin=origin,
+            truncated=bool(self.truncated[i]),
         )
 
 

@@ -15,7 +15,7 @@ from mmscale.decoding.engine import SequenceState
 from mmscale.decoding.ensemble import Ensemble, Logits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenAnalysis:
     """One chosen token as each model saw it."""
 
@@ -59,7 +59,15 @@ class Analyst:
         pulls = [float(row[token] - row.mean()) for row in (expert, antiexpert)]
         moved = "none" if pulls[0] == pulls[1] else ("expert" if abs(pulls[0]) >= abs(pulls[1]) else "anti-expert")
         changed = bool(torch.argmax(combined) != torch.argmax(base))
-        seen = TokenAnalysis(self.decode([token]), p, p_base, p_expert, p_anti, changed, moved)
+        seen = TokenAnalysis(
+            token=self.decode([token]),
+            probability=p,
+            base_probability=p_base,
+            expert_probability=p_expert,
+            antiexpert_probability=p_anti,
+            changed_top=changed,
+            moved_by=moved,
+        )
         self.found.setdefault(one.request.number, []).append(seen)
 
 

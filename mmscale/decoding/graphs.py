@@ -118,7 +118,7 @@ class GraphRunner:
 
         def step() -> Tensor:
             # new each time: what the layers share is made by the step itself, in every replay
-            return self._forward(tokens, NewTokens(owners, places, 0, count, held))
+            return self._forward(tokens, NewTokens(owners=owners, places=places, first=0, count=count, held=held))
 
         self.recorded += 1
         try:

@@ -118,4 +118,6 @@ class ModelStepper:
 def _part(new: NewTokens, begin: int, end: int) -> NewTokens:
     """Some of the tokens of one pass; the only sequence of it where that is less than all."""
     held = new.held if new.count > 1 else min(end, new.held)
-    return NewTokens(new.owners[begin:end], new.places[begin:end], new.first, new.count, held)
+    return NewTokens(
+        owners=new.owners[begin:end], places=new.places[begin:end], first=new.first, count=new.count, held=held
+    )

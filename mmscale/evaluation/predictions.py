@@ -19,7 +19,7 @@ from mmscale.storage.files import append_lines, atomic_write
 from mmscale.storage.reading import parse_json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """One answered question."""
 
@@ -72,11 +72,11 @@ def read(path: Path, language: str | None = None) -> list[Prediction]:
             question, response, answer = parts_of(row)
             rows.append(
                 Prediction(
-                    question,
-                    response,
-                    answer,
-                    row_language(row) or given,
-                    str(row.get("origin", origin)),
+                    question=question,
+                    response=response,
+                    answer=answer,
+                    language=row_language(row) or given,
+                    origin=str(row.get("origin", origin)),
                     identifier=identifier(row),
                 )
             )

@@ -37,7 +37,9 @@ def require_scorable(records: Sequence[Record], rule_name: str) -> None:
 def unjudged(one: Answer) -> Prediction:
     """An answer as a row of a prediction file."""
     record = one.record
-    return Prediction(record.text, one.text, record.gold, record.language, record.origin)
+    return Prediction(
+        question=record.text, response=one.text, answer=record.gold, language=record.language, origin=record.origin
+    )
 
 
 def judge(rows: Sequence[Prediction], rule_name: str) -> list[Prediction]:

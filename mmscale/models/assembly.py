@@ -33,7 +33,7 @@ FOLDER = "{folder}"
 Part = TypeVar("Part", LanguageModelConfig, EncoderConfig)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelParts:
     """A plain language model, or one with an encoder and a connector in front."""
 
@@ -85,7 +85,7 @@ def read_parts(path: str) -> ModelParts:
     """
     file = Path(path).expanduser() / PARTS_FILE
     if not file.is_file():
-        return ModelParts(LanguageModelConfig(path=path))
+        return ModelParts(language_model=LanguageModelConfig(path=path))
     values = read_json_object(file, _REMEDY)
     try:
         return _parts_of(values, file.parent)
@@ -114,7 +114,14 @@ def _parts_of(values: dict[str, Any], folder: Path) -> ModelParts:
     before, joined_by = _trained_with(values.get("trained_with", {})), values.get("connector", DEFAULT_CONNECTOR)
     if not isinstance(joined_by, str):
         raise ValueError("connector is a name")
-    return ModelParts(language_model, encoder, where, prompt, before, joined_by)
+    return ModelParts(
+        language_model=language_model,
+        encoder=encoder,
+        mapping=where,
+        prompt=prompt,
+        trained_with=before,
+        connector=joined_by,
+    )
 
 
 def _trained_with(values: Any) -> dict[str, Digests]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmscale.transfer import tensor_on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NewTokens:
     """Where the tokens of one pass go, sequence by sequence."""
 
@@ -67,7 +67,7 @@ class KeyValueCache:
         numbers = torch.arange(len(lengths), device=self.device).repeat_interleave(counts, output_size=total)
         starts = counts.cumsum(0) - counts
         places = torch.arange(total, device=self.device) - starts[numbers]
-        return NewTokens(numbers + first, places, first, len(lengths), max(lengths))
+        return NewTokens(owners=numbers + first, places=places, first=first, count=len(lengths), held=max(lengths))
 
     def grow(self, each: int) -> NewTokens:
         """Places of `each` more tokens of every running sequence."""
@@ -77,7 +77,7 @@ class KeyValueCache:
         assert max(self.lengths) <= self.capacity, "the cache is too small"
         places = (begins[:, None] + torch.arange(each, device=self.device)).flatten()
         owners = torch.arange(count, device=self.device).repeat_interleave(each)
-        return NewTokens(owners, places, 0, count, max(self.lengths))
+        return NewTokens(owners=owners, places=places, first=0, count=count, held=max(self.lengths))
 
     def roll_back(self, dropped: Sequence[int]) -> None:
         """Forget the last tokens of each sequence."""

@@ -17,7 +17,7 @@ from mmscale.parallel.world import World, exported, free_port
 from mmscale.storage.locks import alone_in
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ParallelContext:
     """This process's place and the groups it talks in; groups are None in a process without others.
 
@@ -135,7 +135,7 @@ def process_groups(
             f"or start another number of ranks"
         )
     if world.size == 1 and not even_alone:
-        yield ParallelContext(device)
+        yield ParallelContext(device=device)
         return
     port = world.port if world.size > 1 else free_port()
     try:
@@ -167,14 +167,14 @@ def grouped(world: World, device: torch.device, timeout: datetime.timedelta, ten
     same_data = [dist.new_group(ranks[d * tensor_size :][:tensor_size], timeout=timeout) for d in range(data_size)]
     same_part = [dist.new_group(ranks[t::tensor_size], timeout=timeout) for t in range(tensor_size)]
     return ParallelContext(
-        device,
-        world.rank,
-        world.size,
-        everybody,
-        same_part[tensor_rank],
-        data_rank,
-        data_size,
-        same_data[data_rank],
-        tensor_rank,
-        tensor_size,
+        device=device,
+        rank=world.rank,
+        size=world.size,
+        world_group=everybody,
+        data_group=same_part[tensor_rank],
+        data_rank=data_rank,
+        data_size=data_size,
+        tensor_group=same_data[data_rank],
+        tensor_rank=tensor_rank,
+        tensor_size=tensor_size,
     )

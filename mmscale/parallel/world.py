@@ -18,7 +18,7 @@ DEFAULT_PORT = 29500
 """torch.distributed's own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class World:
     """This process among all that train together."""
 
@@ -57,12 +57,12 @@ def _from_variables(found: Mapping[str, str]) -> World:
         raise UserError(f"RANK and WORLD_SIZE are set but {missing[0]} is not: start with torchrun, srun or mpirun")
     launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in found else "environment"
     return World(
-        int(found["RANK"]),
-        int(found["WORLD_SIZE"]),
-        int(found.get("LOCAL_RANK", "0")),
-        found.get("MASTER_ADDR", "127.0.0.1"),
-        int(found.get("MASTER_PORT", DEFAULT_PORT)),
-        launcher,
+        rank=int(found["RANK"]),
+        size=int(found["WORLD_SIZE"]),
+        local_rank=int(found.get("LOCAL_RANK", "0")),
+        address=found.get("MASTER_ADDR", "127.0.0.1"),
+        port=int(found.get("MASTER_PORT", DEFAULT_PORT)),
+        launcher=launcher,
     )
 
 
@@ -75,12 +75,12 @@ def _from_slurm(found: Mapping[str, str]) -> World:
     """srun: one task a rank. The port follows from the job, so that jobs sharing a node do not meet."""
     job = int(found.get("SLURM_JOB_ID", "0"))
     return World(
-        int(found["SLURM_PROCID"]),
-        _slurm_size(found),
-        int(found["SLURM_LOCALID"]),
-        found.get("MASTER_ADDR") or first_host(found["SLURM_STEP_NODELIST"]),
-        int(found.get("MASTER_PORT") or 20000 + job % 10000),
-        "srun",
+        rank=int(found["SLURM_PROCID"]),
+        size=_slurm_size(found),
+        local_rank=int(found["SLURM_LOCALID"]),
+        address=found.get("MASTER_ADDR") or first_host(found["SLURM_STEP_NODELIST"]),
+        port=int(found.get("MASTER_PORT") or 20000 + job % 10000),
+        launcher="srun",
     )
 
 
@@ -109,7 +109,7 @@ def _from_mpi(found: Mapping[str, str]) -> World:
         )
     place = everyone.bcast((socket.gethostname(), free_port()) if rank == 0 else None)
     local = everyone.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
-    return World(rank, size, local, place[0], place[1], "mpirun")
+    return World(rank=rank, size=size, local_rank=local, address=place[0], port=place[1], launcher="mpirun")
 
 
 def free_port() -> int:

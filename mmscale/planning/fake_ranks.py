@@ -34,7 +34,7 @@ def fake_rank(rank: int, parallel_plan: ParallelPlan) -> Iterator[ParallelContex
 
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=parallel_plan.ranks)
     try:
-        world = World(rank, parallel_plan.ranks, launcher="fake")
+        world = World(rank=rank, size=parallel_plan.ranks, launcher="fake")
         context = grouped(world, DEVICE, datetime.timedelta(minutes=1), parallel_plan.tensor)
         yield replace(context, sequence_parallel=parallel_plan.sequence_parallel)
     finally:

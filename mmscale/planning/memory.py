@@ -22,7 +22,7 @@ TIGHT = 0.92
 """Share of a GPU's memory beyond which a plan fits only just: fragments of the allocator and what is not counted take some."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trained:
     """What a stage trains and computes with; element counts are a rank's, before ZeRO cuts them."""
 

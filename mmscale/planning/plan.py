@@ -49,7 +49,7 @@ class Examples:
     """Where these numbers come from."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Planned:
     """One stage on one spread."""
 
@@ -116,15 +116,15 @@ class Planner:
     def trained(self, stage: Stage, parallel_plan: ParallelPlan) -> Trained:
         run, merged = self.run, stage.encoder is not None
         return Trained(
-            tuple(local_parameters(self.config, parallel_plan.tensor)),
-            self.encoder if merged else 0,
-            self.connector if merged else (),
-            stage.changes_language_model,
-            run.language_model.dtype,
-            run.encoder.dtype if run.encoder else "float32",
-            stage.config.precision == "bfloat16",
-            self.quantized,
-            ConnectorComponent.name in stage.spec.trains,
+            llm=tuple(local_parameters(self.config, parallel_plan.tensor)),
+            encoder=self.encoder if merged else 0,
+            connector=self.connector if merged else (),
+            trains_llm=stage.changes_language_model,
+            llm_dtype=run.language_model.dtype,
+            encoder_dtype=run.encoder.dtype if run.encoder else "float32",
+            autocast=stage.config.precision == "bfloat16",
+            llm_bytes=self.quantized,
+            trains_connector=ConnectorComponent.name in stage.spec.trains,
         )
 
     def examples(self, stage: Stage, given: Given) -> Examples:
@@ -157,26 +157,26 @@ class Planner:
         took = throughput.step_seconds(compute, tensor, data)
         tokens = rows * row_tokens / took / parallel_plan.tensor
         return Planned(
-            parallel_plan,
-            {
+            parallel_plan=parallel_plan,
+            parameters={
                 "llm": self.llm,
                 "encoder": trained.encoder,
                 "connector": sum(trained.connector),
                 "trainable": self._trainable(trained),
             },
-            bytes_by_component,
-            most <= per_gpu.memory_gib * 2**30,
-            most > memory.TIGHT * per_gpu.memory_gib * 2**30,
-            rows,
-            row_tokens,
-            row_targets,
-            {"tensor": sent.tensor, "data": sent.data},
-            took,
-            tokens,
-            model_flops * tokens / (per_gpu.peak_tflops * 1e12),
-            _steps(stage.config, mean.count),
-            12 * self._trainable(trained),
-            self._encoder_cache(trained, mean),
+            memory_bytes=bytes_by_component,
+            fits=most <= per_gpu.memory_gib * 2**30,
+            tight=most > memory.TIGHT * per_gpu.memory_gib * 2**30,
+            rows_per_step=rows,
+            row_tokens=row_tokens,
+            row_targets=row_targets,
+            sent_bytes={"tensor": sent.tensor, "data": sent.data},
+            step_seconds=took,
+            tokens_per_s_per_gpu=tokens,
+            mfu=model_flops * tokens / (per_gpu.peak_tflops * 1e12),
+            steps=_steps(stage.config, mean.count),
+            checkpoint_bytes=12 * self._trainable(trained),
+            encoder_cache_bytes=self._encoder_cache(trained, mean),
         )
 
     def _trainable(self, trained: Trained) -> int:
@@ -200,14 +200,14 @@ class Planner:
         """One packed row of a stage as a rank sees it."""
         config = stage.config
         return Work(
-            tokens,
-            targets,
-            torch.bfloat16 if config.precision == "bfloat16" else DTYPES[self.run.language_model.dtype],
-            stage.changes_language_model,
-            config.gradient_checkpointing,
-            self.cluster.gpus_per_node > 0,
-            parallel_plan.tensor,
-            parallel_plan.sequence_parallel,
+            tokens=tokens,
+            targets=targets,
+            dtype=torch.bfloat16 if config.precision == "bfloat16" else DTYPES[self.run.language_model.dtype],
+            trained=stage.changes_language_model,
+            checkpointing=config.gradient_checkpointing,
+            flash=self.cluster.gpus_per_node > 0,
+            tensor_size=parallel_plan.tensor,
+            sequence_parallel=parallel_plan.sequence_parallel,
         )
 
     def _row(self, work: Work) -> RowMemory:

@@ -91,7 +91,7 @@ for _kind, _name in TRACED_ATTENTION.items():
     AttentionInterface.register(_name, _attend(_kind == "grids"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """One row as one rank sees it."""
 

@@ -90,7 +90,11 @@ def stages_up_to(run: RunConfig, target: str) -> list[Stage]:
 
 def train_method(run: RunConfig, chosen: Method, context: ParallelContext) -> ModelParts:
     """Every stage of a method in order; the parts of its model."""
-    parts = ModelParts(run.language_model, run.encoder if chosen.needs_encoder else None, connector=run.connector)
+    parts = ModelParts(
+        language_model=run.language_model,
+        encoder=run.encoder if chosen.needs_encoder else None,
+        connector=run.connector,
+    )
     for spec in chosen.stages:
         parts = run_stage(Stage(run, chosen, spec), parts, context)
     return parts
@@ -154,7 +158,7 @@ class Run:
             self.context.on_first(self._describe)
         stages = [stage.name for stage in stages_of(self.config)]
         say(f"run {self.config.name} in {self.folder}: {', '.join(stages) or 'evaluation only'}")
-        untouched = ModelParts(self.config.language_model)
+        untouched = ModelParts(language_model=self.config.language_model)
         if BASE in self._only:
             self._evaluate(BASE, "Base", self._answerer("Base", untouched, self._base_prompt()))
         for chosen in [chosen for chosen in self.methods if chosen.name in self._only]:
@@ -208,7 +212,7 @@ class Run:
         say(f"{title}: " + "; ".join(_line(task, rows) for task, rows in self.rows[name].items()))
 
     def _proxy(self, proxy: ProxyConfig, antiexpert: ModelParts) -> None:
-        base, asked = ModelParts(proxy.base), proxy_models.Steered(proxy)
+        base, asked = ModelParts(language_model=proxy.base), proxy_models.Steered(proxy)
         chosen = method(proxy.expert)
         expert = train_method(self.config, chosen, self.context)
         alone = self._answerer("Larger base", base, expert.prompt)
@@ -216,7 +220,11 @@ class Run:
 
         def at(alpha: float, title: str) -> LocalAnswerer:
             steering = Steering(
-                expert, antiexpert, alpha, draft_tokens=proxy.draft_tokens, shard_small=proxy.shard_small
+                expert=expert,
+                antiexpert=antiexpert,
+                alpha=alpha,
+                draft_tokens=proxy.draft_tokens,
+                shard_small=proxy.shard_small,
             )
             return proxy_answerer(title, base, steering, self.context, expert.prompt)
 

@@ -26,7 +26,7 @@ from mmscale.training.metrics import read_metrics
 ANSWERS, EVALUATION = "answers", "evaluation"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SlurmJob:
     """One Slurm job: a stage, or what is left of the run."""
 
@@ -68,23 +68,54 @@ def jobs(run: RunConfig, targets: Sequence[str], cluster: ClusterConfig) -> list
         after = (last[chosen.name],) if chosen.name in last else ()
         stage = Stage(run, chosen, spec)
         text = _text(run, cluster, name, ["train", name])
-        made.append(SlurmJob(name, stage.title, stage, after, _folder(run) / f"{name}.sbatch", _log(run, name), text))
+        made.append(
+            SlurmJob(
+                name=name,
+                title=stage.title,
+                stage=stage,
+                after=after,
+                script=_folder(run) / f"{name}.sbatch",
+                log=_log(run, name),
+                text=text,
+            )
+        )
         last[chosen.name] = name
     return made if targets else [*made, *_evaluation(run, cluster, tuple(last.values()))]
 
 
 def _evaluation(run: RunConfig, cluster: ClusterConfig, after: tuple[str, ...]) -> list[SlurmJob]:
     """Every model's answers side by side, where there is a task, then what is made of them."""
-    models = Run(run, ParallelContext(torch.device("cpu"))).models if run.evaluation.tasks else []
+    models = Run(run, ParallelContext(device=torch.device("cpu"))).models if run.evaluation.tasks else []
     found = []
     if models:
         text = _text(run, cluster, ANSWERS, ["run"], models)
         script = _folder(run) / f"{ANSWERS}.sbatch"
-        found.append(SlurmJob(ANSWERS, "Answers", None, after, script, _log(run, f"{ANSWERS}-%a"), text))
+        found.append(
+            SlurmJob(
+                name=ANSWERS,
+                title="Answers",
+                stage=None,
+                after=after,
+                script=script,
+                log=_log(run, f"{ANSWERS}-%a"),
+                text=text,
+            )
+        )
         after = (ANSWERS,)
     text = _text(run, cluster, EVALUATION, ["run", "--scores"], template="scores")
     script = _folder(run) / f"{EVALUATION}.sbatch"
-    return [*found, SlurmJob(EVALUATION, "Scores and report", None, after, script, _log(run, EVALUATION), text)]
+    return [
+        *found,
+        SlurmJob(
+            name=EVALUATION,
+            title="Scores and report",
+            stage=None,
+            after=after,
+            script=script,
+            log=_log(run, EVALUATION),
+            text=text,
+        ),
+    ]
 
 
 def _folder(run: RunConfig) -> Path:

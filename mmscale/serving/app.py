@@ -112,7 +112,10 @@ class Server:
             end = self.solver.end.with_texts((*config.stop, *self.solver.template.stop))
             queue: asyncio.Queue[Progress] = asyncio.Queue()
             job = GenerationJob(
-                engine.GenerationRequest(number, own, config, end), sender(loop, queue), asked.alternatives, scored
+                request=engine.GenerationRequest(number, own, config, end),
+                send=sender(loop, queue),
+                alternatives=asked.alternatives,
+                scores_prompt=scored,
             )
             made.append(Choice(index, job, TextStream(end), queue, time.monotonic()))
         try:

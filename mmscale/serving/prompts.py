@@ -34,7 +34,7 @@ def _as_it_is(tokenize: ExampleTokenizer, text: str, language: str) -> Tokenized
 
     plain: Template = replace(tokenize.template, prompt=prompt, reads=Problem)
     same = ExampleTokenizer(tokenize.tokenizer, tokenize.specials, plain, tokenize.limits, tokenize.encoder_tokenizer)
-    return same([Problem(text, language, origin="prompt")], with_target=False)[0]
+    return same([Problem(question=text, language=language, origin="prompt")], with_target=False)[0]
 
 
 def _completion(solver: LoadedModels, prompt: str | list[int], language: str) -> Prompts:
@@ -53,7 +53,13 @@ def _completion(solver: LoadedModels, prompt: str | list[int], language: str) ->
             400, f"the prompt holds token id {max(prompt)}, and the largest is {largest}", param="prompt"
         )
     return tuple(
-        TokenizedExample(tuple(prompt[starts_with_bos(tokenize, prompt) :]), (), (), language, "prompt")
+        TokenizedExample(
+            prompt_ids=tuple(prompt[starts_with_bos(tokenize, prompt) :]),
+            target_ids=(),
+            encoder_ids=(),
+            language=language,
+            origin="prompt",
+        )
         for tokenize in solver.tokenizers
     )
 
@@ -84,4 +90,4 @@ def _turns(tokenize: ExampleTokenizer, turns: list[dict[str, str]], language: st
         raise InterfaceError(
             400, "this model has no chat format: send a single message of the role user", param="messages"
         )
-    return tokenize([Problem(turns[0]["content"], language, origin="messages")], with_target=False)[0]
+    return tokenize([Problem(question=turns[0]["content"], language=language, origin="messages")], with_target=False)[0]

@@ -19,7 +19,7 @@ from mmscale.decoding.scoring import ScoredToken, score_prompt
 from mmscale.progress import say
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """New tokens of a request, since the last of these."""
 
@@ -36,7 +36,7 @@ class Progress:
     """The prompt's own tokens, where they were asked for; once, before the rest."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class GenerationJob:
     """A request of a client, and where its tokens go."""
 
@@ -216,7 +216,11 @@ class Worker:
             with self._changed:
                 self._jobs.pop(one.request, None)
         if ids or one.finished:
-            job.send(Progress(ids, values, likeliest, one.finished, one.ended))
+            job.send(
+                Progress(
+                    token_ids=ids, log_probabilities=values, likeliest=likeliest, finished=one.finished, ended=one.ended
+                )
+            )
 
     def _die(self, error: BaseException) -> None:
         with self._changed:

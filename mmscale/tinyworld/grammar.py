@@ -26,7 +26,7 @@ TEST_SHARE = 0.1
 """Share of all problems that only the test split may draw."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Story:
     """A problem without words: `start` in STARTS with its two numbers, then (verb, amount) steps."""
 
@@ -73,7 +73,12 @@ def draw_story(generator: random.Random) -> Story:
         count = generator.choice((2, 3)) - (start != "has")
         steps = tuple((generator.choice(GAIN_VERBS + LOSS_VERBS), generator.randint(2, 9)) for _ in range(count))
         story = Story(
-            generator.randrange(NUMBER_OF_NAMES), generator.randrange(NUMBER_OF_THINGS), start, first, second, steps
+            name=generator.randrange(NUMBER_OF_NAMES),
+            thing=generator.randrange(NUMBER_OF_THINGS),
+            start=start,
+            first=first,
+            second=second,
+            steps=steps,
         )
         if all(1 <= row[3] <= 99 for row in story.equations()):
             return story

@@ -94,7 +94,7 @@ def _stage(name: str) -> StageConfig:
 
 
 def _train(name: str, folder: Path, stage: StageConfig, objective: Objective, data: TrainingData) -> None:
-    context = ParallelContext(torch.device("cpu"))
+    context = ParallelContext(device=torch.device("cpu"))
     engine = LocalEngine(objective, stage, context)
     fingerprint = f"tinyworld-{name}"
     Trainer(f"tinyworld {name}", folder / f".{name}", stage, engine, data, SEED, fingerprint, context).run()

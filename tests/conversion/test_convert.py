@@ -21,7 +21,7 @@ from mmscale.parallel.context import ParallelContext
 from tests.conftest import random_causal_lm
 from tests.distributed import ranks
 
-CPU = ParallelContext(torch.device("cpu"))
+CPU = ParallelContext(device=torch.device("cpu"))
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_langbridge_becomes_an_equal_mapping(langbridge, base, tmp_path, capsys,
     assert main(["convert", str(folder), str(tmp_path / "model"), "--base", str(base)]) == 0
     assert "no tokens for line breaks" not in capsys.readouterr().err
     (tmp_path / "model").rename(tmp_path / "moved")
-    example = TokenizedExample((), (9, 8, 7, 2), (11, 5, 6, 1), "sw")
+    example = TokenizedExample(prompt_ids=(), target_ids=(9, 8, 7, 2), encoder_ids=(11, 5, 6, 1), language="sw")
     wanted = made.logits(example.encoder_ids, example.target_ids)
     assert torch.allclose(converted_logits(tmp_path / "moved", example), wanted, rtol=0, atol=3e-6)
 

@@ -14,7 +14,9 @@ from mmscale.errors import UserError
 from tests.conftest import PUBLIC_TOKENIZERS
 
 QUESTION = "Bata wa Janet hutaga mayai 16 kila siku. 珍妮特的鸭子每天下 16 个蛋。"
-PROBLEM = Problem(QUESTION, "sw", "18", "Janet sells 16 - 3 - 4 = 9 eggs.\n#### 9", origin="file:1")
+PROBLEM = Problem(
+    question=QUESTION, language="sw", answer="18", rationale="Janet sells 16 - 3 - 4 = 9 eggs.\n#### 9", origin="file:1"
+)
 
 
 def limits(**changes: int) -> PackingConfig:
@@ -65,7 +67,7 @@ def test_prompt_at_generation_equals_prompt_in_training(public_tokenizer, name):
 @pytest.mark.parametrize("name", PUBLIC_TOKENIZERS)
 def test_a_long_prompt_is_cut_inside_the_question(public_tokenizer, name):
     loaded = public_tokenizer(name)
-    record = Problem(QUESTION * 40, "sw", "1", "x", origin="file:1")
+    record = Problem(question=QUESTION * 40, language="sw", answer="1", rationale="x", origin="file:1")
     example = tokenize(loaded, "alpaca", record, max_prompt_tokens=100)
     text = loaded[0].decode(example.prompt_ids)
     before, after = template("alpaca").prompt(record).before, template("alpaca").prompt(record).after
@@ -85,7 +87,7 @@ def test_fixed_text_that_does_not_fit_is_refused(public_tokenizer):
 
 def test_an_empty_target_is_refused(public_tokenizer):
     with pytest.raises(UserError, match="file:9: the target is empty"):
-        tokenize(public_tokenizer("llama2"), "alpaca", Problem("q", "en", origin="file:9"))
+        tokenize(public_tokenizer("llama2"), "alpaca", Problem(question="q", language="en", origin="file:9"))
 
 
 def test_qwen_takes_its_bos_from_the_model_config(public_tokenizer):
@@ -99,13 +101,15 @@ def test_qwen_takes_its_bos_from_the_model_config(public_tokenizer):
 def test_templates_are_the_published_bytes():
     """Each written out once more by hand from the papers' repositories."""
     pair = ParallelSentence("Frage?", "Question?", "de", "en")
-    choice = MultipleChoice("Where?", tuple(zip("ABCDE", "vwxyz", strict=True)), "en", "B")
+    choice = MultipleChoice(
+        question="Where?", choices=tuple(zip("ABCDE", "vwxyz", strict=True)), language="en", answer="B"
+    )
     alpaca = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
     assert template("question_translation").prompt(pair).text == (
         alpaca
         + "\n\n### Instruction:\nTranslate the following sentences from German to English. Frage?\n\n### Response:"
     )
-    problem = Problem("Q", "bn")
+    problem = Problem(question="Q", language="bn")
     assert template("alpaca").prompt(problem).text == alpaca + "\n\n### Instruction:\nQ\n\n### Response:"
     assert template("mindmerger_math").prompt(problem).text == (
         alpaca + "\n\n### Instruction:\nQ\n\n### Response: Let's think step by step."
@@ -149,8 +153,8 @@ def test_question_alignment_spells_swahili_as_iso_639_on_request():
 
 def test_every_template_refuses_records_that_it_would_not_show_whole():
     records = [
-        Problem("q", "en"),
-        MultipleChoice("q", (("A", "a"),), "en"),
+        Problem(question="q", language="en"),
+        MultipleChoice(question="q", choices=(("A", "a"),), language="en"),
         Entailment("p", "h", "en"),
         ParallelSentence("a", "b", "sw", "en"),
     ]

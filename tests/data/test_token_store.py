@@ -48,7 +48,9 @@ def test_what_is_read_is_what_was_written(tmp_path_factory, examples):
 
 
 def test_a_damaged_part_is_named(tmp_path):
-    store = stored(tmp_path, [TokenizedExample((1,), (2,), (), "sw", "a:1")])
+    store = stored(
+        tmp_path, [TokenizedExample(prompt_ids=(1,), target_ids=(2,), encoder_ids=(), language="sw", origin="a:1")]
+    )
     file = tmp_path / "train-00000.safetensors"
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(UserError, match="train-00000.safetensors is damaged"):
@@ -56,7 +58,10 @@ def test_a_damaged_part_is_named(tmp_path):
 
 
 def test_every_flipped_bit_of_a_part_is_refused(tmp_path):
-    examples = [TokenizedExample((1, i), (2,), (i,), "sw", f"a:{i}") for i in range(40)]
+    examples = [
+        TokenizedExample(prompt_ids=(1, i), target_ids=(2,), encoder_ids=(i,), language="sw", origin=f"a:{i}")
+        for i in range(40)
+    ]
     assert list(stored(tmp_path, examples)) == examples
     file = tmp_path / "train-00000.safetensors"
     for where in flips(file, 100):
@@ -67,7 +72,13 @@ def test_every_flipped_bit_of_a_part_is_refused(tmp_path):
 
 def test_a_part_in_the_place_of_another_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(token_store, "PART_EXAMPLES", 2)
-    stored(tmp_path, [TokenizedExample((i,), (2,), (), "sw", "a") for i in range(4)])
+    stored(
+        tmp_path,
+        [
+            TokenizedExample(prompt_ids=(i,), target_ids=(2,), encoder_ids=(), language="sw", origin="a")
+            for i in range(4)
+        ],
+    )
     (tmp_path / "train-00000.safetensors").write_bytes((tmp_path / "train-00001.safetensors").read_bytes())
     with pytest.raises(UserError, match="is damaged"):
         TokenStore(tmp_path, "train", 4)[0]

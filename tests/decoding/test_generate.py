@@ -30,7 +30,13 @@ def prompts(merged: bool, count: int = 6) -> list[TokenizedExample]:
         return tuple(torch.randint(7, VOCABULARY, (n,), generator=generator).tolist())
 
     return [
-        TokenizedExample(ids(1 + 5 * i % 13), (), ids(2 + 3 * i % 7) if merged else (), "sw", f"p{i}")
+        TokenizedExample(
+            prompt_ids=ids(1 + 5 * i % 13),
+            target_ids=(),
+            encoder_ids=ids(2 + 3 * i % 7) if merged else (),
+            language="sw",
+            origin=f"p{i}",
+        )
         for i in range(count)
     ]
 
@@ -58,7 +64,9 @@ def naive(logits_of, prompt_number: int, config, prompt: tuple[int, ...] = ()) -
 
 
 def last_logits(model, prompt, ids):
-    grown = TokenizedExample((*prompt.prompt_ids, *ids), (), prompt.encoder_ids, prompt.language)
+    grown = TokenizedExample(
+        prompt_ids=(*prompt.prompt_ids, *ids), target_ids=(), encoder_ids=prompt.encoder_ids, language=prompt.language
+    )
     return model.language_model.logits(model.hidden(pack([grown], SPECIALS))[-1:])[0]
 
 
@@ -103,7 +111,14 @@ def proxy(models, alpha: float, drafter=None) -> Ensemble:
 def test_proxy_tuning_is_base_plus_alpha_times_difference(alpha, own_prompt):
     models, asked = [perturbed(s) for s in (1, 2, 3)], prompts(False)
     expert_reads = (
-        [TokenizedExample((9, 8, *p.prompt_ids), (), (), "sw", p.origin) for p in asked] if own_prompt else asked
+        [
+            TokenizedExample(
+                prompt_ids=(9, 8, *p.prompt_ids), target_ids=(), encoder_ids=(), language="sw", origin=p.origin
+            )
+            for p in asked
+        ]
+        if own_prompt
+        else asked
     )
     versions = [asked, expert_reads, asked]
     config = GenerationConfig(max_new_tokens=12, batch_size=3)

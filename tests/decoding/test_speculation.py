@@ -49,7 +49,16 @@ def near(seed: int, share: float):
 )
 def test_the_answer_for_a_seed_is_that_of_plain_decoding(tokens, alpha, own_prompt, drafter, batch, sampling, seed):
     asked = prompts(False)
-    reads = [TokenizedExample((9, 8, *p.prompt_ids), (), (), "sw", p.origin) for p in asked] if own_prompt else asked
+    reads = (
+        [
+            TokenizedExample(
+                prompt_ids=(9, 8, *p.prompt_ids), target_ids=(), encoder_ids=(), language="sw", origin=p.origin
+            )
+            for p in asked
+        ]
+        if own_prompt
+        else asked
+    )
     versions = [asked, reads, asked]
     config = GenerationConfig(max_new_tokens=14, batch_size=batch, seed=seed, **sampling)
     key = (alpha, own_prompt, seed, *sampling.items())

@@ -54,7 +54,10 @@ def difference(found: Tensor, expected: Tensor) -> float:
 
 def compare(path: Path, context: ParallelContext, checkpointing: bool) -> dict[str, float]:
     config = LanguageModelConfig(path=str(path), dtype="float32")
-    whole, part = load_language_model(config, ParallelContext(context.device)), load_language_model(config, context)
+    whole, part = (
+        load_language_model(config, ParallelContext(device=context.device)),
+        load_language_model(config, context),
+    )
     for model in (whole, part):
         make_trainable(model, checkpointing, frozen=False)
     results = [run(model) for model in (whole, part)]

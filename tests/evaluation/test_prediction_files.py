@@ -125,8 +125,8 @@ DAMAGE = [b"\0" * 30, b"{", b'{"step": 1}', b"\xff\xfe", b'"text"', b"[" * 5000,
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_line_of_our_own_predictions_is_an_open_question(tmp_path, capsys, damage):
-    context, path = ParallelContext(torch.device("cpu")), tmp_path / "sw.jsonl"
-    rows = [Prediction(f"q{i}", "1", "1", "sw", f"file:{i}") for i in range(3)]
+    context, path = ParallelContext(device=torch.device("cpu")), tmp_path / "sw.jsonl"
+    rows = [Prediction(question=f"q{i}", response="1", answer="1", language="sw", origin=f"file:{i}") for i in range(3)]
     log = PredictionLog(path, "work", context)
     log.append(rows)
     held = path.read_bytes().split(b"\n")

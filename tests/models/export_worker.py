@@ -31,7 +31,7 @@ def main() -> None:
         save(*arguments, **more)
 
     exporting.save_tensors = slow  # type: ignore[assignment]
-    model = load_language_model(LanguageModelConfig(path=sys.argv[1]), ParallelContext(torch.device("cpu")))
+    model = load_language_model(LanguageModelConfig(path=sys.argv[1]), ParallelContext(device=torch.device("cpu")))
     weights = dict(model.causal_lm.named_parameters())
     folder = Path(sys.argv[2])
     with process_groups(discover(), torch.device("cpu"), TIME_OUT_S / 60) as context:

@@ -32,7 +32,7 @@ from mmscale.models.tensor_files import TensorFiles
 from mmscale.parallel.context import ParallelContext
 from tests.distributed import ranks
 
-HERE = ParallelContext(torch.device("cpu"))
+HERE = ParallelContext(device=torch.device("cpu"))
 SHAPE = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -312,7 +312,7 @@ def test_weights_that_went_to_nvme_are_looked_at_in_their_files(tmp_path, which)
         part.ds_numel = 8
         parameter.__dict__["ds_tensor"] = part
     save_file(tensors, tmp_path / "model.safetensors")
-    here = ParallelContext(torch.device("cpu"))
+    here = ParallelContext(device=torch.device("cpu"))
     require_finite(model, TensorFiles(tmp_path), "x", here)
     tensors[names[which]][1, 1] = float("inf")
     save_file(tensors, tmp_path / "model.safetensors")

@@ -24,7 +24,7 @@ from mmscale.models.small_config import small_config
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.logit_rules import PLAIN
 
-HERE = ParallelContext(torch.device("cpu"))
+HERE = ParallelContext(device=torch.device("cpu"))
 SCALED = ("Granite", "Cohere", "Gemma 3 (capped logits)")
 
 

@@ -15,7 +15,7 @@ from mmscale.parallel.context import ParallelContext
 from tests.conftest import random_causal_lm
 from tests.distributed import ranks
 
-HERE = ParallelContext(torch.device("cpu"))
+HERE = ParallelContext(device=torch.device("cpu"))
 
 
 @pytest.fixture

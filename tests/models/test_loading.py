@@ -27,7 +27,7 @@ from mmscale.parallel.context import ParallelContext
 from tests.conftest import VOCABULARY, random_causal_lm
 
 CPU = torch.device("cpu")
-HERE = ParallelContext(CPU)
+HERE = ParallelContext(device=CPU)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])

@@ -97,7 +97,7 @@ def test_small_weights_stay(monkeypatch):
 
 
 def test_a_model_that_is_loaded_to_answer_is_packed():
-    parts = ModelParts(LanguageModelConfig(path="tinyworld:llm"))
-    ensemble = local_answerer("one", parts, None, ParallelContext(torch.device("cpu"))).loaded.ensemble
+    parts = ModelParts(language_model=LanguageModelConfig(path="tinyworld:llm"))
+    ensemble = local_answerer("one", parts, None, ParallelContext(device=torch.device("cpu"))).loaded.ensemble
     layers = ensemble.base.model.language_model.causal_lm.model.layers
     assert isinstance(layers[0].self_attn.q_proj, PackedLinear)

@@ -50,7 +50,12 @@ def examples(merged: bool, seed: int = 0) -> list[TokenizedExample]:
         return tuple(torch.randint(4, VOCABULARY, (count,), generator=generator).tolist())
 
     shapes = ((5, 3, 9), (0, 12, 1), (11, 1, 4), (2, 7, 17), (1, 0, 1), (0, 1, 2), (0, 1, 1))
-    return [TokenizedExample(ids(p), (*ids(t), 2), ids(e) if merged else (), "sw") for p, t, e in shapes]
+    return [
+        TokenizedExample(
+            prompt_ids=ids(p), target_ids=(*ids(t), 2), encoder_ids=ids(e) if merged else (), language="sw"
+        )
+        for p, t, e in shapes
+    ]
 
 
 def hidden_by_example(model, chosen, together: bool) -> list[torch.Tensor]:
@@ -263,7 +268,7 @@ def test_encoder_stays_in_evaluation_mode_and_takes_no_gradient():
 
 
 def test_labels_stand_before_the_token_they_predict():
-    example = TokenizedExample((10, 11), (20, 21, 2), (30, 31, 32), "sw")
+    example = TokenizedExample(prompt_ids=(10, 11), target_ids=(20, 21, 2), encoder_ids=(30, 31, 32), language="sw")
     row = pack([example], SPECIALS)
     assert row.token_ids.tolist() == [1, 10, 11, 20, 21]
     assert row.token_rows.tolist() == [0, 5, 6, 7, 8]

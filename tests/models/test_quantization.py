@@ -27,10 +27,10 @@ from mmscale.training.objective import CausalObjective
 from tests.runs.test_run import command
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="extra `quantization` is not installed")
-HERE = ParallelContext(torch.device("cpu"))
+HERE = ParallelContext(device=torch.device("cpu"))
 EXAMPLES = [
-    TokenizedExample((9, 10, 11, 400), (12, 13, 2), (), "en"),
-    TokenizedExample((20,), (21, 22, 23, 2), (), "en"),
+    TokenizedExample(prompt_ids=(9, 10, 11, 400), target_ids=(12, 13, 2), encoder_ids=(), language="en"),
+    TokenizedExample(prompt_ids=(20,), target_ids=(21, 22, 23, 2), encoder_ids=(), language="en"),
 ]
 
 

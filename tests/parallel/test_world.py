@@ -33,11 +33,11 @@ def test_alone():
 
 
 def test_torchrun():
-    assert discover(TORCHRUN) == World(3, 4, 1, "n1", 1234, "torchrun")
+    assert discover(TORCHRUN) == World(rank=3, size=4, local_rank=1, address="n1", port=1234, launcher="torchrun")
 
 
 def test_srun_takes_the_first_node_and_a_port_of_the_job():
-    assert discover(SRUN) == World(3, 4, 1, "n1", 20012, "srun")
+    assert discover(SRUN) == World(rank=3, size=4, local_rank=1, address="n1", port=20012, launcher="srun")
 
 
 def test_srun_starting_torchrun_belongs_to_torchrun():
@@ -82,10 +82,10 @@ def test_mpirun_in_an_allocation_belongs_to_mpirun():
 def test_a_rank_is_told_to_libraries_that_read_the_variables_of_torch(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "elsewhere")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    with exported(World(3, 4, 1, "n1", 5, "srun"), 6):
+    with exported(World(rank=3, size=4, local_rank=1, address="n1", port=5, launcher="srun"), 6):
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
         assert [os.environ[name] for name in names] == ["3", "4", "1", "n1", "6"]
-        assert discover() == World(3, 4, 1, "n1", 6, "environment")
+        assert discover() == World(rank=3, size=4, local_rank=1, address="n1", port=6, launcher="environment")
     assert os.environ["MASTER_ADDR"] == "elsewhere" and "LOCAL_RANK" not in os.environ
 
 

@@ -77,7 +77,7 @@ def test_offload_to_nvme_without_libaio_is_one_sentence(monkeypatch):
     monkeypatch.setitem(deepspeed.ops.__compatible_ops__, "async_io", False)
     away = {"device": "nvme", "nvme_path": "/local"}
     with pytest.raises(UserError, match="needs libaio, which DeepSpeed does not find: install libaio-dev"):
-        start_deepspeed(ZeroConfig(stage=3, offload_optimizer=away), ParallelContext(torch.device("cpu")))
+        start_deepspeed(ZeroConfig(stage=3, offload_optimizer=away), ParallelContext(device=torch.device("cpu")))
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,9 @@ def peak(folder: Path, context: ParallelContext, checkpointing: bool) -> int:
     make_trainable(model.language_model, checkpointing, frozen=False)
     engine = LocalEngine(CausalObjective(model), StageConfig(steps=1), context)
     places = torch.arange(TOKENS)
-    row = PackedRow(places % 2000 + 3, places, places, places % 2000 + 4, [TOKENS])
+    row = PackedRow(
+        token_ids=places % 2000 + 3, token_rows=places, position_ids=places, labels=places % 2000 + 4, lengths=[TOKENS]
+    )
     engine.train_step([row], 1e-4)  # the optimizer's state is made here
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -80,7 +82,16 @@ def main() -> None:
                 found.append(peak(folder, replace(context, sequence_parallel=sequence), checkpointing))
     if context.is_first:
         works = [
-            Work(TOKENS, TOKENS, torch.float32, True, checkpointing, False, 2, sequence)
+            Work(
+                tokens=TOKENS,
+                targets=TOKENS,
+                dtype=torch.float32,
+                trained=True,
+                checkpointing=checkpointing,
+                flash=False,
+                tensor_size=2,
+                sequence_parallel=sequence,
+            )
             for sequence in (False, True)
             for checkpointing in (False, True)
         ]

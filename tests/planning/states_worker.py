@@ -76,13 +76,21 @@ def compare(folder: Path, zero: ZeroConfig, precision: str, context: ParallelCon
     make_trainable(model.language_model, False, frozen=False)
     engine = make_engine(CausalObjective(model), stage, zero, context)
     places = torch.arange(TOKENS)
-    row = PackedRow(places + 3, places, places, places + 4, [TOKENS])
+    row = PackedRow(token_ids=places + 3, token_rows=places, position_ids=places, labels=places + 4, lengths=[TOKENS])
     engine.train_step([row], 1e-3)
     with Collectives() as seen:
         engine.train_step([row, row], 1e-3)
     parallel_plan = ParallelPlan(context.size, 1, zero.stage)
     sizes = tuple(local_parameters(LlamaConfig.from_pretrained(folder), 1))
-    trained = Trained(sizes, 0, (), True, "float32", "float32", precision == "bfloat16")
+    trained = Trained(
+        llm=sizes,
+        encoder=0,
+        connector=(),
+        trains_llm=True,
+        llm_dtype="float32",
+        encoder_dtype="float32",
+        autocast=precision == "bfloat16",
+    )
     found = held(engine, model, zero.stage)
     planned = state_bytes(trained, parallel_plan, zero)
     sent = traffic(trained, parallel_plan, 2, 0, 2, False, reused=0 if zero.extra else REUSED_ELEMENTS).data

@@ -49,10 +49,10 @@ def test_a_real_step_peaks_where_it_was_planned(monkeypatch, config, trained, ch
     labels = torch.randint(VOCABULARY, (TOKENS,))
     labels[::2] = IGNORED
     ids, places = torch.randint(VOCABULARY, (TOKENS,)), torch.arange(TOKENS)
-    row = PackedRow(ids, places, places, labels, [TOKENS])
+    row = PackedRow(token_ids=ids, token_rows=places, position_ids=places, labels=labels, lengths=[TOKENS])
     objective = CausalObjective(MergedModel(model))
     if trained:
-        engine = LocalEngine(objective, StageConfig(steps=1), ParallelContext(torch.device("cpu")))
+        engine = LocalEngine(objective, StageConfig(steps=1), ParallelContext(device=torch.device("cpu")))
         engine.train_step([row], 1e-4)  # the optimizer's state is made here
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -67,7 +67,17 @@ def test_a_real_step_peaks_where_it_was_planned(monkeypatch, config, trained, ch
         def step() -> None:
             objective.loss_sum(row).backward()
 
-    planned = trace(config, Work(TOKENS, TOKENS // 2, torch.float32, trained, checkpointing, flash=False))
+    planned = trace(
+        config,
+        Work(
+            tokens=TOKENS,
+            targets=TOKENS // 2,
+            dtype=torch.float32,
+            trained=trained,
+            checkpointing=checkpointing,
+            flash=False,
+        ),
+    )
     softmax = (
         2 * 4 * softmax_rows._BLOCK_ELEMENTS["cpu"]
     )  # of the CPU's own; a GPU has a kernel instead, and so the plan
@@ -87,7 +97,9 @@ def test_a_real_rank_of_a_tensor_group_peaks_where_it_was_planned(tmp_path):
 
 def test_checkpointing_keeps_one_input_a_layer():
     config = LlamaConfig(**SHAPE)
-    kept = trace(config, Work(TOKENS, 1, torch.bfloat16, True, True, flash=True)).forward
+    kept = trace(
+        config, Work(tokens=TOKENS, targets=1, dtype=torch.bfloat16, trained=True, checkpointing=True, flash=True)
+    ).forward
     layer = TOKENS * 256 * 2
     # five layers' inputs and the final norm's; cosines and sines. One row is read
     assert 6 * layer <= kept < 6.5 * layer

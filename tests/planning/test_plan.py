@@ -138,7 +138,15 @@ def test_a_degree_that_does_not_divide_the_heads_is_refused(plan):
 
 
 def test_traffic_by_hand():
-    trained = Trained((1_000_000,), 0, (), True, "float32", "float32", True)
+    trained = Trained(
+        llm=(1_000_000,),
+        encoder=0,
+        connector=(),
+        trains_llm=True,
+        llm_dtype="float32",
+        encoder_dtype="float32",
+        autocast=True,
+    )
     part = 2_000_000 * 3 // 4  # P is 2 B an element; a ring of four sends 3/4 of it
     # DeepSpeed all-reduces gradients, 2 P, and gathers new parameters, P; stage 2 reduces those of every row
     assert traffic.traffic(trained, ParallelPlan(4, 1, 1), 2, 0, 2, False).data == 3 * part

@@ -32,6 +32,8 @@ def test_zero_3_agrees_with_deepspeeds_own_estimator():
         parameters, 200_000_000, 8, 2, cpu_offload=False, cpu_offload_params=False, zero_init=True
     )
     sizes = (200_000_000,) * 35
-    trained = Trained(sizes, 0, (), True, "float32", "float32", True)
+    trained = Trained(
+        llm=sizes, encoder=0, connector=(), trains_llm=True, llm_dtype="float32", encoder_dtype="float32", autocast=True
+    )
     found = state_bytes(trained, ParallelPlan(ranks_in_all, 1, 3), ZeroConfig(stage=3))
     assert sum(found.values()) == pytest.approx(expected - largest, rel=1e-6)

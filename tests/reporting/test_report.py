@@ -17,7 +17,7 @@ from mmscale.parallel.context import ParallelContext
 from mmscale.storage.files import write_json
 
 LANGUAGES = ("en", "sw", "th")
-HERE = ParallelContext(torch.device("cpu"))
+HERE = ParallelContext(device=torch.device("cpu"))
 
 
 def make_run(folder: Path) -> Path:
@@ -28,13 +28,13 @@ def make_run(folder: Path) -> Path:
         for code in LANGUAGES:
             made = [
                 Prediction(
-                    f"Swali {i} <b>{code}</b>?",
-                    f"The answer is {i if i < right[code] else i + 1}.",
-                    str(i),
-                    code,
-                    f"{code}:{i}",
-                    str(i if i < right[code] else i + 1),
-                    i < right[code],
+                    question=f"Swali {i} <b>{code}</b>?",
+                    response=f"The answer is {i if i < right[code] else i + 1}.",
+                    answer=str(i),
+                    language=code,
+                    origin=f"{code}:{i}",
+                    prediction=str(i if i < right[code] else i + 1),
+                    correct=i < right[code],
                 )
                 for i in range(10)
             ]

@@ -21,7 +21,7 @@ from mmscale.runs.run import stages_up_to
 from mmscale.runs.training import run_stage
 from tests.flips import flips
 
-HERE = ParallelContext(torch.device("cpu"))
+HERE = ParallelContext(device=torch.device("cpu"))
 QUICK = "configs/quickstart.yaml"
 ASK = ["Ana ana vitabu 5.", "--language", "sw", "--max-new-tokens", "3", "--prompt", "tinyworld_math"]
 
@@ -61,7 +61,7 @@ def test_every_flipped_bit_of_what_a_stage_handed_on_is_refused(trained):
     for name in ("mindmerger.mapping", "question_alignment.translation"):
         config = load_run(QUICK, overrides(trained))
         stage = stages_up_to(config, name)[-1]
-        start = ModelParts(config.language_model, stage.encoder)
+        start = ModelParts(language_model=config.language_model, encoder=stage.encoder)
         run_stage(stage, start, HERE)
         for file in sorted(stage.model.iterdir()):
             for where in flips(file, 12):

@@ -43,7 +43,7 @@ def in_memory(stage):
 
 
 def test_stored_examples_are_those_of_memory(stage):
-    data = StageData(stage).tokens(ParallelContext(None))
+    data = StageData(stage).tokens(ParallelContext(device=None))
     assert (list(data.train), list(data.dev)) == in_memory(stage)
     assert len(data.train) == 25 and all(e.encoder_ids for e in data.train)
     assert json.loads((stage.folder / "data.json").read_text())[0]["read"] == {"sw": 10, "de": 10, "th": 10}
@@ -56,14 +56,14 @@ def test_a_damaged_index_or_part_is_made_again(stage, capsys, index):
     folder = StageData(stage).prepare()
     whole = (folder / INDEX).read_text()
     (folder / INDEX).write_text(index)
-    data = StageData(stage).tokens(ParallelContext(None))
+    data = StageData(stage).tokens(ParallelContext(device=None))
     assert (list(data.train), list(data.dev)) == in_memory(stage) and (folder / INDEX).read_text() == whole
     assert "made again" in capsys.readouterr().err
     part = token_store.part_path(folder, "train", 1)
     content = part.read_bytes()
     for damaged in (content[:-10], content[:-1] + bytes([content[-1] ^ 1])):
         part.write_bytes(damaged)
-        assert list(StageData(stage).tokens(ParallelContext(None)).train) == in_memory(stage)[0]
+        assert list(StageData(stage).tokens(ParallelContext(device=None)).train) == in_memory(stage)[0]
         assert f"{part.name} is damaged" in capsys.readouterr().err.replace("\n", "")
         assert part.read_bytes() == content
 
@@ -81,12 +81,12 @@ def test_parts_there_are_not_made_again_and_each_process_makes_its_own(stage, mo
     assert made[2:] == [("train", 0), ("train", 2), ("dev", 0)]
     StageData(stage).prepare()
     assert len(made) == 5
-    assert list(StageData(stage).tokens(ParallelContext(None)).train) == in_memory(stage)[0]
+    assert list(StageData(stage).tokens(ParallelContext(device=None)).train) == in_memory(stage)[0]
 
 
 def test_ranks_that_talk_to_each_other_never_tokenise(stage):
     with pytest.raises(UserError, match="make them with mmscale data tokenize"):
-        StageData(stage).tokens(ParallelContext(None, size=2))
+        StageData(stage).tokens(ParallelContext(device=None, size=2))
 
 
 def test_changed_settings_make_new_tokens_and_remove_the_old(stage):
@@ -94,7 +94,7 @@ def test_changed_settings_make_new_tokens_and_remove_the_old(stage):
     stage.config.packing.__dict__["max_target_tokens"] = 4
     second = StageData(stage).prepare()
     assert first != second and not first.exists() and (second / INDEX).is_file()
-    assert max(len(e.target_ids) for e in StageData(stage).tokens(ParallelContext(None)).train) == 4
+    assert max(len(e.target_ids) for e in StageData(stage).tokens(ParallelContext(device=None)).train) == 4
 
 
 def command(folder, *more):
@@ -149,9 +149,9 @@ def test_an_edited_file_is_read_again(tmp_path):
         f"recipes.multilingual_cot.tuning.data=[{json.dumps(data)}]",
     ]
     stage = stages_of(load_run("configs/quickstart.yaml", settings))[0]
-    before = list(StageData(stage).tokens(ParallelContext(None)).train)
+    before = list(StageData(stage).tokens(ParallelContext(device=None)).train)
     file.write_text(file.read_text().replace("Jibu 3", "Jibu 30"))
-    after = list(StageData(stage).tokens(ParallelContext(None)).train)
+    after = list(StageData(stage).tokens(ParallelContext(device=None)).train)
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, True, False, True, True]
 
 

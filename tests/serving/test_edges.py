@@ -242,14 +242,30 @@ def _worker(fails):
             return super().choose(logits, places, held)
 
     end = StopCriteria(frozenset(), (), lambda ids: " ".join(map(str, ids)))
-    solver = LoadedModels("", "", [], Breaking(ModelStepper(random_merged())), end, 128)
+    solver = LoadedModels(
+        title="",
+        fingerprint="",
+        tokenizers=[],
+        ensemble=Breaking(ModelStepper(random_merged())),
+        end=end,
+        context_length=128,
+    )
     worker = Worker(solver, 3, 64, 30)
     told: dict[int, list] = {}
 
     def job(number: int):
         config = GenerationConfig(max_new_tokens=12, temperature=1.0, seed=5)
-        request = GenerationRequest(number, (TokenizedExample((9 + number, 20, 21), (), (), "en", ""),), config, end)
-        return GenerationJob(request, told.setdefault(number, []).append)
+        request = GenerationRequest(
+            number,
+            (
+                TokenizedExample(
+                    prompt_ids=(9 + number, 20, 21), target_ids=(), encoder_ids=(), language="en", origin=""
+                ),
+            ),
+            config,
+            end,
+        )
+        return GenerationJob(request=request, send=told.setdefault(number, []).append)
 
     return worker, job, told
 

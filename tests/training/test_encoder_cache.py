@@ -28,7 +28,7 @@ from tests.distributed import ranks
 from tests.flips import flips
 from tests.runs.test_run import command
 
-HERE = ParallelContext(torch.device("cpu"))
+HERE = ParallelContext(device=torch.device("cpu"))
 SPECIALS = SpecialTokens(1, 2)
 
 
@@ -39,7 +39,12 @@ def make_store(folder, count: int = 23, seed: int = 0) -> TokenStore:
     def ids(low: int, high: int) -> tuple[int, ...]:
         return tuple(generator.randrange(4, VOCABULARY) for _ in range(generator.randint(low, high)))
 
-    made = [TokenizedExample(ids(1, 5), ids(2, 6), ids(1, 12), "sw", f"row:{i}") for i in range(count)]
+    made = [
+        TokenizedExample(
+            prompt_ids=ids(1, 5), target_ids=ids(2, 6), encoder_ids=ids(1, 12), language="sw", origin=f"row:{i}"
+        )
+        for i in range(count)
+    ]
     write_part(folder, "train", 0, made)
     return TokenStore(folder, "train", count)
 

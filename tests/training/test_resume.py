@@ -31,7 +31,7 @@ from tests.conftest import VOCABULARY, random_merged
 from tests.flips import flips
 
 STEPS = 20
-HERE = ParallelContext(torch.device("cpu"))
+HERE = ParallelContext(device=torch.device("cpu"))
 
 
 def make_trainer(folder: Path, merged: bool = True, seed: int = 1, fingerprint: str = "same", **changes) -> Trainer:
@@ -50,7 +50,13 @@ def make_trainer(folder: Path, merged: bool = True, seed: int = 1, fingerprint: 
 
     def example(number: int) -> TokenizedExample:
         ids = [generator.randrange(4, VOCABULARY) for _ in range(generator.randint(6, 20))]
-        return TokenizedExample(tuple(ids[:2]), (*ids[2:], 2), tuple(ids) if merged else (), "sw", f"row:{number}")
+        return TokenizedExample(
+            prompt_ids=tuple(ids[:2]),
+            target_ids=(*ids[2:], 2),
+            encoder_ids=tuple(ids) if merged else (),
+            language="sw",
+            origin=f"row:{number}",
+        )
 
     data = TrainingData([example(i) for i in range(50)], [example(i) for i in range(8)], SpecialTokens(1, 2))
     engine = LocalEngine(CausalObjective(model), config, HERE)

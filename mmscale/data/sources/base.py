@@ -16,7 +16,7 @@ Rows = Iterator[tuple[str, Any]]
 """(origin "file:line", raw row) of every row of a file; a raw row may be a BadRow or a LeftOut, which are counted."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceRequest:
     """One language of one data set."""
 

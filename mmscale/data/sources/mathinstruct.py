@@ -32,7 +32,13 @@ def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     if programs != "keep" and (programs == "only") != program:
         raise LeftOut("a program" if program else "no program")
     return Problem(
-        text_field(raw, "instruction"), "en", marked_answer(output) or stated_answer(output), output, "en", "", origin
+        question=text_field(raw, "instruction"),
+        language="en",
+        answer=marked_answer(output) or stated_answer(output),
+        rationale=output,
+        rationale_language="en",
+        english_question="",
+        origin=origin,
     )
 
 

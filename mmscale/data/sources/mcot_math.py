@@ -28,13 +28,13 @@ def _rows(request: SourceRequest) -> Rows:
 def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     answer = text_field(raw, "answer", "response")
     return Problem(
-        text_field(raw, "question"),
-        request.language,
-        marked_answer(answer) or stated_answer(answer),
-        answer,
-        request.language,
-        "",
-        origin,
+        question=text_field(raw, "question"),
+        language=request.language,
+        answer=marked_answer(answer) or stated_answer(answer),
+        rationale=answer,
+        rationale_language=request.language,
+        english_question="",
+        origin=origin,
     )
 
 

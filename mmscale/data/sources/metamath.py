@@ -29,7 +29,15 @@ def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
         raise LeftOut(f"type {kind:.40}")
     response = text_field(raw, "response")
     answer = response.rsplit(_MARK, 1)[1].strip() if _MARK in response else marked_answer(response)
-    return Problem(text_field(raw, "query"), "en", answer, response, "en", "", origin)
+    return Problem(
+        question=text_field(raw, "query"),
+        language="en",
+        answer=answer,
+        rationale=response,
+        rationale_language="en",
+        english_question="",
+        origin=origin,
+    )
 
 
 SOURCE = Source(_rows, _parse, ("en",), frozenset({"types"}))

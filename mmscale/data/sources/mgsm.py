@@ -42,15 +42,17 @@ def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
         fields = raw.split("\t")
         if len(fields) != 2 or not all(field.strip() for field in fields):
             raise BadRow(f"has {len(fields)} tab-separated fields, expected question and answer")
-        return Problem(fields[0].strip(), request.language, numeric_gold(fields[1]), origin=origin)
+        return Problem(
+            question=fields[0].strip(), language=request.language, answer=numeric_gold(fields[1]), origin=origin
+        )
     hub = raw.get("answer_number") is not None
     answer = text_field(raw, "answer_number" if hub else "answer", "response")
     return Problem(
-        text_field(raw, "question", "query", "m_query"),
-        request.language,
-        numeric_gold(answer),
-        optional_text(raw, "answer") if hub else "",
-        request.language,
+        question=text_field(raw, "question", "query", "m_query"),
+        language=request.language,
+        answer=numeric_gold(answer),
+        rationale=optional_text(raw, "answer") if hub else "",
+        rationale_language=request.language,
         origin=origin,
     )
 

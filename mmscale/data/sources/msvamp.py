@@ -38,9 +38,9 @@ def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     """The answer is a float string; `query` is the English text where the row has another one."""
     question = raw_text_field(raw, "m_query", "question", "query")
     return Problem(
-        question if request.options.get("published") else question.strip(),
-        request.language,
-        numeric_gold(text_field(raw, "response", "answer")),
+        question=question if request.options.get("published") else question.strip(),
+        language=request.language,
+        answer=numeric_gold(text_field(raw, "response", "answer")),
         english_question=optional_text(raw, "query") if "m_query" in raw or "question" in raw else "",
         origin=origin,
     )

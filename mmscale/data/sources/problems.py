@@ -34,7 +34,15 @@ def numeric_gold(text: str) -> str:
 
 def solved(question: str, rationale: str, code: str, origin: str, english: str = "") -> Problem:
     """A training problem whose rationale carries the answer."""
-    return Problem(question, code, marked_answer(rationale), rationale, code, english, origin)
+    return Problem(
+        question=question,
+        language=code,
+        answer=marked_answer(rationale),
+        rationale=rationale,
+        rationale_language=code,
+        english_question=english,
+        origin=origin,
+    )
 
 
 def stated_answer(rationale: str) -> str:

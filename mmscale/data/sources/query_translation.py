@@ -33,13 +33,13 @@ def _rows(request: SourceRequest) -> Rows:
 def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     response = text_field(raw, "response", "answer", "output")
     return Problem(
-        text_field(raw, "query", "question", "m_query"),
-        request.language,
-        marked_answer(response),
-        response,
-        "en",
-        optional_text(raw, "query_en", "original_query"),
-        origin,
+        question=text_field(raw, "query", "question", "m_query"),
+        language=request.language,
+        answer=marked_answer(response),
+        rationale=response,
+        rationale_language="en",
+        english_question=optional_text(raw, "query_en", "original_query"),
+        origin=origin,
     )
 
 

@@ -124,9 +124,23 @@ def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     if kind == "entailment":
         return Entailment(texts["premise"], texts["hypothesis"], code, texts["label"], origin)
     if kind == "choice":
-        return MultipleChoice(texts["question"], choices_of(values["choices"]), code, texts["answer"], origin=origin)
+        return MultipleChoice(
+            question=texts["question"],
+            choices=choices_of(values["choices"]),
+            language=code,
+            answer=texts["answer"],
+            origin=origin,
+        )
     spoken = str(request.options.get("rationale_language", code))
-    return Problem(texts["question"], code, texts["answer"], texts["rationale"], spoken, "", origin)
+    return Problem(
+        question=texts["question"],
+        language=code,
+        answer=texts["answer"],
+        rationale=texts["rationale"],
+        rationale_language=spoken,
+        english_question="",
+        origin=origin,
+    )
 
 
 SOURCE = Source(

@@ -46,7 +46,15 @@ def _parse(story: Any, request: SourceRequest, origin: str) -> Record:
         return ParallelSentence(question, english, code, "en", origin)
     wanted = request.options.get("rationale_language", "en")
     spoken = code if wanted == "same" else wanted
-    return Problem(question, code, str(story.answer), grammar.rationale(story, spoken), spoken, english, origin)
+    return Problem(
+        question=question,
+        language=code,
+        answer=str(story.answer),
+        rationale=grammar.rationale(story, spoken),
+        rationale_language=spoken,
+        english_question=english,
+        origin=origin,
+    )
 
 
 def _document(story: grammar.Story, origin: str) -> str:

@@ -62,13 +62,13 @@ def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     if repaired and not raw["et"]:
         raise BadRow("has no row of this idx in the Estonian file")
     return MultipleChoice(
-        text_field(raw, "premise"),
-        choices,
-        request.language,
-        str(label + 1),
-        raw["et"] if repaired else own,
-        optional_text(raw, "idx"),
-        origin,
+        question=text_field(raw, "premise"),
+        choices=choices,
+        language=request.language,
+        answer=str(label + 1),
+        relation=raw["et"] if repaired else own,
+        identifier=optional_text(raw, "idx"),
+        origin=origin,
         reference_relation=raw["et"],
     )
 

@@ -68,10 +68,10 @@ def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     if answer and answer not in [label for label, _ in choices]:
         raise BadRow(f"answerKey '{answer:.60}' is none of its labels")
     return MultipleChoice(
-        plain_text(question["stem"], "question.stem").strip(),
-        choices,
-        request.language,
-        answer,
+        question=plain_text(question["stem"], "question.stem").strip(),
+        choices=choices,
+        language=request.language,
+        answer=answer,
         identifier=optional_text(raw, "id"),
         origin=origin,
     )

@@ -13,7 +13,7 @@ def says_something(gold: str) -> bool:
     return final_gold(gold).lower() not in _NOTHING
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rule:
     """Named extraction and comparison."""
 

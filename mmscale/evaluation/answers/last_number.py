@@ -39,5 +39,5 @@ def _gold(text: str) -> str:
     return final_gold(text).replace(",", "")
 
 
-RULE = Rule(extract, equal, _gold, scorable=lambda text: math.isfinite(_value(_gold(text))))
+RULE = Rule(extract=extract, equal=equal, gold=_gold, scorable=lambda text: math.isfinite(_value(_gold(text))))
 """The last unsigned number of the response, as MathOctopus, QAlign, MindMerger and LangBridge score; faults included."""

@@ -58,5 +58,5 @@ def _scorable(text: str) -> bool:
     return _number(gold(text)) is not None
 
 
-RULE = Rule(extract, equal, gold, readings, _scorable)
+RULE = Rule(extract=extract, equal=equal, gold=gold, readings=readings, scorable=_scorable)
 """The answer as a careful reader of the language takes it, numbers in words and native digits too."""

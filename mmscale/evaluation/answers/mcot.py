@@ -64,5 +64,5 @@ def equal(prediction: str, gold: str) -> bool:
     return a is not None and b is not None and abs(a - b) < TOLERANCE
 
 
-RULE = Rule(extract, equal, final_gold)
+RULE = Rule(extract=extract, equal=equal, gold=final_gold)
 """The content of the last \\boxed, else the last signed number, as mCoT scores; faults included."""

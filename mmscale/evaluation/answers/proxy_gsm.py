@@ -43,5 +43,5 @@ def _gold(text: str) -> str:
     return _COMMA.sub(r"\1\2", final_gold(text))
 
 
-RULE = Rule(extract, equal, _gold, absent=lambda prediction: _NUMBER.search(prediction) is None)
+RULE = Rule(extract=extract, equal=equal, gold=_gold, absent=lambda prediction: _NUMBER.search(prediction) is None)
 """The last number, compared without punctuation, as proxy-tuning scores GSM; faults included."""

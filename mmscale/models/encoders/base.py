@@ -24,7 +24,7 @@ from mmscale.parallel.context import ParallelContext
 from mmscale.transfer import to_device
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """What differs between encoder families."""
 
@@ -161,5 +161,5 @@ def load_encoder(config: EncoderConfig, device: torch.device) -> Encoder:
     require_whole(lambda: chosen.build(model_config), files, config.path, re.compile(chosen.beside), **chosen.arguments)
     arguments = {"config": model_config, "dtype": DTYPES[config.dtype], **chosen.arguments}
     model = load_pretrained(chosen.factory(model_config), config, "encoder", **arguments)
-    require_finite(model, files, config.path, ParallelContext(device))
+    require_finite(model, files, config.path, ParallelContext(device=device))
     return Encoder(chosen.half(model).to(device), chosen.width(model_config))

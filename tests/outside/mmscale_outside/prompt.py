@@ -13,5 +13,5 @@ def _target(record: Record) -> str:
     return f" {record.rationale}"
 
 
-TEMPLATE = Template(_prompt, _target, stop=("User:",), reads=Problem)
+TEMPLATE = Template(prompt=_prompt, target=_target, stop=("User:",), reads=Problem)
 """A dialogue of two turns."""

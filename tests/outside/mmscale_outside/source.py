@@ -13,7 +13,9 @@ def _rows(request: SourceRequest) -> Rows:
 
 def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     riddle, solution = text_field(raw, "riddle"), text_field(raw, "solution")
-    return Problem(riddle, request.language, answer=solution, rationale=f"It is {solution}", origin=origin)
+    return Problem(
+        question=riddle, language=request.language, answer=solution, rationale=f"It is {solution}", origin=origin
+    )
 
 
 SOURCE = Source(_rows, _parse)
