@@ -153,7 +153,8 @@ def test_preempted_by_a_higher_partition(cluster, undisturbed, tmp_path, capsys)
     assert "SIGUSR1" in (tmp_path / "slurm" / "mindmerger.mapping.log").read_text()
 
 
-@pytest.mark.parametrize("node", [pytest.param("n2", marks=pytest.mark.slow), "n1"])
+@pytest.mark.slow
+@pytest.mark.parametrize("node", ["n1", "n2"])
 def test_a_node_loses_power(cluster, undisturbed, tmp_path, capsys, node):
     """n1 runs the batch script itself."""
     job = submit(tmp_path, capsys)

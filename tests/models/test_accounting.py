@@ -280,7 +280,7 @@ def test_a_file_that_ends_early_is_not_taken_for_ctrl_c(monkeypatch, capsys):
     def ended(*_):
         raise EOFError("ran out of input")
 
-    monkeypatch.setattr("mmscale.models.mlp.read", ended)
+    monkeypatch.setattr("mmscale.models.connectors.base.ConnectorKind.read", ended)
     with pytest.raises(EOFError):
         main(["convert", "x.bin", "y.safetensors"])
     assert "stopped" not in capsys.readouterr().err
@@ -296,7 +296,7 @@ def test_a_folder_that_is_not_there_is_no_matter_of_the_network(tmp_path, monkey
 
 
 def test_a_hub_id_that_cannot_be_had_may_be_a_folder_that_is_missing(capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(["generate", "nobody/nothing-of-this-name", "Hi"]) == 2
     assert "there is no such folder here, and the hub" in capsys.readouterr().err
 

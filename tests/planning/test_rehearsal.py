@@ -80,7 +80,7 @@ def test_pieces_that_leave_a_gap_or_overlap_are_named(small, monkeypatch):
         right = even_shard(shape, dimension, rank, size)
         return Shard(shape, dimension, right.begin + (rank == 2), right.size - (rank == 2))
 
-    monkeypatch.setattr(tensor, "even_piece", shifted)
+    monkeypatch.setattr(tensor, "even_shard", shifted)
     assert "model.layers.1.self_attn.q_proj.weight" in rehearsal.rehearse(*small)["uncovered"]
 
 
