@@ -13,7 +13,7 @@ import mmscale
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / ".github").rglob("*.md")])
-FOLDERS = ("mmscale", "kernels", "launch", "benchmarks", "configs", "examples")
+FOLDERS = ("mmscale", "kernels", "launch", "benchmarks", "configs", "examples", "tests")
 PATH = re.compile(
     r"(?<![\w/])(?:(?:FOLDERS)/[\w/-]+\.\w+|[a-z_]+/[a-z_]+\.py|test_[a-z_]+\.py)".replace(
         "FOLDERS", "|".join((*FOLDERS, "tests"))

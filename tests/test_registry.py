@@ -13,11 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import ElectraConfig, ElectraModel
 
 from mmscale import registry
 from mmscale.cli.main import main
+from mmscale.config.run import load_run
+from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
+from mmscale.methods.base import Method, StageSpec
+from mmscale.runs.stage import Stage
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -131,7 +136,12 @@ def test_another_package_adds_one_of_each_and_a_run_uses_them(outside, world, tm
     folder = tmp_path / "run/stages/reading_in.joining/model"
     assert json.loads((folder / "mmscale.json").read_text())["connector"] == "linear"
     assert (folder / "connector.safetensors").is_file() and not (folder / "mapping.safetensors").exists()
-    assert main(["generate", str(folder), "What has keys?", "--max-new-tokens", "2"]) == 0, "it is read again"
+    tuned = tmp_path / "run/stages/reading_in.tuning/model"
+    assert (tuned / "connector.safetensors").read_bytes() == (folder / "connector.safetensors").read_bytes()
+    for model in (folder, tuned):
+        assert main(["generate", str(model), "What has keys?", "--max-new-tokens", "2"]) == 0, "it is read again"
+    assert main(["run", str(OUTSIDE / "run.yaml"), "output_dir=run", "connector=mlp"]) == 2
+    assert 'connector was "linear", now "mlp"' in capsys.readouterr().err.replace("\n", " ")
     capsys.readouterr()
     alone = ["output_dir=alone", "methods=[]", "evaluation.answerer=parrot"]
     assert main(["run", str(OUTSIDE / "run.yaml"), *alone, "--json"]) == 0
@@ -146,6 +156,38 @@ def test_another_package_adds_one_of_each_and_a_run_uses_them(outside, world, tm
     (tmp_path / "answers.jsonl").write_text('{"question": "q", "response": "It is a Piano.", "answer": "piano"}\n')
     assert main(["evaluate", "--predictions", "answers.jsonl", "--rule", "last_word", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == 1.0
+
+
+def test_a_language_model_is_not_trained_behind_a_connector_that_nothing_trained(world):
+    """It would learn behind random numbers."""
+    method = Method(
+        "backwards",
+        "",
+        "",
+        (StageSpec("tuning", "alpaca", ("language_model",)), StageSpec("joining", "alpaca", ("connector",))),
+    )
+    run = load_run("configs/quickstart.yaml", [])
+    with pytest.raises(
+        UserError, match="backwards.tuning reads an encoder through a connector that no stage has trained"
+    ):
+        Stage(
+            run.model_copy(update={"recipes": {"backwards": {"tuning": StageConfig(steps=1)}}}),
+            method,
+            method.stages[0],
+        ).require_trainable()
+
+
+@pytest.mark.parametrize(
+    "note", [None, '["linear", 3, 4]', '["linear", 1000000, 1000000]', '["mlp", 16, 8]', '["linear", 0, 8]']
+)
+def test_a_connector_of_other_widths_or_kind_is_refused(outside, tmp_path, note):
+    kind, path = registry.get("connectors", "linear"), tmp_path / "connector.safetensors"
+    made = kind.build(16, 8)
+    kind.write(made, path)
+    assert torch.equal(kind.read(tmp_path).weight, made.weight)
+    save_file(dict(made.state_dict()), path, metadata=note and {"connector": note})
+    with pytest.raises(UserError, match=r"connector\.safetensors"):
+        kind.read(path)
 
 
 def test_what_another_package_adds_is_listed_with_its_name(outside, capsys):

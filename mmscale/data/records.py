@@ -48,8 +48,21 @@ class ParallelSentence(Record):
         return self.target
 
 
+class _Question(Record):
+    question: str
+    answer: str
+
+    @property
+    def text(self) -> str:
+        return self.question
+
+    @property
+    def gold(self) -> str:
+        return self.answer
+
+
 @dataclass(frozen=True, kw_only=True)
-class Problem(Record):
+class Problem(_Question):
     """A question with its chain of thought and gold answer."""
 
     question: str
@@ -62,17 +75,9 @@ class Problem(Record):
     """The English original where the file carries it."""
     origin: str = ""
 
-    @property
-    def text(self) -> str:
-        return self.question
-
-    @property
-    def gold(self) -> str:
-        return self.answer
-
 
 @dataclass(frozen=True, kw_only=True)
-class MultipleChoice(Record):
+class MultipleChoice(_Question):
     """A question with labelled options."""
 
     question: str
@@ -87,14 +92,6 @@ class MultipleChoice(Record):
     origin: str = ""
     reference_relation: str = ""
     """XCOPA: the relation by Estonian's file, where that is at hand."""
-
-    @property
-    def text(self) -> str:
-        return self.question
-
-    @property
-    def gold(self) -> str:
-        return self.answer
 
 
 @dataclass(frozen=True)

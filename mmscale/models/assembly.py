@@ -108,8 +108,8 @@ def _parts_of(values: dict[str, Any], folder: Path) -> ModelParts:
         raise ValueError("mapping and prompt are texts or null")
     encoder = _beside(EncoderConfig(**_untrusted(values["encoder"])), folder) if values["encoder"] else None
     language_model = _beside(LanguageModelConfig(**_untrusted(values["language_model"])), folder)
-    if mapping is not None and encoder is None:
-        raise ValueError("a mapping needs an encoder")
+    if (mapping is None) != (encoder is None):
+        raise ValueError("an encoder and a mapping need each other")
     where = None if mapping is None else str(_inside(folder, mapping))
     before, joined_by = _trained_with(values.get("trained_with", {})), values.get("connector", DEFAULT_CONNECTOR)
     if not isinstance(joined_by, str):

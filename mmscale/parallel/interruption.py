@@ -34,7 +34,7 @@ class Interruption:
     """Handlers of one stage or evaluation, in place while it runs. Signals may come twice, and to some ranks alone."""
 
     def __init__(self, config: InterruptionConfig, context: ParallelContext) -> None:
-        self._config, self._layout = config, context
+        self._config, self._context = config, context
         # one rank asks the controller; what it knows all agree on
         self._deadline = deadline(config, time.time(), slurm.job_end() if context.is_first else None)
         self._received = 0
@@ -71,7 +71,7 @@ class Interruption:
 
     def reason(self) -> str | None:
         """Why all ranks should stop now; every rank asks, and all get the same answer."""
-        codes = self._layout.maximum([float(self._received), float(self._late)])
+        codes = self._context.maximum([float(self._received), float(self._late)])
         if codes[0]:
             self.signal = int(codes[0])
             return f"signal {signal.Signals(self.signal).name}"

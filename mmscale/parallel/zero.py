@@ -72,7 +72,7 @@ class Partition:
     """
 
     def __init__(self, zero: ZeroConfig, stage: StageConfig, context: ParallelContext) -> None:
-        self._deepspeed, self._layout = start_deepspeed(zero, context), context
+        self._deepspeed, self._context = start_deepspeed(zero, context), context
         self._config = deepspeed_json(zero, stage, context.data_size)
         self.dtype = torch.bfloat16 if stage.precision == "bfloat16" else None
         """DeepSpeed computes in; None is the model's own."""
@@ -82,8 +82,8 @@ class Partition:
         if self._first is None:  # makes what DeepSpeed needs, and knows how to cut others
             self._deepspeed.zero.Init(
                 module=nn.ParameterList([parameter]),
-                data_parallel_group=self._layout.data_group,
-                mpu=_ModelParallelUnit(self._layout),
+                data_parallel_group=self._context.data_group,
+                mpu=_ModelParallelUnit(self._context),
                 config_dict_or_path=self._config,
             )
             self._first = parameter
@@ -139,25 +139,25 @@ class _ModelParallelUnit:
     """The groups of a layout under the names that DeepSpeed asks for."""
 
     def __init__(self, context: ParallelContext) -> None:
-        self._layout = context
+        self._context = context
 
     def get_data_parallel_rank(self) -> int:
-        return self._layout.data_rank
+        return self._context.data_rank
 
     def get_data_parallel_world_size(self) -> int:
-        return self._layout.data_size
+        return self._context.data_size
 
     def get_data_parallel_group(self) -> Any:
-        return self._layout.data_group
+        return self._context.data_group
 
     def get_tensor_model_parallel_rank(self) -> int:
-        return self._layout.tensor_rank
+        return self._context.tensor_rank
 
     def get_tensor_model_parallel_world_size(self) -> int:
-        return self._layout.tensor_size
+        return self._context.tensor_size
 
     def get_tensor_model_parallel_group(self) -> Any:
-        return self._layout.tensor_group
+        return self._context.tensor_group
 
     get_model_parallel_rank = get_tensor_model_parallel_rank
     get_model_parallel_world_size = get_tensor_model_parallel_world_size

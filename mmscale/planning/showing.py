@@ -122,10 +122,12 @@ def _print(table: Table) -> None:
     Console(width=None if console.is_terminal else 120).print(table)
 
 
-def _layout(context: dict[str, int]) -> str:
-    zero = f"ZeRO-{context['zero_stage']}" if context["zero_stage"] else "replicated"
-    tensor = f"tensor {context['tensor_parallel_size']}{' with sequence parallelism' if context['sequence_parallel'] else ''}"
-    return f"{context['ranks']} GPUs = {tensor} x data {context['data_parallel_size']}, {zero}"
+def _layout(layout: dict[str, int]) -> str:
+    zero = f"ZeRO-{layout['zero_stage']}" if layout["zero_stage"] else "replicated"
+    tensor = (
+        f"tensor {layout['tensor_parallel_size']}{' with sequence parallelism' if layout['sequence_parallel'] else ''}"
+    )
+    return f"{layout['ranks']} GPUs = {tensor} x data {layout['data_parallel_size']}, {zero}"
 
 
 def _memory(entry: dict[str, Any], available: int) -> Table:

@@ -38,6 +38,7 @@ def _settings(stage: Stage, start: ModelParts) -> dict[str, Any]:
         "the model it starts from": provenance(start),
         "languages": list(stage.run.languages),
         "seed": stage.run.seed,
+        **({"connector": start.connector} if start.encoder else {}),
     }
 
 

@@ -66,10 +66,6 @@ class Stage:
     def changes_language_model(self) -> bool:
         return any(one.changes_language_model for one in self.components)
 
-    @property
-    def reads_encoder(self) -> bool:
-        return any(one.needs_encoder for one in self.components)
-
     def require_trainable(self) -> None:
         """UserError where this stage cannot train what it trains, as the run holds it."""
         self._require_quantization_fits()
@@ -113,7 +109,12 @@ class Stage:
         )
 
     def _require_mapping_fits(self) -> None:
-        """UserError where a mapping is named to begin a stage with that trains none."""
+        """UserError where a mapping is named to begin a stage with that trains none, or nothing has trained it yet."""
+        before = self.method.stages[: self.method.stages.index(self.spec) + 1]
+        if self.method.needs_encoder and not any(ConnectorComponent.name in one.trains for one in before):
+            raise UserError(
+                f"{self.name} reads an encoder through a connector that no stage has trained: let an earlier one train it"
+            )
         if self.config.initial_mapping is not None and ConnectorComponent.name not in self.spec.trains:
             raise UserError(
                 f"{self.name} trains the language model: initial_mapping is for stages that train a mapping"

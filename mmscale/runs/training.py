@@ -43,6 +43,7 @@ from mmscale.storage.files import (
     temporary_path,
 )
 from mmscale.training import checkpoint
+from mmscale.training.components import ConnectorComponent, carry_on_connector
 from mmscale.training.engines import make_engine
 from mmscale.training.fragments import SavedState
 from mmscale.training.objective import CausalObjective
@@ -156,6 +157,9 @@ def _write_model(
         parts, names = replace(portable(start, model), prompt=stage.prompt), list[str]()
         for one in stage.components:
             handed = one.hand_on(model, parts, trained, folder, context)
+            parts, names = handed.parts, [*names, *handed.files]
+        if parts.encoder is not None and ConnectorComponent.name not in stage.spec.trains:
+            handed = carry_on_connector(parts, folder, context)
             parts, names = handed.parts, [*names, *handed.files]
         context.on_first(lambda: write_parts(folder, parts))
         names.append(PARTS_FILE)

@@ -62,7 +62,9 @@ class LanguageModelComponent(Component):
     ) -> HandedOn:
         files = export(model.language_model, lambda name: trained.parameter(TRUNK_PREFIX + name), folder, context)
         own = parts.language_model.model_copy(update={"path": ".", "revision": None})
-        return HandedOn(tuple(files), replace(parts, language_model=own))
+        # the folder's own hashes name this LLM from here on
+        others = {part: found for part, found in parts.trained_with.items() if part != self.name}
+        return HandedOn(tuple(files), replace(parts, language_model=own, trained_with=others))
 
 
 class ConnectorComponent(Component):
@@ -84,9 +86,20 @@ class ConnectorComponent(Component):
         return HandedOn((kind.file,), replace(parts, mapping=kind.file))
 
 
+def carry_on_connector(parts: ModelParts, folder: Path, context: ParallelContext) -> HandedOn:
+    """The connector of a stage that trained none, copied beside what it did train, so that the folder is whole."""
+    kind = connector(parts.connector)
+    context.on_first(lambda: _save(kind, kind.read(Path(parts.mapping or "")), folder))
+    return HandedOn((kind.file,), replace(parts, mapping=kind.file))
+
+
 def _write(kind: ConnectorKind, held: Connector, trained: SavedState, folder: Path) -> None:
     made = kind.build(held.encoder_width, held.llm_width)
     made.load_state_dict({key: trained.parameter(CONNECTOR_PREFIX + key) for key in made.state_dict()})
+    _save(kind, made, folder)
+
+
+def _save(kind: ConnectorKind, made: Connector, folder: Path) -> None:
     try:
         kind.write(made, folder / kind.file)
         sync_tree(folder, [kind.file])

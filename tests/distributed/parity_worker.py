@@ -71,7 +71,7 @@ def configuration(folder: Path, overrides: list[str]) -> RunConfig:
 
 
 def optimizer_elements(engine: zero.ZeroEngine) -> Iterator[int]:
-    """Of each group of parameters; what lies on a disk is brought in to be counted."""
+    """The state of each group of parameters; what lies on a disk is brought in to be counted."""
     if engine.stage < 3:
         yield from (flat.numel() for flat in engine._flat_partitions())
         return

@@ -173,7 +173,7 @@ def _locked(tensor: Tensor) -> Tensor:
 
 
 class _Event:
-    """Of the device's queue, which is never behind."""
+    """A mark in the device's queue, which is never behind."""
 
     def __init__(self, enable_timing: bool) -> None:
         assert enable_timing

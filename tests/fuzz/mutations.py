@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 EXAMPLES = int(os.environ.get("MMSCALE_FUZZ_EXAMPLES", "0"))
-"""Of each test; without it the few hundred of the fast suite, always the same ones."""
+"""Examples of each test; without it the few hundred of the fast suite, always the same ones."""
 
 
 def bounded(examples: int) -> settings:

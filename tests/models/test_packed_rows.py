@@ -67,7 +67,7 @@ def hidden_by_example(model, chosen, together: bool) -> list[torch.Tensor]:
 
 @pytest.fixture(autouse=True)
 def several_grids(monkeypatch):
-    """Of the short sequences of these tests, which would share one."""
+    """A grid for each of the short sequences of these tests, which would share one."""
     monkeypatch.setitem(packed_layout._GRID, "cpu", 16)
     assert len(PackedLayout(tuple(e.merged_length for e in examples(True)), torch.device("cpu")).grids) > 2
 

@@ -53,7 +53,7 @@ def load(path: str, quantization: str):
 
 
 def loss_and_input_gradients(lm) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a packed row; the gradient is that of the rows that enter the LLM, which is what a mapping learns from."""
+    """Loss and gradient of a packed row; the gradient is that of the rows that enter the LLM, which is what a mapping learns from."""
     model, row = MergedModel(lm), pack(EXAMPLES, lm.specials)
     model.requires_grad_(False)
     entering = model.merged_inputs(row).detach().requires_grad_()

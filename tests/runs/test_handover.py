@@ -147,6 +147,7 @@ def test_a_folder_cannot_trust_its_own_code(run, tmp_path, capsys):
     [
         {"mapping": "../mapping.safetensors"},
         {"mapping": "/etc/passwd"},
+        {"mapping": None},
         {"path": "{folder}/../other"},
         {"path": "x{folder}/y"},
         {"dtype": "float99"},

@@ -104,7 +104,7 @@ def wait_for(condition, seconds: float = 60) -> None:
 
 
 def long_stream(served, **more):
-    """Of a model that hardly ever ends by itself at this temperature."""
+    """The answer of a model that hardly ever ends by itself at this temperature."""
     return served.client().completions.create(
         model="proxy", prompt="a", max_tokens=400, temperature=100, stream=True, **more
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
+from mmscale import registry
 from mmscale.errors import UserError
 from mmscale.models.tensor_files import open_safetensors
 from mmscale.storage.reading import existing_file, parse_json
@@ -18,12 +20,13 @@ from mmscale.storage.tensor_writing import save_tensors
 _NOTES = "connector"
 
 
-class Connector(nn.Module):
+class Connector(nn.Module, ABC):
     """Between an encoder of width `encoder_width` and an LLM of width `llm_width`."""
 
     encoder_width: int
     llm_width: int
 
+    @abstractmethod
     def forward(
         self, states_ED: Tensor, tokens_ND: Tensor, token_rows: Tensor, encoder_rows: Tensor, boundary_rows: Tensor
     ) -> Tensor:
@@ -32,7 +35,6 @@ class Connector(nn.Module):
 
         The whole row is written in here: parameters that are partitioned over ranks are whole only inside a forward.
         """
-        raise NotImplementedError
 
     def read_in_forward(self) -> Iterable[nn.Parameter]:
         """Parameters of submodules that `forward` reads without calling these: ZeRO-3 gathers them as well."""
@@ -69,7 +71,15 @@ class ConnectorKind:
         with open_safetensors(path) as file:
             said = (file.metadata() or {}).get(_NOTES, "{}")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        made = self.build(*self._widths(said, path))
+        widths = self._widths(said, path)
+        with torch.device("meta"):  # nothing is made room for that the file does not hold
+            wanted = {key: value.shape for key, value in self.build(*widths).state_dict().items()}
+        for key in sorted(wanted.keys() | state.keys()):
+            if key not in wanted or key not in state or wanted[key] != state[key].shape:
+                raise UserError(
+                    f"{path}: tensor {key} is missing, left over or of another shape than its widths {widths} say"
+                )
+        made = self.build(*widths)
         load(made, state, path)
         return made
 
@@ -102,10 +112,7 @@ def load(connector: Connector, state: dict[str, Tensor], path: Path) -> None:
         raise UserError(f"{path}: {str(error).splitlines()[-1].strip()}") from error
 
 
-@functools.cache
 def connector(name: str) -> ConnectorKind:
     """The connector of a name; UserError naming the nearest when there is none."""
-    from mmscale.registry import get
-
-    kind: ConnectorKind = get("connectors", name)
+    kind: ConnectorKind = registry.get("connectors", name)
     return kind

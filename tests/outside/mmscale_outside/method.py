@@ -1,4 +1,4 @@
-"""MindMerger without its first stage: the mapping is trained on the task alone."""
+"""A connector that is trained on the task alone, and then the language model behind it."""
 
 from mmscale.methods.base import Method, StageSpec
 
@@ -6,5 +6,8 @@ METHOD = Method(
     name="reading_in",
     title="Reading in",
     paper="",
-    stages=(StageSpec("joining", prompt="dialogue", trains=("connector",)),),
+    stages=(
+        StageSpec("joining", prompt="dialogue", trains=("connector",)),
+        StageSpec("tuning", prompt="dialogue", trains=("language_model",)),
+    ),
 )
