@@ -66,7 +66,7 @@ def until_step(folder: Path, step: int, target: str, layout: tuple[int, int, int
     ("target", "before", "after"),
     [
         pytest.param("mindmerger.mapping", (3, 2, 1), [(3, 3, 1), (0, 1, 1)], marks=SLOW),
-        ("question_alignment.translation", (3, 4, 2), [(0, 1, 1)]),
+        pytest.param("question_alignment.translation", (3, 4, 2), [(0, 1, 1)], marks=SLOW),
         pytest.param("question_alignment.translation", (3, 4, 2), [(1, 2, 2)], marks=SLOW),
         pytest.param("mindmerger.mapping", (3, 2, 1), [(1, 2, 1), (2, 3, 1)], marks=SLOW),
         pytest.param("mindmerger.mapping", (1, 3, 1), [(3, 2, 1)], marks=SLOW),

@@ -141,6 +141,7 @@ def test_zero_3_over_two_nodes_under_every_launcher(cluster, undisturbed, tmp_pa
     assert dict(losses(tmp_path)) == pytest.approx(dict(losses(undisturbed)), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_preempted_by_a_higher_partition(cluster, undisturbed, tmp_path, capsys):
     job = submit(tmp_path, capsys)
     wait(lambda: reached(tmp_path, 12), tmp_path)

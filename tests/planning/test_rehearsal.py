@@ -25,7 +25,7 @@ pytest.importorskip("megatron.core", reason="extra tensor-parallel")
         # 2 rows; a layer: after attention and MLP, before each on the way back, and one recomputed; embedding, head, loss
         ("mindmerger/llama2-70b-mt5-xl", False, {"allreduce": 2 * (5 * 80 + 1 + 1 + 2)}),
         # 2 rows; all-gathers: 2 forward, 2 recomputed, 2 backward a layer; reduce-scatters: 2, 1, 2; 161 norms' gradients
-        (
+        pytest.param(
             "question_alignment/llama2-70b",
             True,
             {
@@ -33,6 +33,7 @@ pytest.importorskip("megatron.core", reason="extra tensor-parallel")
                 "_reduce_scatter_base": 2 * 5 * 80,
                 "allreduce": 2 * (161 + 1 + 1 + 2),
             },
+            marks=pytest.mark.slow,
         ),
     ],
 )
