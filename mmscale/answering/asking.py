@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from mmscale.decoding.draft_length import DraftLengthController
 from mmscale.decoding.generate import Generation, stream
 from mmscale.errors import UserError
 from mmscale.parallel.context import ParallelContext
-from mmscale.progress import bar, say
-from mmscale.storage.files import append_lines, atomic_write
+from mmscale.progress import bar
 from mmscale.storage.reading import parse_json
+from mmscale.storage.row_log import RowForm, RowLog
 
 Row = dict[str, Any]
 """number, question, language, response, log_probability, tokens, finished, and with analysis what was seen of each token."""
@@ -80,72 +79,39 @@ class Asking:
 
 
 class AnswerFile:
-    """A JSONL of answers that survives being killed; ranks write a part each beside it, and the first joins them.
-
-    Whoever fills it holds `folder` alone.
-    """
+    """A JSONL of answers that survives being killed; whoever fills it holds `folder_of` alone."""
 
     def __init__(self, path: Path, asking: Asking, context: ParallelContext) -> None:
         """UserError when the file holds answers of another model, setting or list of questions."""
-        self.path, self.asking, self.context = path, asking, context
-        self.folder = self.folder_of(path)
-        self._part = self.folder / f"{context.data_rank}.jsonl"
-        context.on_first(self._join)
-        self.held = frozenset(int(number) for number in context.from_first(lambda: list(self._read())))
+        self.asking, self.context, self.folder = asking, context, self.folder_of(path)
+        form = RowForm(key=lambda row: int(row["number"]), to_json=dict, parse=self._row)
+        self._log = RowLog[int, Row](path, form, context, self.folder / "*.jsonl", work=None, alone=False)
 
     @staticmethod
     def folder_of(path: Path) -> Path:
         """Where the parts lie until all is answered."""
         return path.with_name(f"{path.name}.parts")
 
-    def _parts(self) -> list[Path]:
-        return sorted(self.folder.glob("*.jsonl"))
-
-    def _read(self) -> dict[int, Row]:
-        rows: dict[int, Row] = {}
-        for file in [self.path, *self._parts()]:
-            lines = file.read_bytes().split(b"\n") if file.is_file() else []
-            for number, line in enumerate(lines[:-1], start=1):
-                if line.strip(b"\0"):
-                    rows.update(self._held_row(file, number, line))
-                else:
-                    say(f"{file}:{number} is empty, as a power failure leaves it: its question is open again")
-        return rows
-
-    def _held_row(self, file: Path, line_number: int, line: bytes) -> dict[int, Row]:
+    def _row(self, line: bytes, origin: str) -> Row:
         try:
             row = parse_json(line.decode())
             number, key, question = int(row["number"]), row["made_by"], row["question"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{file}:{line_number}: not an answer of mmscale generate: choose another --output, or remove the file"
+                f"{origin}: not an answer of mmscale generate: choose another --output, or remove the file"
             ) from error
         asked = self.asking.questions
         if key != self.asking.key or not 0 <= number < len(asked) or asked[number] != question:
             raise UserError(
-                f"{file}:{line_number}: the answer is of another model, setting or question than this command's: choose "
+                f"{origin}: the answer is of another model, setting or question than this command's: choose "
                 f"another --output, or remove the file"
             )
-        return {number: row}
+        return dict(row)
 
     def fill(self) -> list[Row]:
         """Answer what is open, keep every answer at once; all rows in order, on every rank."""
-        for row in self.asking.rows(self.context, self.held):
-            if self.context.tensor_rank == 0:
-                self._append({**row, "made_by": self.asking.key})
-        self.context.barrier()
-        self.context.on_first(self._join)
+        for row in self.asking.rows(self.context, frozenset(self._log.rows)):
+            self._log.append([{**row, "made_by": self.asking.key}])
+        self._log.collect(range(len(self.asking.questions)))
         self.context.on_first(lambda: shutil.rmtree(self.folder))
-        return list(self.context.from_first(lambda: [row for _, row in sorted(self._read().items())]))
-
-    def _append(self, row: Row) -> None:
-        append_lines(self._part, [json.dumps(row, ensure_ascii=False) + "\n"])
-
-    def _join(self) -> None:
-        """Everything that is answered into the one file; half a line, of a rank that was killed, is left out."""
-        rows = self._read()
-        if rows:
-            with atomic_write(self.path) as handle:
-                handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for _, row in sorted(rows.items()))
-        for part in self._parts():
-            part.unlink()
+        return list(self._log.rows.values())

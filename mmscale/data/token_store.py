@@ -1,9 +1,8 @@
 """Tokenised examples on disk: made once in parts that any processes share, mapped into memory afterwards.
 
-A part `NAME-NNNNN.safetensors` holds a fixed number of examples: `ids` int32, all ids one after another; `lengths` int32
+A part (storage/parts.py) holds a fixed number of examples: `ids` int32, all ids one after another; `lengths` int32
 [n, 3], how many of them are prompt, target and encoder text; `truncated` uint8 [n]; `languages` uint8 [n], numbers in the
-metadata's list; `origins` uint8, UTF-8 lines, and `origin_ends` int64 [n]. A part carries the hash of all of it, checked
-when it is opened. The index is written when every part is there.
+notes' list; `origins` uint8, UTF-8 lines, and `origin_ends` int64 [n]. The folder is named by what decides its content.
 """
 
 from __future__ import annotations
@@ -18,33 +17,27 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from mmscale.data.segments import TokenizedExample
-from mmscale.errors import UserError
-from mmscale.storage.files import atomic_write
-from mmscale.storage.tensor_writing import digest
+from mmscale.storage.parts import Content, Part, PartFolder, parts_of
 
 PART_EXAMPLES = 4096
 """Examples of a part: seconds of work, a few MB."""
-_DIGEST = "sha256"
-_NOTES = "notes"
-"""One key of the metadata for all of them: safetensors writes several in any order, and a part has the same bytes always."""
-_REMEDY = "start the same command again, it is made again"
 
 
-def part_path(folder: Path, name: str, number: int) -> Path:
-    return folder / f"{name}-{number:05d}.safetensors"
+def token_folder(folder: Path) -> PartFolder:
+    """A folder of tokens."""
+    return PartFolder(folder, folder.name)
 
 
-def parts_of(count: int) -> int:
-    return -(-count // PART_EXAMPLES)
+def token_parts(name: str, count: int) -> list[Part]:
+    """The parts of `count` examples."""
+    return parts_of(name, count, PART_EXAMPLES)
 
 
-def write_part(folder: Path, name: str, number: int, examples: Sequence[TokenizedExample]) -> None:
-    """One part, whole or not at all."""
+def content_of(examples: Sequence[TokenizedExample]) -> Content:
+    """What a part of these examples holds."""
     fields = [(e.prompt_ids, e.target_ids, e.encoder_ids) for e in examples]
     languages = sorted({e.language for e in examples})
     origins = [e.origin.encode() for e in examples]
@@ -56,39 +49,15 @@ def write_part(folder: Path, name: str, number: int, examples: Sequence[Tokenize
         "origins": torch.frombuffer(bytearray(b"".join(origins) or b"\0"), dtype=torch.uint8),
         "origin_ends": torch.tensor(list(itertools.accumulate(map(len, origins))), dtype=torch.int64),
     }
-    notes = {"languages": json.dumps(languages), "name": f"{name} {number}"}
-    with atomic_write(part_path(folder, name, number), "wb") as handle:
-        handle.write(save(tensors, {_NOTES: json.dumps({**notes, _DIGEST: digest(tensors, notes)})}))
+    return Content(tensors, {"languages": json.dumps(languages)})
 
 
-def part_size(folder: Path, name: str, number: int, hashed: bool) -> int | None:
-    """Examples of a part by its header, or None where it is missing, cut short, something else or, if `hashed`, another in
-    any bit.
-    """
-    path = part_path(folder, name, number)
-    try:
-        with safe_open(path, framework="pt") as file:
-            size = int(file.get_slice("lengths").get_shape()[0])
-        if hashed:
-            _Part(path, name, number)
-    except (SafetensorError, OSError, ValueError, IndexError, UserError):
-        return None
-    return size
+class _Examples:
+    """The examples of a part."""
 
-
-class _Part:
-    """One mapped file; UserError where it is not, bit for bit, what was written as this part."""
-
-    def __init__(self, path: Path, name: str, number: int) -> None:
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                notes: dict[str, str] = dict(json.loads((file.metadata() or {}).get(_NOTES, "{}")))
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is damaged ({error}): {_REMEDY}") from error
-        if notes.pop(_DIGEST, None) != digest(tensors, notes) or notes.get("name") != f"{name} {number}":
-            raise UserError(f"{path} is damaged (its hash differs): {_REMEDY}")
-        self.languages: list[str] = json.loads(notes["languages"])
+    def __init__(self, content: Content) -> None:
+        tensors = content.tensors
+        self.languages: list[str] = json.loads(content.notes["languages"])
         self.ids, self.lengths = tensors["ids"], tensors["lengths"]
         self.truncated, self.of = tensors["truncated"], tensors["languages"]
         self.origins, self.origin_ends = tensors["origins"], tensors["origin_ends"]
@@ -115,8 +84,9 @@ class TokenStore(Sequence[TokenizedExample]):
 
     def __init__(self, folder: Path, name: str, count: int) -> None:
         self.folder, self.name, self.size = folder, name, count
-        self._ends = [min(count, (i + 1) * PART_EXAMPLES) for i in range(parts_of(count))]
-        self._part = functools.cache(lambda number: _Part(part_path(folder, name, number), name, number))
+        self._parts = token_parts(name, count)
+        self._ends = [part.rows.stop for part in self._parts]
+        self._examples = functools.cache(lambda number: _Examples(token_folder(folder).read(self._parts[number])))
 
     def __len__(self) -> int:
         return self.size
@@ -132,20 +102,20 @@ class TokenStore(Sequence[TokenizedExample]):
             raise IndexError(index)
         index %= self.size
         number = bisect.bisect_right(self._ends, index)
-        return self._part(number).example(index - number * PART_EXAMPLES)
+        return self._examples(number).example(index - self._parts[number].rows.start)
 
     def digest(self) -> str:
         """SHA-256 of all ids of all examples, in order."""
-        found = hashlib.sha256(f"{self.name} {self.size}".encode())
-        for part in map(self._part, range(len(self._ends))):
-            found.update(part.lengths.numpy().data)
-            found.update(part.ids.numpy().data)
-        return found.hexdigest()
+        hashed = hashlib.sha256(f"{self.name} {self.size}".encode())
+        for examples in map(self._examples, range(len(self._parts))):
+            hashed.update(examples.lengths.numpy().data)
+            hashed.update(examples.ids.numpy().data)
+        return hashed.hexdigest()
 
     def field_lengths(self) -> Tensor:
         """Tokens of prompt, target and encoder text of every example, int32 [N, 3]."""
-        parts = [self._part(number).lengths for number in range(len(self._ends))]
-        return torch.cat(parts) if parts else torch.zeros(0, 3, dtype=torch.int32)
+        lengths = [self._examples(number).lengths for number in range(len(self._parts))]
+        return torch.cat(lengths) if lengths else torch.zeros(0, 3, dtype=torch.int32)
 
     def merged_lengths(self) -> list[int]:
         """TokenizedExample.merged_length of every example."""

@@ -77,8 +77,8 @@ def cached(stage: Stage, config: EncoderConfig, data: TrainingData, context: Par
     if not context.from_first(lambda: _has_room(where, size)):
         return data
     encoder = load_encoder(config, context.device)
-    found = with_states(encoder, stores, where, context, Interruption(stage.run.parallel.interruption, context))
-    return replace(data, train=found["train"], dev=found.get("dev", data.dev))
+    kept = with_states(encoder, stores, where, context, Interruption(stage.run.parallel.interruption, context))
+    return replace(data, train=kept["train"], dev=kept.get("dev", data.dev))
 
 
 def every_row_has_states(data: TrainingData) -> bool:

@@ -29,7 +29,7 @@ from mmscale.data.preview import Segment, segments
 from mmscale.data.prompts import template
 from mmscale.data.records import Record
 from mmscale.data.segments import ExampleTokenizer, TokenizedExample, special_tokens
-from mmscale.data.token_store import PART_EXAMPLES, TokenStore, part_path, part_size, parts_of, write_part
+from mmscale.data.token_store import TokenStore, content_of, token_folder, token_parts
 from mmscale.errors import UserError
 from mmscale.models.encoders import load_encoder_tokenizer
 from mmscale.models.language_model import context_length, load_model_config, load_tokenizer
@@ -38,7 +38,8 @@ from mmscale.parallel.world import World
 from mmscale.progress import bar, say
 from mmscale.runs import encoder_cache
 from mmscale.runs.stage import Stage
-from mmscale.storage.files import write_json
+from mmscale.storage.files import digest, write_json
+from mmscale.storage.parts import Content, Part
 from mmscale.storage.reading import read_json_object
 from mmscale.training.trainer import TrainingData
 
@@ -87,7 +88,7 @@ class StageData:
             _vocabulary(self.tokenize.tokenizer),
             [type(encoder.tokenizer).__name__, _vocabulary(encoder.tokenizer)] if encoder is not None else None,
         ]
-        return stage.folder / "tokens" / hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return stage.folder / "tokens" / digest(content)
 
     def records(self) -> tuple[list[Record], list[Record], list[DataAccount]]:
         """(training records, development records, accounts)."""
@@ -138,24 +139,27 @@ class StageData:
 
     def _make(self, world: World) -> None:
         """This process's parts, and then the wait for those of others."""
-        folder, (train, dev, accounts) = self.folder, self.records()
-        parts = [(name, i, records) for name, records in (("train", train), ("dev", dev)) for i in _numbers(records)]
+        train, dev, accounts = self.records()
+        records = {"train": train, "dev": dev}
+        counts = {name: len(rows) for name, rows in records.items()}
+        tokens, parts = token_folder(self.folder), _parts(counts)
         mine = parts[world.rank :: world.size]
         with bar(f"{self.stage.title}: tokenising", len(mine)) as progress:
-            for name, number, records in mine:
-                if not part_path(folder, name, number).is_file():
-                    examples = self.tokenize(records[number * PART_EXAMPLES :][:PART_EXAMPLES])
-                    require_context(examples, self.context_length)
-                    write_part(folder, name, number, examples)
+            for part in mine:
+                tokens.make(part, functools.partial(self._tokenized, part, records[part.name]))
                 progress.advance()
         minutes = self.stage.run.parallel.timeout_minutes
         if world.rank == 0:
-            _wait(
-                lambda: sum(part_path(folder, name, i).is_file() for name, i, _ in parts), len(parts), folder, minutes
-            )
-            self._publish({"train": len(train), "dev": len(dev)}, accounts)
+            _wait(lambda: sum(map(tokens.holds, parts)), len(parts), self.folder, minutes)
+            self._publish(counts, accounts)
         else:
-            _wait(lambda: int((folder / INDEX).is_file()), 1, folder, minutes)
+            _wait(lambda: int((self.folder / INDEX).is_file()), 1, self.folder, minutes)
+
+    def _tokenized(self, part: Part, records: Sequence[Record]) -> Content:
+        """What a part of the records' tokens holds; UserError naming a record that does not fit the model's context."""
+        examples = self.tokenize(records[part.rows.start : part.rows.stop])
+        require_context(examples, self.context_length)
+        return content_of(examples)
 
     def _publish(self, counts: dict[str, int], accounts: Sequence[DataAccount]) -> None:
         write_json(self.stage.folder / "data.json", [account.summary() for account in accounts])
@@ -181,8 +185,8 @@ def read_stage_records(
     def read(parts: Sequence[object]) -> list[Record]:
         records: list[Record] = []
         for part in parts:
-            found, account = load_records(part, languages)  # type: ignore[arg-type]
-            records += found
+            of_part, account = load_records(part, languages)  # type: ignore[arg-type]
+            records += of_part
             accounts.append(account)
         return records
 
@@ -220,7 +224,7 @@ def require_context(examples: Sequence[TokenizedExample], context_length: int) -
 def _file_states(config: DataConfig) -> list[list[Any]]:
     """Name, size and time of change of every local file that a data set may read; beside `train.sw` also `train.en`."""
     pattern = re.sub(r"\{([Ll]anguage|split)\}", "*", str(Path(config.path).expanduser()))
-    roots = [Path(found) for found in sorted(glob.glob(pattern))] if config.path else []
+    roots = [Path(root) for root in sorted(glob.glob(pattern))] if config.path else []
     files = {
         file
         for root in roots
@@ -249,16 +253,13 @@ def _counts(folder: Path, hashed: bool) -> dict[str, int] | None:
     if not index.is_file():
         return None
     try:
-        found = read_json_object(index, "it is made again")
-        if set(found) != {"train", "dev"} or not all(type(n) is int and n >= 0 for n in found.values()):
+        counts = read_json_object(index, "it is made again")
+        if set(counts) != {"train", "dev"} or not all(type(n) is int and n >= 0 for n in counts.values()):
             raise UserError(f"{index} is no index of tokens: it is made again")
-        damaged = [
-            part_path(folder, name, number)
-            for (name, number), size in _sizes(found).items()
-            if part_size(folder, name, number, hashed) != size
-        ]
+        tokens = token_folder(folder)
+        damaged = [tokens.path(part) for part in tokens.damaged(_parts(counts), hashed)]
         if not damaged:
-            return found
+            return counts
         for path in damaged:
             path.unlink(missing_ok=True)
         raise UserError(f"{damaged[0]} is damaged, or not of this index ({len(damaged)} such parts): made again")
@@ -268,26 +269,18 @@ def _counts(folder: Path, hashed: bool) -> dict[str, int] | None:
     return None
 
 
-def _sizes(counts: dict[str, int]) -> dict[tuple[str, int], int]:
-    """(name, number) of a part -> how many examples it has to hold."""
-    return {
-        (name, i): min(PART_EXAMPLES, count - i * PART_EXAMPLES)
-        for name, count in counts.items()
-        for i in range(parts_of(count))
-    }
-
-
-def _numbers(records: Sequence[Record]) -> range:
-    return range(parts_of(len(records)))
+def _parts(counts: dict[str, int]) -> list[Part]:
+    """All parts of a stage's tokens; `counts` are examples by name."""
+    return [part for name, count in counts.items() for part in token_parts(name, count)]
 
 
 def _wait(there: Callable[[], int], wanted: int, folder: Path, minutes: float) -> None:
     """Until `wanted` files are there; UserError when for so many minutes none came."""
-    found, since = there(), time.monotonic()
-    while found < wanted:
+    count, since = there(), time.monotonic()
+    while count < wanted:
         time.sleep(_POLL_SECONDS)
-        before, found = found, there()
-        if found > before:
+        before, count = count, there()
+        if count > before:
             since = time.monotonic()
         if time.monotonic() - since > 60 * minutes:
             raise UserError(

@@ -1,8 +1,8 @@
 """States of a frozen encoder, computed once and mapped from disk in every later pass.
 
-A folder a stage: NAME-NNNNN.safetensors with `states` [tokens, d_enc] of 512 examples, in the encoder's own dtype, and
-index.json with the digests of the encoder's weights and of the tokens they belong to, written when all parts are there.
-Each part carries its own hash, checked before a stage begins; a damaged one is made again.
+A folder a stage: parts (storage/parts.py) with `states` [tokens, d_enc] of 512 examples, in the encoder's own dtype, and
+index.json with the digests of the encoder's weights and of the tokens they belong to, complete when all parts are there.
+The hash of each part is checked before a stage begins; a damaged one is made again.
 Every rank computes every n-th part; a part is the same whoever makes it, and one that is there is not made again.
 """
 
@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from mmscale.data.packing import encoder_row
 from mmscale.data.token_store import TokenStore
@@ -27,15 +25,15 @@ from mmscale.models.encoders import Encoder
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
 from mmscale.progress import bar, say
-from mmscale.storage.files import atomic_write, write_json
+from mmscale.storage.files import write_json
+from mmscale.storage.parts import Content, Part, PartFolder, parts_of
 from mmscale.storage.reading import read_json_object
-from mmscale.storage.tensor_writing import digest
 
 PART_EXAMPLES = 512
 """At 100 tokens of mT5-xl (2,048 wide, bfloat16): 200 MB."""
 BATCH_TOKENS = 16_384
 """Encoder tokens computed at once."""
-_INDEX, _DIGEST = "index.json", "sha256"
+_INDEX = "index.json"
 _SAMPLE_BYTES, _SAMPLES = 1 << 16, 64
 
 
@@ -50,14 +48,14 @@ class CacheFolder:
 
 def weights_digest(encoder: Encoder) -> str:
     """Digest of names, shapes and up to 4 MB of each parameter's values, taken at even distances: two checkpoints differ."""
-    digest = hashlib.sha256()
+    hashed = hashlib.sha256()
     for name, parameter in encoder.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        hashed.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         values = parameter.detach().flatten().contiguous().view(torch.uint8)
         step = max(_SAMPLE_BYTES, values.numel() // _SAMPLES)
         for begin in range(0, values.numel(), step):
-            digest.update(values[begin : begin + _SAMPLE_BYTES].cpu().numpy().tobytes())
-    return digest.hexdigest()
+            hashed.update(values[begin : begin + _SAMPLE_BYTES].cpu().numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def size_of(stores: dict[str, TokenStore], width: int, dtype: torch.dtype) -> tuple[int, int]:
@@ -66,12 +64,9 @@ def size_of(stores: dict[str, TokenStore], width: int, dtype: torch.dtype) -> tu
     return tokens, tokens * width * dtype.itemsize
 
 
-def _file(folder: Path, name: str, number: int) -> Path:
-    return folder / f"{name}-{number:05d}.safetensors"
-
-
-def _part(store: TokenStore, number: int) -> range:
-    return range(number * PART_EXAMPLES, min(len(store), (number + 1) * PART_EXAMPLES))
+def state_parts(store: TokenStore) -> list[Part]:
+    """The parts of a store's states."""
+    return parts_of(store.name, len(store), PART_EXAMPLES)
 
 
 def _batches(lengths: list[int]) -> Iterator[list[int]]:
@@ -86,62 +81,40 @@ def _batches(lengths: list[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def _write(
-    encoder: Encoder, store: TokenStore, number: int, place: CacheFolder, device: torch.device, key: str
-) -> None:
-    """One part, whole or not at all, with the hash of it and of what it belongs to (`key`)."""
-    examples = [store[i] for i in _part(store, number)]
+def _computed(encoder: Encoder, store: TokenStore, part: Part, device: torch.device) -> Content:
+    """What a part holds: the states of its examples, one after another."""
+    examples = [store[i] for i in part.rows]
     lengths = [len(example.encoder_ids) for example in examples]
     ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
     states = torch.empty(ends[-1], encoder.width, dtype=encoder.dtype)
     with torch.no_grad():
         for batch in _batches(lengths):
-            found = encoder.states(encoder_row([examples[i] for i in batch]).to(device)).to("cpu", encoder.dtype)
-            for i, part in zip(batch, found.split([lengths[i] for i in batch]), strict=True):
-                states[ends[i] : ends[i + 1]] = part
-    notes = {"of": f"{key} {store.name} {number}"}
-    with atomic_write(_file(place.folder, store.name, number), "wb") as handle:
-        handle.write(save({"states": states}, {**notes, _DIGEST: digest({"states": states}, notes)}))
-
-
-def _is_sound(folder: Path, store: TokenStore, number: int, key: str) -> bool:
-    """Whether a part is there and, bit for bit, what was written."""
-    try:
-        with safe_open(_file(folder, store.name, number), framework="pt") as file:
-            notes, names = dict(file.metadata() or {}), list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, TypeError, ValueError):
-        return False
-    right = notes.pop(_DIGEST, None) == digest(tensors, notes)
-    return right and notes == {"of": f"{key} {store.name} {number}"}
+            of_batch = encoder.states(encoder_row([examples[i] for i in batch]).to(device)).to("cpu", encoder.dtype)
+            for i, of_example in zip(batch, of_batch.split([lengths[i] for i in batch]), strict=True):
+                states[ends[i] : ends[i + 1]] = of_example
+    return Content({"states": states}, {})
 
 
 class WithStates(TokenStore):
     """The same examples, each with its encoder states; nothing but what is looked at enters memory."""
 
-    def __init__(self, tokens: TokenStore, folder: Path) -> None:
+    def __init__(self, tokens: TokenStore, folder: PartFolder) -> None:
         super().__init__(tokens.folder, tokens.name, len(tokens))
         lengths = tokens.field_lengths()[:, 2].long()
         self._counts, self._after = lengths.tolist(), lengths.cumsum(0).tolist()
-        self._mapped = functools.cache(lambda number: _mapped(_file(folder, tokens.name, number)))
+        parts = state_parts(tokens)
+        self._mapped = functools.cache(lambda number: folder.mapped(parts[number], "states"))
 
     def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
+        example = super().__getitem__(index)
         if isinstance(index, slice):
-            return found  # made of single ones
+            return example  # a list, made of single ones
         index %= len(self)
         number = index // PART_EXAMPLES
         first = number * PART_EXAMPLES
         offset = self._after[first - 1] if first else 0
         stop = self._after[index] - offset
-        return replace(found, encoder_states=self._mapped(number)[stop - self._counts[index] : stop])
-
-
-def _mapped(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt").get_slice("states")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove its folder, it is made again") from error
+        return replace(example, encoder_states=self._mapped(number)[stop - self._counts[index] : stop])
 
 
 def _belongs_to(encoder: Encoder, stores: dict[str, TokenStore]) -> dict[str, str]:
@@ -153,7 +126,7 @@ def key_of(belongs_to: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(belongs_to, sort_keys=True).encode()).hexdigest()
 
 
-def _found(place: CacheFolder, wanted: dict[str, str]) -> bool:
+def _is_complete(place: CacheFolder, wanted: dict[str, str]) -> bool:
     """Whether the cache is complete and belongs to this encoder and these tokens; UserError where it may not be renewed."""
     index = place.folder / _INDEX
     try:
@@ -189,28 +162,25 @@ def with_states(
     for a signal or a time limit.
     """
     wanted = context.from_first(lambda: _belongs_to(encoder, stores))
-    key = key_of(wanted)
+    folder = PartFolder(place.folder, key_of(wanted))
     with context.alone_in(place.folder):
-        complete = context.from_first(lambda: _found(place, wanted))
-        damaged = _without_damaged(stores, place, context, key)
+        complete = context.from_first(lambda: _is_complete(place, wanted))
+        damaged = _without_damaged(stores, folder, context)
         if damaged or not complete:
-            _make(encoder, stores, place, context, interruption, key)
+            _make(encoder, stores, place.title, folder, context, interruption)
             context.on_first(lambda: write_json(place.folder / _INDEX, {**wanted, "complete": True}))
-    return {name: WithStates(store, place.folder) for name, store in stores.items()}
+    return {name: WithStates(store, folder) for name, store in stores.items()}
 
 
-def _parts(stores: dict[str, TokenStore]) -> list[tuple[TokenStore, int]]:
-    return [(store, n) for store in stores.values() for n in range(-(-len(store) // PART_EXAMPLES))]
+def _parts(stores: dict[str, TokenStore]) -> list[Part]:
+    return [part for store in stores.values() for part in state_parts(store)]
 
 
-def _without_damaged(stores: dict[str, TokenStore], place: CacheFolder, context: ParallelContext, key: str) -> bool:
+def _without_damaged(stores: dict[str, TokenStore], folder: PartFolder, context: ParallelContext) -> bool:
     """Remove parts that are not what was written, and say so; whether there were any. Ranks share the hashing."""
-    mine = [
-        str(_file(place.folder, store.name, n))
-        for store, n in _parts(stores)[context.rank :: context.size]
-        if _file(place.folder, store.name, n).is_file() and not _is_sound(place.folder, store, n, key)
-    ]
-    damaged = [path for part in context.gather(mine) for path in part]
+    there = filter(folder.holds, _parts(stores)[context.rank :: context.size])
+    mine = [str(folder.path(part)) for part in folder.damaged(there)]
+    damaged = [path for of_rank in context.gather(mine) for path in of_rank]
     for path in damaged:
         say(f"{path} is damaged: it is made again")
         if context.is_first:
@@ -222,30 +192,30 @@ def _without_damaged(stores: dict[str, TokenStore], place: CacheFolder, context:
 def _make(
     encoder: Encoder,
     stores: dict[str, TokenStore],
-    place: CacheFolder,
+    title: str,
+    folder: PartFolder,
     context: ParallelContext,
     interruption: Interruption,
-    key: str,
 ) -> None:
     """Ranks take turns at the parts and meet after each turn, so that nobody waits long in a collective."""
     tokens, size = size_of(stores, encoder.width, encoder.dtype)
     count = sum(map(len, stores.values()))
     say(
-        f"{place.title}: encoder states of {count:,} examples, {tokens:,} tokens x {encoder.width} x "
-        f"{encoder.dtype.itemsize} bytes = {size / 1e6:,.1f} MB, into {place.folder}"
+        f"{title}: encoder states of {count:,} examples, {tokens:,} tokens x {encoder.width} x "
+        f"{encoder.dtype.itemsize} bytes = {size / 1e6:,.1f} MB, into {folder.folder}"
     )
     parts = _parts(stores)
-    with bar(f"{place.title}: encoder states", len(parts)) as progress, interruption:
+    by_name = {store.name: store for store in stores.values()}
+    with bar(f"{title}: encoder states", len(parts)) as progress, interruption:
         for begin in range(0, len(parts), context.size):
             interruption.watch()
             turn = parts[begin : begin + context.size]
             if context.rank < len(turn):
-                store, number = turn[context.rank]
-                if not _file(place.folder, store.name, number).is_file():
-                    _write(encoder, store, number, place, context.device, key)
+                part = turn[context.rank]
+                folder.make(part, functools.partial(_computed, encoder, by_name[part.name], part, context.device))
             reason = interruption.reason()
             if reason is not None:
-                say(f"{place.title}: stopped by {reason}; the same command goes on from there")
+                say(f"{title}: stopped by {reason}; the same command goes on from there")
                 raise Interrupted(reason, interruption.signal)
             for _ in turn:
                 progress.advance()

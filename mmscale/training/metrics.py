@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmscale.progress import say
 from mmscale.storage.files import atomic_write, cannot_write
 from mmscale.storage.reading import parse_json
+from mmscale.storage.row_log import whole_rows
 
 
 class Metrics:
@@ -66,20 +66,11 @@ class TensorBoard:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Rows of a metrics file; half a last line (after kill -9) is left
-    out, and so is a damaged one (after a power failure), which is said."""
-    rows: list[dict[str, float]] = []
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        row = _row(line)
-        if row is not None:
-            rows.append(row)
-        elif line.strip() and number < len(lines):
-            say(f"{path}:{number} is damaged, as a power failure leaves it: left out")
-    return rows
+    """Rows of a metrics file, damaged ones left out."""
+    return list(whole_rows(path, _row, "left out"))
 
 
-def _row(line: bytes) -> dict[str, float] | None:
+def _row(line: bytes, _: str) -> dict[str, float] | None:
     try:
         row = parse_json(line.decode())
     except ValueError:  # neither UTF-8 nor JSON

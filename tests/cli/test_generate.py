@@ -102,9 +102,11 @@ def test_answers_are_kept_and_given_once(tmp_path, capsys):
     assert main([*command, "--temperature", "1"]) == 2
     assert "answers.jsonl:1: the answer is of another model, setting or question" in capsys.readouterr().err
     assert output.read_text() == whole
-    output.write_text("{}\n")
-    assert main(command) == 2
-    assert "answers.jsonl:1: not an answer of mmscale generate" in capsys.readouterr().err
+    for notes in ("{}\n", "my own notes, and no line break"):
+        output.write_text(notes)
+        assert main(command) == 2
+        assert "answers.jsonl:1: not an answer of mmscale generate" in capsys.readouterr().err
+        assert output.read_text() == notes
 
 
 def test_analysis_says_which_model_moved_a_token(expert, capsys):

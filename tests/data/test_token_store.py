@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mmscale.data import token_store
 from mmscale.data.segments import TokenizedExample
-from mmscale.data.token_store import TokenStore, merged_lengths, parts_of, write_part
+from mmscale.data.token_store import TokenStore, content_of, merged_lengths, token_folder, token_parts
 from mmscale.errors import UserError
 from tests.flips import flips
 
@@ -28,9 +28,8 @@ EXAMPLES = st.lists(
 
 
 def stored(folder, examples):
-    for number in range(parts_of(len(examples))):
-        size = token_store.PART_EXAMPLES
-        write_part(folder, "train", number, examples[number * size :][:size])
+    for part in token_parts("train", len(examples)):
+        token_folder(folder).make(part, lambda part=part: content_of([examples[i] for i in part.rows]))
     return TokenStore(folder, "train", len(examples))
 
 
@@ -79,6 +78,12 @@ def test_a_part_in_the_place_of_another_is_refused(tmp_path, monkeypatch):
             for i in range(4)
         ],
     )
-    (tmp_path / "train-00000.safetensors").write_bytes((tmp_path / "train-00001.safetensors").read_bytes())
-    with pytest.raises(UserError, match="is damaged"):
-        TokenStore(tmp_path, "train", 4)[0]
+    first, second = (tmp_path / f"train-0000{number}.safetensors" for number in (0, 1))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / first.name).write_bytes(first.read_bytes())
+    first.write_bytes(second.read_bytes())
+    for folder in (tmp_path, tmp_path / "other"):
+        with pytest.raises(UserError, match="is damaged .it is a part of something else"):
+            TokenStore(folder, "train", 4)[0]
+    with pytest.raises(UserError, match="is damaged .it is a part of something else"):
+        TokenStore(tmp_path, "train", 3)[2]

@@ -16,7 +16,6 @@ from mmscale.data import token_store
 from mmscale.errors import UserError
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.world import World
-from mmscale.runs import stage_data
 from mmscale.runs.run import stages_of, stages_up_to
 from mmscale.runs.stage_data import INDEX, StageData
 from tests.distributed import ranks
@@ -25,7 +24,6 @@ from tests.distributed import ranks
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
     monkeypatch.setattr(token_store, "PART_EXAMPLES", 8)
-    monkeypatch.setattr(stage_data, "PART_EXAMPLES", 8)
     settings = [
         f"output_dir={tmp_path}/run",
         "methods=[mindmerger]",
@@ -59,7 +57,7 @@ def test_a_damaged_index_or_part_is_made_again(stage, capsys, index):
     data = StageData(stage).tokens(ParallelContext(device=None))
     assert (list(data.train), list(data.dev)) == in_memory(stage) and (folder / INDEX).read_text() == whole
     assert "made again" in capsys.readouterr().err
-    part = token_store.part_path(folder, "train", 1)
+    part = folder / "train-00001.safetensors"
     content = part.read_bytes()
     for damaged in (content[:-10], content[:-1] + bytes([content[-1] ^ 1])):
         part.write_bytes(damaged)
@@ -69,10 +67,13 @@ def test_a_damaged_index_or_part_is_made_again(stage, capsys, index):
 
 
 def test_parts_there_are_not_made_again_and_each_process_makes_its_own(stage, monkeypatch):
-    made = []
-    monkeypatch.setattr(
-        stage_data, "write_part", lambda f, n, i, e: made.append((n, i)) or token_store.write_part(f, n, i, e)
-    )
+    made, tokenized = [], StageData._tokenized
+
+    def watched(self, part, records):
+        made.append((part.name, part.number))
+        return tokenized(self, part, records)
+
+    monkeypatch.setattr(StageData, "_tokenized", watched)
     stage.run.parallel.__dict__["timeout_minutes"] = 0.01
     with pytest.raises(UserError, match="no other process wrote any tokens for 0.01 minutes"):
         StageData(stage).prepare(World(rank=1, size=2))

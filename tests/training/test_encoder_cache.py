@@ -12,13 +12,14 @@ from mmscale.cli.main import main
 from mmscale.config.parallel import InterruptionConfig
 from mmscale.data.packing import pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
-from mmscale.data.token_store import TokenStore, write_part
+from mmscale.data.token_store import TokenStore, content_of, token_folder, token_parts
 from mmscale.errors import UserError
 from mmscale.models.assembly import assemble
 from mmscale.models.encoders import Encoder
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
 from mmscale.runs import training as stages
+from mmscale.storage.parts import PartFolder
 from mmscale.training import encoder_cache
 from mmscale.training.encoder_cache import CacheFolder, with_states
 from mmscale.training.metrics import read_metrics
@@ -45,7 +46,7 @@ def make_store(folder, count: int = 23, seed: int = 0) -> TokenStore:
         )
         for i in range(count)
     ]
-    write_part(folder, "train", 0, made)
+    token_folder(folder).make(token_parts("train", count)[0], lambda: content_of(made))
     return TokenStore(folder, "train", count)
 
 
@@ -76,15 +77,15 @@ def test_a_row_with_cached_states_has_the_loss_of_one_without(tmp_path, small_pa
 
 def test_finished_parts_are_kept_and_a_second_pass_computes_nothing(tmp_path, small_parts, monkeypatch):
     encoder, store = random_merged("llama", "t5").encoder, make_store(tmp_path / "tokens")
-    write, written = encoder_cache._write, []
+    compute, written = encoder_cache._computed, []
 
-    def until_the_third(encoder, store, number, *more):
+    def until_the_third(encoder, store, part, *more):
         if len(written) == 3:
             raise KeyboardInterrupt
-        written.append(number)
-        write(encoder, store, number, *more)
+        written.append(part.number)
+        return compute(encoder, store, part, *more)
 
-    monkeypatch.setattr(encoder_cache, "_write", until_the_third)
+    monkeypatch.setattr(encoder_cache, "_computed", until_the_third)
     with pytest.raises(KeyboardInterrupt):
         states(encoder, store, tmp_path / "states")
     written.clear()
@@ -99,11 +100,11 @@ def test_a_damaged_part_is_seen_and_made_again(tmp_path, small_parts, capsys):
     whole = [example.encoder_states.clone() for example in states(encoder, store, tmp_path / "states")]
     part = tmp_path / "states" / "train-00002.safetensors"
     key = encoder_cache.key_of(encoder_cache._belongs_to(encoder, {"train": store}))
-    assert encoder_cache._is_sound(part.parent, store, 2, key) and not encoder_cache._is_sound(
-        part.parent, store, 2, "x"
-    )
+    third = encoder_cache.state_parts(store)[2:3]
+    folder = PartFolder(part.parent, key)
+    assert not folder.damaged(third) and PartFolder(part.parent, "x").damaged(third) == third
     for where in flips(part, 60):
-        assert not encoder_cache._is_sound(part.parent, store, 2, key), where
+        assert folder.damaged(third) == third, where
     (part.parent / "train-00003.safetensors").write_bytes(part.read_bytes()[:-3])
     part.write_bytes((part.parent / "train-00001.safetensors").read_bytes())
     found = states(encoder, store, tmp_path / "states")

@@ -1,0 +1,138 @@
+"""Rows that come one by one, kept as lines of JSON, so that a program that was killed goes on where it stood.
+
+A line counts when it is whole. What a kill leaves is half a last line, what a power failure leaves is a line of anything:
+neither is a row, and what the row stood for is open again. Work whose pieces are known beforehand is in storage/parts.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from mmscale.progress import say
+from mmscale.storage.files import append_lines, atomic_write
+
+Row = TypeVar("Row")
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Ranks(Protocol):
+    """The processes that fill a log together (parallel/context.py)."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def data_rank(self) -> int: ...
+    @property
+    def tensor_rank(self) -> int: ...
+    def barrier(self) -> None: ...
+    def on_first(self, action: Callable[[], object]) -> None: ...
+
+
+@dataclass(frozen=True)
+class RowForm(Generic[Key, Row]):
+    """How rows are told apart, written and read."""
+
+    key: Callable[[Row], Key]
+    """What a row stands for; of two rows with one key the later counts."""
+    to_json: Callable[[Row], dict[str, Any]]
+    parse: Callable[[bytes, str], Row | None]
+    """The row of (a line, its "file:number"); None where it is damaged, UserError where it is somebody else's."""
+
+
+def whole_rows(path: Path, parse: Callable[[bytes, str], Row | None], remedy: str, torn: bool = True) -> Iterator[Row]:
+    """Rows of a file that may have been cut off; a damaged line is left out and said, with what follows from it.
+
+    Half a last line is what a kill leaves of a file that is appended to, and nothing to tell; a file that is only ever
+    written whole (not `torn`) has none, and its last line is read like the others.
+    """
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        last = number == len(lines)
+        if last and (torn or not line):
+            return
+        row = parse(line, f"{path}:{number}") if line.strip(b"\0") else None
+        if row is not None:
+            yield row
+        else:
+            say(f"{path}:{number} is damaged, as a power failure leaves it: {remedy}")
+
+
+class RowLog(Generic[Key, Row]):
+    """A JSONL that survives being killed: each row once, and whole.
+
+    Several ranks append to a part each; when they begin, and again when all is there, the first brings what is in the
+    parts into the one file, whatever the number of ranks was that left them.
+    """
+
+    def __init__(
+        self, path: Path, form: RowForm[Key, Row], ranks: Ranks, parts: Path, *, work: str | None, alone: bool
+    ) -> None:
+        """All ranks open it together. `parts` is a part's path, with a `*` for the rank.
+
+        `work` names what the rows belong to, in a neighbour `.fingerprint`, and rows of other work are not kept; None where
+        the rows say so themselves. `alone`: a process without others appends to the file itself.
+        """
+        self.path, self.form, self.ranks = path, form, ranks
+        self._pattern, self._alone = parts, alone
+        self._own = (
+            path if alone and ranks.size == 1 else parts.with_name(parts.name.replace("*", str(ranks.data_rank)))
+        )
+        ranks.on_first(lambda: self._take_up(work))
+        self.rows = self._held([self.path])
+        """What is held, by key, the same on every rank."""
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add rows of this rank; ranks of a tensor group have the same, and one writes."""
+        if self.ranks.tensor_rank == 0:
+            append_lines(self._own, map(self._line, rows))
+
+    def collect(self, order: Sequence[Key]) -> None:
+        """Every rank's rows into the one file, in an order of keys; all ranks read it."""
+        self.ranks.barrier()
+
+        def join() -> None:
+            held = self._held([self.path, *self._parts()])
+            self._write([held[key] for key in order])
+
+        self.ranks.on_first(join)
+        self.rows = self._held([self.path])
+
+    def _take_up(self, work: str | None) -> None:
+        """Bring everything that was kept before into the one file."""
+        files = [self.path, *self._parts()]
+        mark = self.path.with_suffix(".fingerprint")
+        same = work is None or (mark.is_file() and mark.read_bytes() == work.encode())
+        held = self._held(files) if same else {}
+        if any(file.is_file() for file in files):
+            self._write(held.values())
+        if work is not None:
+            with atomic_write(mark) as handle:
+                handle.write(work)
+
+    def _parts(self) -> list[Path]:
+        return sorted(self._pattern.parent.glob(self._pattern.name))
+
+    def _held(self, files: Sequence[Path]) -> dict[Key, Row]:
+        return {
+            self.form.key(row): row
+            for file in files
+            for row in whole_rows(
+                file,
+                self.form.parse,
+                "left out, its question is open again",
+                torn=self._alone or file != self.path,
+            )
+        }
+
+    def _write(self, rows: Iterable[Row]) -> None:
+        with atomic_write(self.path) as handle:
+            handle.writelines(map(self._line, rows))
+        for part in self._parts():  # what they held is in the file by now
+            part.unlink()
+
+    def _line(self, row: Row) -> str:
+        return json.dumps(self.form.to_json(row), ensure_ascii=False) + "\n"
