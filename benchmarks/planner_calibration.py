@@ -64,7 +64,9 @@ def predicted(run: Published, gpu: GpuConfig) -> float:
         encoder_dtype="float32",
         autocast=True,
     )
-    sent = traffic.traffic(trained, parallel_plan, 1, tokens * run.width * 2, run.layers, run.checkpointing)
+    sent = traffic.traffic(
+        trained, parallel_plan, traffic.Step(1, tokens * run.width * 2, run.layers, run.checkpointing)
+    )
     tensor, data = traffic.seconds(sent, parallel_plan, gpu, 8)
     compute = throughput.seconds_of(tokens * work.hardware, gpu.peak_tflops)
     return tokens / throughput.step_seconds(compute, tensor, data)

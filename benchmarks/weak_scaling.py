@@ -73,7 +73,7 @@ def predicted(gpus: int) -> float:
         encoder_dtype="float32",
         autocast=True,
     )
-    sent = traffic.traffic(trained, parallel_plan, ROWS, 0, 32, True)
+    sent = traffic.traffic(trained, parallel_plan, traffic.Step(ROWS, 0, 32, True))
     tensor, data = traffic.seconds(sent, parallel_plan, cluster.gpu, cluster.gpus_per_node)
     compute = throughput.seconds_of(tokens * work.hardware, cluster.gpu.peak_tflops)
     return gpus * tokens / throughput.step_seconds(compute, tensor, data)

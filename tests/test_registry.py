@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import json
 import re
@@ -23,6 +24,7 @@ from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
 from mmscale.methods.base import Method, StageSpec
 from mmscale.runs.stage import Stage
+from mmscale.training.metrics import read_metrics
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -125,7 +127,8 @@ def world(tmp_path, monkeypatch):
 
 
 def test_another_package_adds_one_of_each_and_a_run_uses_them(outside, world, tmp_path, capsys):
-    """A method, its source, prompt, filter and encoder family train; a task asks by its prompt and scores by its rule."""
+    """A method, its source, prompt, filter and encoder family train, a tracker is told; a task asks by its prompt and scores
+    by its rule."""
     assert main(["run", str(OUTSIDE / "run.yaml"), "output_dir=run", "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert scores["reading_in"]["title"] == "Reading in" and scores["base"]["tasks"]["riddles"]["rule"] == "last_word"
@@ -133,7 +136,13 @@ def test_another_package_adds_one_of_each_and_a_run_uses_them(outside, world, tm
     assert (
         json.loads((tmp_path / "run/stages/reading_in.joining/model/mmscale.json").read_text())["prompt"] == "dialogue"
     )
-    folder = tmp_path / "run/stages/reading_in.joining/model"
+    stage = tmp_path / "run/stages/reading_in.joining"
+    with open(stage / "metrics.csv", newline="") as table:
+        told = [(int(step), name, float(value)) for step, name, value in csv.reader(table)]
+    kept = [(row["step"], name, row[name]) for row in read_metrics(stage / "metrics.jsonl") for name in row]
+    assert told == [row for row in kept if row[1] != "step"] and {row[0] for row in told} == {1, 2}
+    assert not (stage / "tensorboard").exists(), "one that was not asked for"
+    folder = stage / "model"
     assert json.loads((folder / "mmscale.json").read_text())["connector"] == "linear"
     assert (folder / "connector.safetensors").is_file() and not (folder / "mapping.safetensors").exists()
     tuned = tmp_path / "run/stages/reading_in.tuning/model"

@@ -98,3 +98,32 @@ def test_no_function_is_long():
             if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno > 80:
                 long.append(f"{file}: {node.name}")
     assert not long
+
+
+VERBS = {
+    ("cli/data.py", "stats"),
+    ("cli/evaluate.py", "evaluate"),
+    ("cli/generate.py", "generate"),
+    ("cli/plan.py", "plan"),
+}
+VERBS |= {("cli/serve.py", "serve")}
+"""Verbs, whose parameters are the options that users type."""
+MANY_PARAMETERS = VERBS | {
+    ("models/attention.py", "attention"),  # as transformers calls every attention function
+    ("cli/generate.py", "_answer"),
+    ("decoding/generate.py", "generate"),
+    ("decoding/generate.py", "stream"),
+}
+
+
+def test_no_function_takes_more_than_seven_parameters():
+    """Beside self; what belongs together has a name."""
+    many = set()
+    for file in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                taken = node.args
+                named = [*taken.posonlyargs, *taken.args, *taken.kwonlyargs, taken.vararg, taken.kwarg]
+                if len([one for one in named if one is not None and one.arg not in ("self", "cls")]) > 7:
+                    many.add((str(file.relative_to(ROOT)), node.name))
+    assert many == MANY_PARAMETERS, "and none stands here that does not need to"

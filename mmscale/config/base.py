@@ -52,6 +52,7 @@ ConnectorName = Annotated[str, Named("connectors")]
 AnswererName = Annotated[str, Named("answerers")]
 MethodName = Annotated[str, Named("methods")]
 TaskName = Annotated[str, Named("tasks")]
+TrackerName = Annotated[str, Named("trackers")]
 
 
 def _known_language(code: str) -> str:

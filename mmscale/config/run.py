@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import ErrorDetails, InitErrorDetails
 
-from mmscale.config.base import Config, ConnectorName, LanguageCodes, MethodName
+from mmscale.config.base import Config, ConnectorName, LanguageCodes, MethodName, TrackerName
 from mmscale.config.documents import Document, find_config, read_document, with_overrides
 from mmscale.config.evaluation import EvaluationConfig, ProxyConfig
 from mmscale.config.mistakes import mistakes
@@ -63,6 +63,9 @@ class RunConfig(Config):
     """Proxy-tuning of a larger base by one of the tuned models."""
     parallel: ParallelConfig = ParallelConfig()
     """How the run is spread over ranks."""
+    trackers: tuple[TrackerName, ...] | None = None
+    """What is told of each logged step beside metrics.jsonl, which is always written; null is TensorBoard where it is
+    installed."""
     threads: int | None = None
     """CPU threads of torch; null leaves torch's choice."""
     deterministic: bool = False

@@ -80,7 +80,7 @@ USUAL_NAMES: dict[str, tuple[str, str]] = {
     "zero_optimization": ("parallel.zero", ""),
     "tp_size": ("parallel.tensor_parallel_size", ""),
     "fsdp": ("parallel.zero.stage", "3 partitions parameters, gradients and optimizer"),
-    "report_to": ("", "metrics.jsonl is always written, and TensorBoard's files where it is installed"),
+    "report_to": ("trackers", "names of `mmscale list trackers`; metrics.jsonl is always written"),
     "optim": ("", "the optimizer is AdamW"),
     "use_peft": _NO_LORA,
     "peft_config": _NO_LORA,

@@ -244,7 +244,8 @@ class Planner:
     ) -> traffic.Traffic:
         activations = work.tokens * int(self.config.hidden_size) * work.dtype.itemsize
         layers, read = int(self.config.num_hidden_layers), work.targets / work.tokens
-        return traffic.traffic(trained, parallel_plan, rows, activations, layers, config.gradient_checkpointing, read)
+        step = traffic.Step(rows, activations, layers, config.gradient_checkpointing, read)
+        return traffic.traffic(trained, parallel_plan, step)
 
     def _compute(
         self, config: StageConfig, trained: Trained, parallel_plan: ParallelPlan, mean: Examples, tokens: int

@@ -26,6 +26,20 @@ class Traffic:
     """Parameters and gradients, most of it while computing."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a rank computes between two updates of the parameters, as far as it decides what is sent."""
+
+    rows: int
+    """Packed rows."""
+    layer_input: int
+    """Bytes of one layer's input of a row: T x width."""
+    layers: int
+    checkpointing: bool
+    targets: float = 1.0
+    """Share of a row's tokens that enter the head."""
+
+
 def all_reduce(size: int, ranks: int) -> int:
     """Bytes that a rank sends to sum `size` bytes over ranks."""
     return 2 * all_gather(size, ranks)
@@ -36,30 +50,19 @@ def all_gather(size: int, ranks: int) -> int:
     return size * (ranks - 1) // ranks
 
 
-def traffic(
-    trained: Trained,
-    parallel_plan: ParallelPlan,
-    rows: int,
-    row_activations: int,
-    layers: int,
-    checkpointing: bool,
-    targets: float = 1.0,
-    reused: int = REUSED_ELEMENTS,
-) -> Traffic:
-    """What a rank sends in a step of `rows` packed rows. `row_activations` are the bytes of one layer's input, T x width; a
-    share `targets` of them enters the head; `reused` elements are gathered under ZeRO-3 and kept for the backward pass.
-    """
+def traffic(trained: Trained, parallel_plan: ParallelPlan, step: Step, reused: int = REUSED_ELEMENTS) -> Traffic:
+    """What a rank sends in a step; `reused` elements are gathered under ZeRO-3 and kept for the backward pass."""
     if parallel_plan.sequence_parallel:
         # an all-gather and a reduce-scatter are half an all-reduce each; recomputed, a layer needs all but its last one
-        reductions = (5.5 if checkpointing else 4) * layers + 2 + targets
+        reductions = (5.5 if step.checkpointing else 4) * step.layers + 2 + step.targets
     else:
         # forward: after attention and after the MLP; backward: before each; again where activations are recomputed,
         # which torch ends before the layer's last all-reduce; and the embedding's and the head's. The last layer reduces
         # all rows before its attention alone, else those that are read
-        each = 5 if checkpointing else 4
-        reductions = each * layers + 1 + targets - (each - 1) * (1 - targets)
-    tensor = rows * int(reductions * all_reduce(row_activations, parallel_plan.tensor))
-    return Traffic(tensor, _data(trained, parallel_plan, rows, reused))
+        each = 5 if step.checkpointing else 4
+        reductions = each * step.layers + 1 + step.targets - (each - 1) * (1 - step.targets)
+    tensor = step.rows * int(reductions * all_reduce(step.layer_input, parallel_plan.tensor))
+    return Traffic(tensor, _data(trained, parallel_plan, step.rows, reused))
 
 
 def _data(trained: Trained, parallel_plan: ParallelPlan, rows: int, reused: int) -> int:

@@ -48,6 +48,7 @@ from mmscale.training.engines import make_engine
 from mmscale.training.fragments import SavedState
 from mmscale.training.objective import CausalObjective
 from mmscale.training.trainer import Trainer
+from mmscale.training.training_run import TrainingRun
 
 
 def run_stage(stage: Stage, start: ModelParts, context: ParallelContext) -> ModelParts:
@@ -96,18 +97,15 @@ def _train(stage: Stage, start: ModelParts, print_of_start: str, context: Parall
     torch.manual_seed(stage.run.seed)
     engine = make_engine(CausalObjective(model), config, zero, context)
     scored = _task_accuracy(stage, model, encoder_tokenizer) if config.evaluate_task else None
-    trainer = Trainer(
-        stage.title,
-        stage.folder,
-        config,
-        engine,
-        data,
-        stage.run.seed,
-        print_of_start,
-        context,
-        stage.run.parallel.interruption,
-        scored,
+    training = TrainingRun(
+        title=stage.title,
+        folder=stage.folder,
+        config=config,
+        seed=stage.run.seed,
+        fingerprint=print_of_start,
+        trackers=stage.run.trackers,
     )
+    trainer = Trainer(training, engine, data, context, stage.run.parallel.interruption, scored)
     try:
         chosen = trainer.run()
     except checkpoint.OtherSettings as error:
@@ -131,10 +129,10 @@ def _task_accuracy(stage: Stage, model: MergedModel, encoder_tokenizer: FamilyTo
     def measure() -> float:
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
-        found = accuracy(answerer, small, stage.run.languages)
+        share = accuracy(answerer, small, stage.run.languages)
         for module, training in modes:
             module.training = training
-        return found
+        return share
 
     return measure
 

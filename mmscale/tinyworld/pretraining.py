@@ -34,6 +34,7 @@ from mmscale.tinyworld import tokenizer as tinyworld_tokenizer
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.objective import CausalObjective, Objective
 from mmscale.training.trainer import Trainer, TrainingData
+from mmscale.training.training_run import TrainingRun
 
 SEED = 7
 SHAPES: dict[str, dict[str, Any]] = {
@@ -96,8 +97,10 @@ def _stage(name: str) -> StageConfig:
 def _train(name: str, folder: Path, stage: StageConfig, objective: Objective, data: TrainingData) -> None:
     context = ParallelContext(device=torch.device("cpu"))
     engine = LocalEngine(objective, stage, context)
-    fingerprint = f"tinyworld-{name}"
-    Trainer(f"tinyworld {name}", folder / f".{name}", stage, engine, data, SEED, fingerprint, context).run()
+    run = TrainingRun(
+        title=f"tinyworld {name}", folder=folder / f".{name}", config=stage, seed=SEED, fingerprint=f"tinyworld-{name}"
+    )
+    Trainer(run, engine, data, context).run()
 
 
 def _language_model(name: str, tokenizer: PreTrainedTokenizerFast) -> LanguageModel:

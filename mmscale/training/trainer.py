@@ -20,9 +20,10 @@ from mmscale.storage.files import write_json
 from mmscale.training import checkpoint
 from mmscale.training.checkpoint import TrainingState
 from mmscale.training.engines.base import Engine, NonFiniteLoss, StepResult
-from mmscale.training.metrics import Metrics
+from mmscale.training.metrics import Tracker, Trackers
 from mmscale.training.schedule import learning_rate
 from mmscale.training.step_lines import StepLines
+from mmscale.training.training_run import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -39,54 +40,57 @@ class Trainer:
 
     def __init__(
         self,
-        title: str,
-        folder: Path,
-        config: StageConfig,
+        run: TrainingRun,
         engine: Engine,
         data: TrainingData,
-        seed: int,
-        fingerprint: str,
         context: ParallelContext,
         interruption: InterruptionConfig | None = None,
         task_accuracy: Callable[[], float] | None = None,
     ) -> None:
-        self.title, self.folder, self.config, self.engine, self.data = title, folder, config, engine, data
-        self.context = context
+        self.training, self.engine, self.data, self.context = run, engine, data, context
         self.ranks = DataParallelRank(context.data_rank, context.data_size)
-        self.order = StepOrder(merged_lengths(data.train), config.packing, seed, self.ranks)
-        self.total_steps = config.steps or self.order.steps_in(config.epochs or 0)
+        self.order = StepOrder(merged_lengths(data.train), self.config.packing, run.seed, self.ranks)
+        self.total_steps = self.config.steps or self.order.steps_in(self.config.epochs or 0)
         if self.total_steps < 1:
             raise UserError(
-                f"{title}: epochs={config.epochs} of {len(data.train)} examples is no whole step: raise epochs"
+                f"{self.title}: epochs={self.config.epochs} of {len(data.train)} examples is no whole step: raise epochs"
             )
-        self.state = TrainingState(step=0, fingerprint=fingerprint)
+        self.state = TrainingState(step=0, fingerprint=run.fingerprint)
         self.interruption = Interruption(interruption or InterruptionConfig(), context)
         self.task_accuracy = task_accuracy
         self._saved_step = 0
-        self._lines = StepLines(title, self.total_steps, context.device)
+        self._lines = StepLines(self.title, self.total_steps, context.device)
+
+    @property
+    def title(self) -> str:
+        return self.training.title
+
+    @property
+    def config(self) -> StageConfig:
+        return self.training.config
 
     @property
     def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
+        return self.training.folder / "checkpoints"
 
     def run(self) -> Path:
         """Train to the end; the checkpoint to hand on (the last, or the best by dev loss).
 
         Raises Interrupted when a signal or a time limit ends it early.
         """
-        found = checkpoint.latest(self.checkpoints, self.context)
-        if found is not None:
-            self.state = checkpoint.load(found, self.engine, self.state.fingerprint, self.context)
+        saved = checkpoint.latest(self.checkpoints, self.context)
+        if saved is not None:
+            self.state = checkpoint.load(saved, self.engine, self.state.fingerprint, self.context)
             say(f"{self.title}: going on after step {self.state.step} of {self.total_steps}")
-        metrics = Metrics(self.folder, self.state.step, writes=self.context.is_first)
+        trackers = Trackers(self.training, self.state.step, self.context)
         try:
             with bar(self.title, self.total_steps, self.state.step, lines=False) as progress, self.interruption:
                 while self.state.step < self.total_steps:
                     self.interruption.watch()
-                    self._step(metrics, progress)
+                    self._step(trackers, progress)
                     self._stop_if_asked()
         finally:
-            metrics.close()
+            trackers.close()
         chosen = self.state.step
         if self.config.keep == "best" and self.state.best_step is not None:
             chosen = self.state.best_step
@@ -103,7 +107,7 @@ class Trainer:
             for row in rows
         ]
 
-    def _step(self, metrics: Metrics, progress: Bar) -> None:
+    def _step(self, trackers: Tracker, progress: Bar) -> None:
         started = time.monotonic()
         rate = learning_rate(self.config.optimizer, self.state.step, self.total_steps)
         rows = self._rows(self.state.step)
@@ -115,9 +119,9 @@ class Trainer:
         self.state = replace(self.state, step=self.state.step + 1, seconds=self.state.seconds + seconds)
         tokens = self.context.sum([sum(sum(row.lengths) for row in rows)])[0]
         self._lines.add(tokens, seconds)
-        self._log(metrics, progress, result, rate, tokens / seconds)
+        self._log(trackers, progress, result, rate, tokens / seconds)
         last = self.state.step == self.total_steps
-        self._evaluate(metrics, last)
+        self._evaluate(trackers, last)
         if last or (self.config.save_every_steps and self.state.step % self.config.save_every_steps == 0):
             self._save()
 
@@ -136,11 +140,11 @@ class Trainer:
         say(f"{self.title}: stopped after step {self.state.step} by {reason}; the same command goes on from there")
         raise Interrupted(reason, self.interruption.signal)
 
-    def _log(self, metrics: Metrics, progress: Bar, result: StepResult, rate: float, tokens_per_s: float) -> None:
+    def _log(self, trackers: Tracker, progress: Bar, result: StepResult, rate: float, tokens_per_s: float) -> None:
         step, last = self.state.step, self.state.step == self.total_steps
         progress.advance(note=f"loss {result.loss:.3f}  {tokens_per_s:,.0f} tokens/s")
         if step == 1 or last or step % self.config.log_every_steps == 0:
-            metrics.write(
+            trackers.write(
                 step,
                 loss=result.loss,
                 gradient_norm=result.gradient_norm,
@@ -155,7 +159,7 @@ class Trainer:
                 f"{self.title}: {step} steps, last loss {result.loss:.3f}, {mean:.2f} s per step, {self.state.seconds:.0f} s in all"
             )
 
-    def _evaluate(self, metrics: Metrics, last: bool) -> None:
+    def _evaluate(self, trackers: Tracker, last: bool) -> None:
         every = self.config.evaluate_every_steps
         if not (last or (every and self.state.step % every == 0)):
             return
@@ -166,7 +170,7 @@ class Trainer:
             values["accuracy"] = self.task_accuracy()
         if not values:
             return
-        metrics.write(self.state.step, **values)
+        trackers.write(self.state.step, **values)
         value = -values["accuracy"] if self.config.best_by == "accuracy" else values.get("dev_loss")
         if value is not None and (self.state.best_value is None or value < self.state.best_value):
             self.state = replace(self.state, best_value=value, best_step=self.state.step)
@@ -186,7 +190,7 @@ class Trainer:
         """Save the offending batch and the last good state, and say so in one sentence."""
         step = self.state.step
         suffix = f"-rank-{self.context.rank}" if self.context.size > 1 else ""
-        path = self.folder / f"non-finite-step-{step}{suffix}.json"
+        path = self.training.folder / f"non-finite-step-{step}{suffix}.json"
         write_json(
             path, [{"origins": r.origins, "token_ids": r.token_ids.tolist(), "labels": r.labels.tolist()} for r in rows]
         )

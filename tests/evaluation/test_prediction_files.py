@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from mmscale.cli.main import main
+from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
 from mmscale.evaluation.prediction_forms import language_of_name
 from mmscale.evaluation.predictions import Prediction, PredictionLog, read, read_log
 from mmscale.parallel.context import ParallelContext
 from mmscale.training.metrics import Metrics, read_metrics
+from mmscale.training.training_run import TrainingRun
 from tests.data.published import array, lines
 
 FORMS = {
@@ -148,5 +150,6 @@ def test_a_damaged_line_of_metrics_loses_no_other(tmp_path, capsys, damage):
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]
     told = capsys.readouterr().err.replace("\n", "")
     assert f"{path}:2 is damaged" in told and f"{path}:5" not in told
-    Metrics(tmp_path, 2).close()
+    run = TrainingRun(title="", folder=tmp_path, config=StageConfig(steps=3), seed=0, fingerprint="")
+    Metrics(run, 2).close()
     assert path.read_bytes() == b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.5}\n'

@@ -24,7 +24,7 @@ from mmscale.parallel.zero import partitioned_loading
 from mmscale.planning.memory import Trained, state_bytes
 from mmscale.planning.parallel_plan import ParallelPlan, local_parameters
 from mmscale.planning.rehearsal import Collectives
-from mmscale.planning.traffic import REUSED_ELEMENTS, traffic
+from mmscale.planning.traffic import REUSED_ELEMENTS, Step, traffic
 from mmscale.training.engines import make_engine
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.objective import CausalObjective
@@ -93,7 +93,7 @@ def compare(folder: Path, zero: ZeroConfig, precision: str, context: ParallelCon
     )
     found = held(engine, model, zero.stage)
     planned = state_bytes(trained, parallel_plan, zero)
-    sent = traffic(trained, parallel_plan, 2, 0, 2, False, reused=0 if zero.extra else REUSED_ELEMENTS).data
+    sent = traffic(trained, parallel_plan, Step(2, 0, 2, False), reused=0 if zero.extra else REUSED_ELEMENTS).data
     return {"held": [found, {key: planned[key] for key in found}], "sent": [seen.by_size[context.size].bytes, sent]}
 
 

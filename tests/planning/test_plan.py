@@ -149,22 +149,22 @@ def test_traffic_by_hand():
     )
     part = 2_000_000 * 3 // 4  # P is 2 B an element; a ring of four sends 3/4 of it
     # DeepSpeed all-reduces gradients, 2 P, and gathers new parameters, P; stage 2 reduces those of every row
-    assert traffic.traffic(trained, ParallelPlan(4, 1, 1), 2, 0, 2, False).data == 3 * part
-    assert traffic.traffic(trained, ParallelPlan(4, 1, 2), 2, 0, 2, False).data == (2 * 2 + 1) * part
+    assert traffic.traffic(trained, ParallelPlan(4, 1, 1), traffic.Step(2, 0, 2, False)).data == 3 * part
+    assert traffic.traffic(trained, ParallelPlan(4, 1, 2), traffic.Step(2, 0, 2, False)).data == (2 * 2 + 1) * part
     # ZeRO paper, section 7: 3 P a row, unless what the forward pass gathered is still there
-    assert traffic.traffic(trained, ParallelPlan(4, 1, 3), 1, 0, 2, False, reused=0).data == 3 * part
-    assert traffic.traffic(trained, ParallelPlan(4, 1, 3), 2, 0, 2, False, reused=0).data == 2 * 3 * part
-    assert traffic.traffic(trained, ParallelPlan(4, 1, 3), 2, 0, 2, False).data == 2 * 2 * part
+    assert traffic.traffic(trained, ParallelPlan(4, 1, 3), traffic.Step(1, 0, 2, False), reused=0).data == 3 * part
+    assert traffic.traffic(trained, ParallelPlan(4, 1, 3), traffic.Step(2, 0, 2, False), reused=0).data == 2 * 3 * part
+    assert traffic.traffic(trained, ParallelPlan(4, 1, 3), traffic.Step(2, 0, 2, False)).data == 2 * 2 * part
     # two layers of four all-reduces, one more each where recomputed, the embedding's and the head's: 1000 B, of which each
     # rank of a ring of two sends 1000
-    assert traffic.traffic(trained, ParallelPlan(2, 2, 0), 1, 1000, 2, False).tensor == 10 * 1000
-    assert traffic.traffic(trained, ParallelPlan(2, 2, 0), 1, 1000, 2, True).tensor == 12 * 1000
+    assert traffic.traffic(trained, ParallelPlan(2, 2, 0), traffic.Step(1, 1000, 2, False)).tensor == 10 * 1000
+    assert traffic.traffic(trained, ParallelPlan(2, 2, 0), traffic.Step(1, 1000, 2, True)).tensor == 12 * 1000
     # a quarter of the rows is read: three of the last layer's four, four of its five, and the head's are of these alone
-    assert traffic.traffic(trained, ParallelPlan(2, 2, 0), 1, 1000, 2, False, targets=0.25).tensor == 7000
-    assert traffic.traffic(trained, ParallelPlan(2, 2, 0), 1, 1000, 2, True, targets=0.25).tensor == 8250
+    assert traffic.traffic(trained, ParallelPlan(2, 2, 0), traffic.Step(1, 1000, 2, False, targets=0.25)).tensor == 7000
+    assert traffic.traffic(trained, ParallelPlan(2, 2, 0), traffic.Step(1, 1000, 2, True, targets=0.25)).tensor == 8250
     sequence = ParallelPlan(2, 2, 0, sequence_parallel=True)
-    assert traffic.traffic(trained, sequence, 1, 1000, 2, False).tensor == 11 * 1000
-    assert traffic.traffic(trained, sequence, 1, 1000, 2, True).tensor == 14 * 1000
+    assert traffic.traffic(trained, sequence, traffic.Step(1, 1000, 2, False)).tensor == 11 * 1000
+    assert traffic.traffic(trained, sequence, traffic.Step(1, 1000, 2, True)).tensor == 14 * 1000
     sent = traffic.Traffic(450_000_000_000, 50_000_000_000)
     assert traffic.seconds(sent, ParallelPlan(32, 8, 0), GpuConfig(), 8) == (1.0, 1.0), (
         "links inside, network between nodes"

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 
+from mmscale import registry
 from mmscale.config.data import PackingConfig
 from mmscale.config.training import OptimizerConfig, StageConfig
 from mmscale.data.segments import SpecialTokens, TokenizedExample
@@ -24,9 +26,10 @@ from mmscale.storage.files import sha256
 from mmscale.training import checkpoint
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.fragments import SavedState
-from mmscale.training.metrics import read_metrics
+from mmscale.training.metrics import Tracker, read_metrics
 from mmscale.training.objective import CausalObjective
 from mmscale.training.trainer import Trainer, TrainingData
+from mmscale.training.training_run import TrainingRun
 from tests.conftest import VOCABULARY, random_merged
 from tests.flips import flips
 
@@ -34,7 +37,9 @@ STEPS = 20
 HERE = ParallelContext(device=torch.device("cpu"))
 
 
-def make_trainer(folder: Path, merged: bool = True, seed: int = 1, fingerprint: str = "same", **changes) -> Trainer:
+def make_trainer(
+    folder: Path, merged: bool = True, seed: int = 1, fingerprint: str = "same", trackers=None, **changes
+) -> Trainer:
     settings = {
         "steps": STEPS,
         "save_every_steps": 5,
@@ -60,7 +65,8 @@ def make_trainer(folder: Path, merged: bool = True, seed: int = 1, fingerprint: 
 
     data = TrainingData([example(i) for i in range(50)], [example(i) for i in range(8)], SpecialTokens(1, 2))
     engine = LocalEngine(CausalObjective(model), config, HERE)
-    return Trainer("test", folder, config, engine, data, seed, fingerprint, HERE)
+    run = TrainingRun(title="test", folder=folder, config=config, seed=seed, fingerprint=fingerprint, trackers=trackers)
+    return Trainer(run, engine, data, HERE)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -306,3 +312,31 @@ def test_tensorboard_holds_the_same_losses_as_metrics(tmp_path):
     board.Reload()
     shown = [(event.step, pytest.approx(event.value, rel=1e-5)) for event in board.Scalars("loss")]
     assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row] == shown
+
+
+class Frail(Tracker):
+    """A tracker that loses its network after three steps."""
+
+    told: ClassVar[list[int]] = []
+
+    def __init__(self, run: TrainingRun, from_step: int) -> None:
+        if run.seed == 13:
+            raise ConnectionError("no route to host\nand more")
+
+    def write(self, step: int, **values: float) -> None:
+        if step == 4:
+            raise TimeoutError
+        self.told.append(step)
+
+    def close(self) -> None:
+        raise AssertionError("it was given up")
+
+
+def test_a_tracker_that_fails_is_given_up_and_training_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(registry.KINDS["trackers"].built_in, "frail", f"{__name__}:Frail")
+    make_trainer(tmp_path, trackers=("jsonl", "frail"), steps=6).run()
+    assert Frail.told == [1, 2, 3] and not (tmp_path / "tensorboard").exists()
+    assert "tracker frail failed (TimeoutError: no reason given)" in capsys.readouterr().err.replace("\n", " ")
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row] == list(range(1, 7))
+    with pytest.raises(UserError, match=r"tracker frail cannot begin \(ConnectionError: no route to host\): mend that"):
+        make_trainer(tmp_path / "other", trackers=("frail",), seed=13).run()
