@@ -1,7 +1,8 @@
 """Faults of public data sets, each by name: what they look like, found in records of any source.
 
-A filter only points; rows leave a data set when its `drop` names the filter. A new one is a function here and its name in
-mmscale/registry.py.
+A filter only points; rows leave a data set when its `drop` names the filter. One that looks at each record by itself says which
+kinds of record it reads, and passes over the others; what differs between kinds is asked of the record (data/records.py). A new one
+is a function here and its name in mmscale/registry.py.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
 
 from mmscale import registry
 from mmscale.data.records import (
@@ -26,30 +28,47 @@ Filter = Callable[[Sequence[Record], str], set[int]]
 """(records, source name) -> indices of those that show the fault."""
 
 
-def _per_record(fault: Callable[[Record], bool]) -> Filter:
-    return lambda records, source: {i for i, record in enumerate(records) if fault(record)}
+Kind = TypeVar("Kind", bound=Record)
 
 
-@_per_record
-def untranslated(record: Record) -> bool:
+class PerRecord(Generic[Kind]):
+    """A filter that looks at each record by itself."""
+
+    def __init__(self, kinds: Sequence[type[Record]], fault: Callable[[Kind], bool]) -> None:
+        functools.update_wrapper(self, fault)
+        self._shows = functools.singledispatch((lambda record: False) if kinds else fault)
+        for kind in kinds:
+            self.register(kind, fault)
+
+    def register(self, kind: type[Record], fault: Callable[[Kind], bool]) -> None:
+        """Say how records of one more kind show the fault."""
+        self._shows.register(kind, fault)
+
+    def __call__(self, records: Sequence[Record], source: str) -> set[int]:
+        return {i for i, record in enumerate(records) if self._shows(record)}
+
+
+def _per_record(*kinds: type[Record]) -> Callable[[Callable[[Kind], bool]], PerRecord[Kind]]:
+    """Make a filter of a fault that records of these kinds can show; of every kind where none is named."""
+    return lambda fault: PerRecord(kinds, fault)
+
+
+@_per_record(ParallelSentence)
+def untranslated(record: ParallelSentence) -> bool:
     """Both sides are the same text in two languages."""
-    return (
-        isinstance(record, ParallelSentence)
-        and record.source_language != record.target_language
-        and record.source.strip() == record.target.strip()
-    )
+    return record.source_language != record.target_language and record.source.strip() == record.target.strip()
 
 
 _EQUATION = re.compile(r"<<|=\s*[$€¥]?\s*\d")
 
 
-@_per_record
-def leaked_solution(record: Record) -> bool:
+@_per_record(ParallelSentence)
+def leaked_solution(record: ParallelSentence) -> bool:
     """The question holds an equation with its result that the English side does not."""
-    if isinstance(record, ParallelSentence):
-        return bool(_EQUATION.search(record.source)) and not _EQUATION.search(record.target)
-    return isinstance(record, Problem) and "<<" in record.question
+    return bool(_EQUATION.search(record.source)) and not _EQUATION.search(record.target)
 
+
+leaked_solution.register(Problem, lambda record: "<<" in record.text)
 
 _UNSPACED_LOOP = re.compile(r"(.{2,20}?)\1{7,}", re.DOTALL)
 
@@ -64,7 +83,7 @@ def _has_run(items: Sequence[str], period: int, times: int) -> bool:
     return False
 
 
-@_per_record
+@_per_record()
 def repetition_loop(record: Record) -> bool:
     """One to four words six times in a row, or a stretch of characters eight times: a translator that got stuck."""
     text = record.text
@@ -81,7 +100,7 @@ def _script_of(character: str) -> str:
     return "CJK" if name in ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA") else name
 
 
-@_per_record
+@_per_record()
 def foreign_script(record: Record) -> bool:
     """Most letters are of another script than the language's."""
     counts = Counter(map(_script_of, record.text))
@@ -99,10 +118,10 @@ _FUNCTION_WORDS = {
 }
 
 
-@_per_record
-def other_language_rationale(record: Record) -> bool:
+@_per_record(Problem)
+def other_language_rationale(record: Problem) -> bool:
     """The rationale reads as another Latin-script language than it should (by function words)."""
-    if not isinstance(record, Problem) or record.rationale_language not in _FUNCTION_WORDS:
+    if record.rationale_language not in _FUNCTION_WORDS:
         return False
     words = Counter(re.findall(r"[^\W\d_]+", record.rationale.lower()))
     votes = {code: sum(words[word] for word in known) for code, known in _FUNCTION_WORDS.items()}
@@ -110,13 +129,13 @@ def other_language_rationale(record: Record) -> bool:
     return votes[best] >= 4 and votes[best] > 2 * votes[record.rationale_language]
 
 
-@_per_record
+@_per_record()
 def native_digits(record: Record) -> bool:
     """Decimal digits other than 0-9 (Bengali ৪২, full-width ４２)."""
     return any(not c.isascii() and c.isdecimal() for c in record.text)
 
 
-@_per_record
+@_per_record()
 def not_nfc(record: Record) -> bool:
     """Not in Unicode normal form C: equal-looking texts may compare unequal."""
     return not unicodedata.is_normalized("NFC", record.text)
@@ -127,46 +146,34 @@ def _digits(text: str) -> Counter[str]:
     return Counter(re.findall(r"\d+", re.sub(r"(?<=\d)[.,\s\u202f\u00a0](?=\d{3}(?!\d))", "", ascii_text)))
 
 
-@_per_record
+@_per_record()
 def digits_differ(record: Record) -> bool:
     """The numbers written in digits are not those of the English side."""
-    if isinstance(record, ParallelSentence) and record.target_language == "en":
-        return _digits(record.source) != _digits(record.target)
-    if isinstance(record, Problem) and record.english_question:
-        return _digits(record.question) != _digits(record.english_question)
-    return False
+    return record.english is not None and _digits(record.text) != _digits(record.english)
 
 
-@_per_record
+@_per_record(Problem, MultipleChoice, Entailment)
 def no_gold(record: Record) -> bool:
     """No answer to score against (test splits without labels, solutions without "####")."""
-    if isinstance(record, Problem):
-        return not record.answer
-    if isinstance(record, MultipleChoice):
-        return not record.answer
-    return isinstance(record, Entailment) and not record.label
+    return not record.gold
 
 
-@_per_record
-def gold_not_numeric(record: Record) -> bool:
+@_per_record(Problem)
+def gold_not_numeric(record: Problem) -> bool:
     """A problem whose gold answer is no plain number ("2/7", "75%")."""
-    return isinstance(record, Problem) and bool(record.answer) and not re.fullmatch(r"-?\d+(\.\d+)?", record.answer)
+    return bool(record.answer) and not re.fullmatch(r"-?\d+(\.\d+)?", record.answer)
 
 
-@_per_record
-def empty_option(record: Record) -> bool:
+@_per_record(MultipleChoice)
+def empty_option(record: MultipleChoice) -> bool:
     """One of the options has no text."""
-    return isinstance(record, MultipleChoice) and any(not text for _, text in record.choices)
+    return any(not text for _, text in record.choices)
 
 
-@_per_record
-def corrupt_relation(record: Record) -> bool:
+@_per_record(MultipleChoice)
+def corrupt_relation(record: MultipleChoice) -> bool:
     """XCOPA's `question` field differs from Estonian's, which was checked by reading."""
-    return (
-        isinstance(record, MultipleChoice)
-        and bool(record.reference_relation)
-        and record.relation != record.reference_relation
-    )
+    return bool(record.reference_relation) and record.relation != record.reference_relation
 
 
 MSVAMP_WRONG_GOLD = frozenset({313, 323, 918, 949, 950})
@@ -190,12 +197,7 @@ def _known_rows(numbers: frozenset[int]) -> Filter:
 def _by_question(records: Sequence[Record]) -> Iterator[list[int]]:
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, record in enumerate(records):
-        more = (
-            repr(record.choices) + record.relation
-            if isinstance(record, MultipleChoice)
-            else getattr(record, "hypothesis", "")
-        )
-        groups[record.language, unicodedata.normalize("NFC", record.text + more)].append(i)
+        groups[record.language, unicodedata.normalize("NFC", record.text + record.asked_beside)].append(i)
     return (group for group in groups.values() if len(group) > 1)
 
 
@@ -204,12 +206,19 @@ def duplicate_question(records: Sequence[Record], source: str) -> set[int]:
     return {i for group in _by_question(records) for i in group[1:]}
 
 
+@_per_record(Problem, MultipleChoice)
+def _answered(record: Record) -> bool:
+    """The right answer is one of many, and there."""
+    return bool(record.gold)
+
+
 def conflicting_answers(records: Sequence[Record], source: str) -> set[int]:
     """The same question with different gold answers: a translator gave several questions one text."""
+    answered = _answered(records, source)
     return {
         i
         for group in _by_question(records)
-        if len({answer for j in group if (answer := getattr(records[j], "answer", ""))}) > 1
+        if len({records[j].gold for j in answered.intersection(group)}) > 1
         for i in group
     }
 
@@ -222,8 +231,8 @@ ill_posed = _known_rows(MSVAMP_ILL_POSED)
 
 def get(name: str) -> Filter:
     """The filter of a name; UserError naming the nearest when there is none."""
-    found: Filter = registry.get("filters", name)
-    return found
+    chosen: Filter = registry.get("filters", name)
+    return chosen
 
 
 def flag(records: Sequence[Record], source: str, more: Sequence[str] = ()) -> dict[str, set[int]]:
@@ -232,5 +241,5 @@ def flag(records: Sequence[Record], source: str, more: Sequence[str] = ()) -> di
     What another package adds is run only where it is named: installing a package changes no counts.
     """
     wanted = dict.fromkeys([*registry.KINDS["filters"].built_in, *more])
-    found = {name: get(name)(records, source) for name in wanted}
-    return {name: indices for name, indices in found.items() if indices}
+    flagged = {name: get(name)(records, source) for name in wanted}
+    return {name: indices for name, indices in flagged.items() if indices}

@@ -24,6 +24,16 @@ class Record(ABC):
     def gold(self) -> str:
         """What a right answer says; empty where the file hides it."""
 
+    @property
+    def english(self) -> str | None:
+        """The text's English side, where the row carries it."""
+        return None
+
+    @property
+    def asked_beside(self) -> str:
+        """What the question says beside its text: options, a hypothesis."""
+        return ""
+
 
 @dataclass(frozen=True)
 class ParallelSentence(Record):
@@ -46,6 +56,10 @@ class ParallelSentence(Record):
     @property
     def gold(self) -> str:
         return self.target
+
+    @property
+    def english(self) -> str | None:
+        return self.target if self.target_language == "en" else None
 
 
 class _Question(Record):
@@ -75,6 +89,10 @@ class Problem(_Question):
     """The English original where the file carries it."""
     origin: str = ""
 
+    @property
+    def english(self) -> str | None:
+        return self.english_question or None
+
 
 @dataclass(frozen=True, kw_only=True)
 class MultipleChoice(_Question):
@@ -92,6 +110,10 @@ class MultipleChoice(_Question):
     origin: str = ""
     reference_relation: str = ""
     """XCOPA: the relation by Estonian's file, where that is at hand."""
+
+    @property
+    def asked_beside(self) -> str:
+        return repr(self.choices) + self.relation
 
 
 @dataclass(frozen=True)
@@ -111,3 +133,7 @@ class Entailment(Record):
     @property
     def gold(self) -> str:
         return self.label
+
+    @property
+    def asked_beside(self) -> str:
+        return self.hypothesis

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 from pydantic import ValidationError
 
 from mmscale.config.data import DataConfig
+from mmscale.data.filters import PerRecord, flag
 from mmscale.data.loading import load_records
-from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem
+from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record
 from mmscale.errors import UserError
 from mmscale.languages import MGSM_LANGUAGES
 
@@ -287,3 +289,30 @@ def test_unicode_line_separators_do_not_split_a_row(tmp_path):
     (tmp_path / "mgsm_de.tsv").write_text("eins\u2028zwei\t3\n", encoding="utf-8")
     (record,), _ = load("mgsm", tmp_path, "de")
     assert isinstance(record, Problem) and record.question == "eins\u2028zwei"
+
+
+@dataclass(frozen=True)
+class Riddle(Record):
+    """A kind of record that this package does not know."""
+
+    riddle: str
+    solution: str
+    language: str = "en"
+    origin: str = "riddles:1"
+
+    @property
+    def text(self) -> str:
+        return self.riddle
+
+    @property
+    def gold(self) -> str:
+        return self.solution
+
+
+def test_a_filter_passes_over_kinds_it_does_not_read_until_one_joins():
+    riddles = [Riddle("6 x 7 = 42?", ""), Riddle("１２ eggs", "12"), Riddle("１２ eggs", "13")]
+    assert flag(riddles, "riddles") == {"native_digits": {1, 2}, "duplicate_question": {2}}
+    unsolved = PerRecord((Problem,), lambda record: not record.rationale)
+    assert unsolved([*riddles, Problem(question="q", language="en")], "riddles") == {3}
+    unsolved.register(Riddle, lambda riddle: not riddle.solution)
+    assert unsolved(riddles, "riddles") == {0}
