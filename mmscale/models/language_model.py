@@ -174,6 +174,7 @@ def load_language_model(
     if context.tensor_size > 1:
         _require_cuttable(config, model_config, context)
     require_known_right(model_config, config.path, context, bare, config.trust_remote_code)
+    quantization.require_right_products(config, context.device)
     files = checkpoint_files(config)
     require_whole(lambda: _empty(config, model_config), files, config.path)
     if context.tensor_size > 1:
@@ -190,6 +191,7 @@ def load_language_model(
         if config.quantization == quantization.NONE:
             model = model.to(context.device)  # where a quantised one was loaded
         quantization.require_right_values(model, config)
+        quantization.compute_in_own_dtype(model, config)
     require_finite(model, files, config.path, context)
     tokenizer = load_tokenizer(config)
     _require_fitting_tokenizer(config.path, tokenizer, int(model.config.vocab_size))

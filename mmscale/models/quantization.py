@@ -71,6 +71,33 @@ def require_right_values(causal_lm: Any, config: LanguageModelConfig) -> None:
             )
 
 
+def compute_in_own_dtype(causal_lm: Any, config: LanguageModelConfig) -> None:
+    """Keep bitsandbytes (0.50) from answering in bfloat16, whatever the model's dtype, on CPUs that have AVX512-BF16: answers
+    would depend on the processor, layers with rows that are no multiple of 32 end in an assertion, and weights are
+    rearranged for good, so that no gradient passes any more.
+    """
+    if config.quantization != "nf4":
+        return
+    from bitsandbytes.nn import Linear4bit
+
+    for layer in causal_lm.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def require_right_products(config: LanguageModelConfig, device: torch.device) -> None:
+    """UserError where torch's 8-bit product saturates on this CPU: oneDNN's does (seen with torch 2.13) where there is AVX-512
+    without VNNI, or where ONEDNN_MAX_CPU_ISA says so, and bitsandbytes takes it wherever there is AVX-512."""
+    if config.quantization != "int8" or device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return
+    left, right = (torch.full(shape, 127, dtype=torch.int8) for shape in ((17, 128), (64, 128)))
+    if not bool((torch._int_mm(left, right.T) == 127 * 127 * 128).all()):
+        raise UserError(
+            "language_model.quantization=int8: torch multiplies 8-bit numbers wrongly on this processor: set "
+            "ATEN_CPU_CAPABILITY=avx2 in the environment, which multiplies them otherwise, or choose another quantization"
+        )
+
+
 def _quantised(causal_lm: Any) -> list[nn.Linear]:
     head = causal_lm.get_output_embeddings()
     return [layer for layer in causal_lm.modules() if isinstance(layer, nn.Linear) and layer is not head]
