@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.records import Record
@@ -30,6 +31,9 @@ class Answerer(ABC):
     """Digest of the weights and prompts, so that answers of another model are never mixed in."""
     prompt: str
     """Name of the template by which it asks."""
+    models: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    """Digests of the files at the paths of its models, by path, where no fingerprint holds them: another model at the same path
+    is then told from it. Without a path: the model is not here, or known otherwise."""
 
     @abstractmethod
     def asked_by(self, prompt: str) -> Answerer:

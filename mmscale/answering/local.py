@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,8 +25,9 @@ from mmscale.decoding.stepper import ModelStepper
 from mmscale.decoding.stop_criteria import StopCriteria, stop_criteria
 from mmscale.decoding.vocabulary import read_vocabulary_map, require_same_vocabulary
 from mmscale.errors import UserError
-from mmscale.models.assembly import ModelParts, assemble, provenance
+from mmscale.models.assembly import ModelParts, answering_files, assemble, provenance
 from mmscale.models.encoders.base import FamilyTokenizer
+from mmscale.models.identity import Digests, file_digest
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
 from mmscale.models.packed_linear import pack_linears
@@ -66,17 +67,35 @@ class LocalAnswerer(Answerer):
     weights.
     """
 
-    def __init__(self, title: str, fingerprint: str, load: Callable[[], LoadedModels], prompt: str) -> None:
-        """`prompt` names the template by which it asks."""
-        self.title, self.fingerprint, self._load, self.prompt = title, fingerprint, load, prompt
+    def __init__(
+        self,
+        title: str,
+        fingerprint: str,
+        load: Callable[[], LoadedModels],
+        prompt: str,
+        look: Callable[[], Mapping[str, Digests]],
+    ) -> None:
+        """`prompt` names the template by which it asks; `look` tells what lies at the paths of its models now."""
+        self.title, self.fingerprint, self._load, self.prompt, self._look = title, fingerprint, load, prompt, look
 
     def asked_by(self, prompt: str) -> LocalAnswerer:
         fingerprint = digest([self.fingerprint, "asked by", prompt])
-        return LocalAnswerer(self.title, fingerprint, lambda: self.loaded.asked_by(template(prompt)), prompt)
+        return LocalAnswerer(
+            self.title, fingerprint, lambda: self.loaded.asked_by(template(prompt)), prompt, lambda: self.models
+        )
+
+    @functools.cached_property
+    def models(self) -> Mapping[str, Digests]:  # type: ignore[override]
+        """What lay at the paths of its models when this was first asked for: what is loaded is the same, or refused."""
+        return self._look()
 
     @functools.cached_property
     def loaded(self) -> LoadedModels:
-        return self._load()
+        before = self.models
+        found = self._load()
+        if before != self._look():
+            raise UserError(f"{self.title}: its files changed while they were loaded: run the same command again")
+        return replace(found, fingerprint=digest([found.fingerprint, before]))
 
     def answer(
         self,
@@ -109,6 +128,10 @@ def _limits(model: MergedModel) -> PackingConfig:
     return PackingConfig(global_batch_size=1, max_prompt_tokens=room, max_encoder_tokens=min(512, room))
 
 
+def _looks(parts: Sequence[ModelParts]) -> Callable[[], Mapping[str, Digests]]:
+    return lambda: {path: held for one in parts for path, held in answering_files(one).items()}
+
+
 def _fingerprint(parts: ModelParts, *more: object) -> str:
     return digest([parts.to_json(), provenance(parts), more])
 
@@ -129,7 +152,7 @@ def local_answerer(title: str, parts: ModelParts, prompt: str | None, context: P
         model, encoder_tokenizer = _answering(parts, context)
         return models_in_memory(title, model, encoder_tokenizer, name, fingerprint)
 
-    return LocalAnswerer(title, fingerprint, load, name)
+    return LocalAnswerer(title, fingerprint, load, name, _looks([parts]))
 
 
 def models_in_memory(
@@ -201,7 +224,8 @@ def proxy_answerer(
     names = [name or part.prompt or default for name, part in zip(asked, parts, strict=False)]
     prints = [_fingerprint(part, name) for part, name in zip(parts, names, strict=True)]
     chat = [steering.chat_response_prefix] if steering.chat_response_prefix else []
-    fingerprint = _fingerprint(base, prints, steering.alpha, steering.chat_template, *chat)
+    words = [file_digest(steering.vocabulary_map)] if steering.vocabulary_map else []
+    fingerprint = _fingerprint(base, prints, steering.alpha, steering.chat_template, *chat, *words)
 
     def load() -> LoadedModels:
         small = context if steering.shard_small else replace(context, tensor_group=None, tensor_rank=0, tensor_size=1)
@@ -228,7 +252,7 @@ def proxy_answerer(
             draft_tokens=steering.draft_tokens,
         )
 
-    return LocalAnswerer(title, fingerprint, load, names[0])
+    return LocalAnswerer(title, fingerprint, load, names[0], _looks(parts))
 
 
 _SMALL = ("expert", "anti-expert", "drafter")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from mmscale.evaluation.prediction_forms import identifier, language_of_name, pa
 from mmscale.evaluation.statistics import wilson_interval
 from mmscale.parallel.context import ParallelContext
 from mmscale.storage.reading import parse_json
-from mmscale.storage.row_log import RowForm, RowLog, whole_rows
+from mmscale.storage.row_log import RowForm, RowLog, Work, whole_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,14 @@ _FORM = RowForm(key=lambda row: row.origin, to_json=asdict, parse=_row)
 class PredictionLog(RowLog[str, Prediction]):
     """The answered questions of a task in one language; those of another work are not kept."""
 
-    def __init__(self, path: Path, fingerprint: str, context: ParallelContext) -> None:
+    def __init__(
+        self,
+        path: Path,
+        fingerprint: str,
+        context: ParallelContext,
+        models: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """UserError when other `models` (Answerer.models) gave its rows."""
         self.context = context
         parts = path.with_suffix(".part-*.jsonl")
-        super().__init__(path, _FORM, context, parts, work=fingerprint, alone=True)
+        super().__init__(path, _FORM, context, parts, work=Work(fingerprint, models or {}), alone=True)

@@ -124,7 +124,7 @@ def evaluate_task(
             require_readable(template(answerer.prompt), records)
             require_scorable(records, task.rule)
             accounts.append(account)
-            log = PredictionLog(folder / f"{code}.jsonl", work, context)
+            log = PredictionLog(folder / f"{code}.jsonl", work, context, answerer.models)
             rows[code] = solve(answerer, records, task.generation, log, task.rule, interruption, progress)
             progress.advance(note=code)
     return rows, accounts

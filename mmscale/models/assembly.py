@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,12 +11,12 @@ import torch
 from pydantic import ValidationError
 
 from mmscale.config.model import DEFAULT_CONNECTOR, EncoderConfig, LanguageModelConfig
-from mmscale.errors import UserError
+from mmscale.errors import NotHereYet, UserError
 from mmscale.models.connectors import connector
 from mmscale.models.counting import encoder_width
 from mmscale.models.encoders import load_encoder, load_encoder_tokenizer
 from mmscale.models.encoders.base import FamilyTokenizer
-from mmscale.models.identity import Digests, digests, require_same
+from mmscale.models.identity import ANSWERING, Digests, digests, file_digest, require_same
 from mmscale.models.language_model import LanguageModel, load_language_model
 from mmscale.models.loading import freeze
 from mmscale.models.merge import MergedModel
@@ -150,6 +150,23 @@ def trained_with(parts: ModelParts) -> dict[str, Digests]:
     """What lies at the paths of parts that no stage of ours wrote."""
     found = {"language_model": digests(parts.language_model), "encoder": parts.encoder and digests(parts.encoder)}
     return {part: held for part, held in found.items() if held}
+
+
+def answering_files(parts: ModelParts) -> dict[str, Digests]:
+    """What lies at the paths of parts that no stage of ours wrote, by path, and decides what they answer; without what is
+    not here (now)."""
+    found: dict[str, Digests] = {}
+    for config in (parts.language_model, parts.encoder):
+        with suppress(NotHereYet):
+            if config is not None:
+                found[_name(config)] = digests(config, ANSWERING)
+    if parts.mapping and Path(parts.mapping).is_file() and Path(parts.mapping).parent not in _sealed(parts):
+        found[parts.mapping] = {Path(parts.mapping).name: file_digest(Path(parts.mapping))}
+    return {path: held for path, held in found.items() if held}
+
+
+def _name(config: LanguageModelConfig | EncoderConfig) -> str:
+    return config.path if config.revision is None else f"{config.path} ({config.revision})"
 
 
 def require_trained_with(parts: ModelParts) -> None:

@@ -1,8 +1,10 @@
-"""Which checkpoint lies at a path: what a mapping was trained with is told from what has taken its place since."""
+"""Which checkpoint lies at a path: what a mapping was trained with, or what gave some answers, is told from what has taken
+its place since."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
@@ -10,9 +12,16 @@ from mmscale.errors import UserError
 from mmscale.models.loading import found_file
 from mmscale.models.seal import is_sealed
 from mmscale.models.tensor_files import FORMS, read_object
+from mmscale.storage.files import first_change
 
-_BESIDE = ("config.json", "tokenizer_config.json", "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+_TOKENIZERS = (
+    *("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("vocab.json", "vocab.txt", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
+)
+_BESIDE = ("config.json", *_TOKENIZERS)
 """Files that decide what the weights mean, where a checkpoint has them."""
+ANSWERING = ("generation_config.json", "chat_template.jinja")
+"""What decides answers beside that: where they end, and the form of a chat."""
 _WHOLE_BYTES = 4 << 20
 _SAMPLES, _SAMPLE_BYTES = 256, 4096
 """What is read of a larger file: its first megabyte, which holds a safetensors header, and so many places at even distances."""
@@ -21,13 +30,13 @@ Digests = dict[str, str]
 """File name -> SHA-256 of its size and content, or of a sample of it."""
 
 
-def digests(config: LanguageModelConfig | EncoderConfig) -> Digests:
-    """The files of a checkpoint that make its numbers; empty for one that carries a seal of its own."""
+def digests(config: LanguageModelConfig | EncoderConfig, more: Sequence[str] = ()) -> Digests:
+    """The files of a checkpoint that make its numbers, and `more`; empty for one that carries a seal of its own."""
     folder = Path(config.path).expanduser()
     if is_sealed(folder) or is_sealed(folder.parent):
         return {}
-    found = {name: found_file(config, name) for name in (*_BESIDE, *_weights(config))}
-    return {name: _digest(file) for name, file in found.items() if file is not None}
+    found = {name: found_file(config, name) for name in (*_BESIDE, *more, *_weights(config))}
+    return {name: file_digest(file) for name, file in found.items() if file is not None}
 
 
 def _weights(config: LanguageModelConfig | EncoderConfig) -> list[str]:
@@ -42,7 +51,8 @@ def _weights(config: LanguageModelConfig | EncoderConfig) -> list[str]:
     return []
 
 
-def _digest(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file's size and content, of a large one's sample."""
     size = file.stat().st_size
     digest = hashlib.sha256(f"{size} ".encode())
     with open(file, "rb") as handle:
@@ -56,15 +66,9 @@ def _digest(file: Path) -> str:
 
 def require_same(config: LanguageModelConfig | EncoderConfig, trained_with: Digests) -> None:
     """UserError naming the first file that is not what a mapping was trained with; nothing to say without digests."""
-    now = digests(config) if trained_with else {}
-    for name in sorted(trained_with.keys() | now.keys()):
-        if now.get(name) != trained_with.get(name):
-            told = (
-                "differs"
-                if name in now and name in trained_with
-                else ("is missing" if name in trained_with else "is new")
-            )
-            raise UserError(
-                f"{config.path} is not the model that the mapping was trained with: its {name} {told}: put that model back, or "
-                f"train the mapping again"
-            )
+    change = first_change(trained_with, digests(config)) if trained_with else None
+    if change is not None:
+        raise UserError(
+            f"{config.path} is not the model that the mapping was trained with: its {change}: put that model back, or "
+            f"train the mapping again"
+        )

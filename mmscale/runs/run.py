@@ -281,6 +281,7 @@ class _OnlyCounted(Answerer):
 
     def __init__(self, inner: Answerer) -> None:
         self.inner, self.title, self.fingerprint, self.prompt = inner, inner.title, inner.fingerprint, inner.prompt
+        self.models = inner.models
 
     def asked_by(self, prompt: str) -> Answerer:
         return _OnlyCounted(self.inner.asked_by(prompt))

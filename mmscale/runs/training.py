@@ -124,7 +124,7 @@ def _task_accuracy(stage: Stage, model: MergedModel, encoder_tokenizer: FamilyTo
     data = task.data.model_copy(update={"limit_per_language": stage.config.evaluate_task_rows})
     small = task.model_copy(update={"data": data})
     loaded = models_in_memory(stage.title, model, encoder_tokenizer, stage.prompt, "")
-    answerer = LocalAnswerer(stage.title, "", lambda: loaded, stage.prompt)
+    answerer = LocalAnswerer(stage.title, "", lambda: loaded, stage.prompt, dict)
 
     def measure() -> float:
         modes = [(module, module.training) for module in model.modules()]

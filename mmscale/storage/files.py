@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -143,3 +143,11 @@ def sha256(path: Path) -> str:
 def digest(content: object) -> str:
     """The first 16 hexadecimal digits of SHA-256 over content's JSON, keys in order: names work by what decides its result."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def first_change(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """The first file of two sets of digests (by name) that is not the same in both, and how; None where all are."""
+    for name in sorted(before.keys() | now.keys()):
+        if now.get(name) != before.get(name):
+            return f"{name} {'differs' if name in now and name in before else 'is missing' if name in before else 'is new'}"
+    return None

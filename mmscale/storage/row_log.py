@@ -7,13 +7,16 @@ neither is a row, and what the row stood for is open again. Work whose pieces ar
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
+from mmscale.errors import UserError
 from mmscale.progress import say
-from mmscale.storage.files import append_lines, atomic_write
+from mmscale.storage.files import append_lines, atomic_write, first_change, write_json
+from mmscale.storage.reading import parse_json
 
 Row = TypeVar("Row")
 Key = TypeVar("Key", bound=Hashable)
@@ -30,6 +33,16 @@ class Ranks(Protocol):
     def tensor_rank(self) -> int: ...
     def barrier(self) -> None: ...
     def on_first(self, action: Callable[[], object]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What rows belong to."""
+
+    name: str
+    """Digest of everything that decides them, but for these files."""
+    files: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    """Digests of the files at some paths, as far as they are here: others at the same path do not go on with these rows."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +82,13 @@ class RowLog(Generic[Key, Row]):
     """
 
     def __init__(
-        self, path: Path, form: RowForm[Key, Row], ranks: Ranks, parts: Path, *, work: str | None, alone: bool
+        self, path: Path, form: RowForm[Key, Row], ranks: Ranks, parts: Path, *, work: Work | None, alone: bool
     ) -> None:
         """All ranks open it together. `parts` is a part's path, with a `*` for the rank.
 
-        `work` names what the rows belong to, in a neighbour `.fingerprint`, and rows of other work are not kept; None where
-        the rows say so themselves. `alone`: a process without others appends to the file itself.
+        `work` is what the rows belong to, kept in a neighbour `.fingerprint`: rows of another name are not kept, and UserError
+        where other files are at a path; None where the rows say so themselves. `alone`: a process without others appends to
+        the file itself.
         """
         self.path, self.form, self.ranks = path, form, ranks
         self._pattern, self._alone = parts, alone
@@ -101,17 +115,40 @@ class RowLog(Generic[Key, Row]):
         self.ranks.on_first(join)
         self.rows = self._held([self.path])
 
-    def _take_up(self, work: str | None) -> None:
+    def _take_up(self, work: Work | None) -> None:
         """Bring everything that was kept before into the one file."""
         files = [self.path, *self._parts()]
-        mark = self.path.with_suffix(".fingerprint")
-        same = work is None or (mark.is_file() and mark.read_bytes() == work.encode())
-        held = self._held(files) if same else {}
+        held, before = self._held(files), None if work is None else self._files_before(work.name)
+        if work is not None and before is None and held:
+            say(f"{self.path}: its {len(held)} rows are of other settings than now: all is asked again")
+            held = {}
+        if work is not None and held:
+            self._require_same(before or {}, work.files)
         if any(file.is_file() for file in files):
             self._write(held.values())
         if work is not None:
-            with atomic_write(mark) as handle:
-                handle.write(work)
+            write_json(self._mark, {"work": work.name, "files": {**(before or {}), **work.files}})
+
+    @property
+    def _mark(self) -> Path:
+        return self.path.with_suffix(".fingerprint")
+
+    def _files_before(self, name: str) -> dict[str, dict[str, str]] | None:
+        """The files that the rows were made with; None where they are of other work, or nothing tells."""
+        try:
+            found = parse_json(self._mark.read_bytes().decode())
+            return {path: dict(held) for path, held in found["files"].items()} if found["work"] == name else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def _require_same(self, before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> None:
+        for path, held in now.items():
+            change = first_change(before.get(path, held), held)
+            if change is not None:
+                raise UserError(
+                    f"{self.path} holds answers of another model than the one that is at {path} now (its {change}): put that "
+                    f"model back, or remove {self.path.parent} to ask again"
+                )
 
     def _parts(self) -> list[Path]:
         return sorted(self._pattern.parent.glob(self._pattern.name))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from mmscale.cli.main import main
+from mmscale.models.loading import resolve_path
 
 ROWS = [("The answer is 18.", "18"), ("7", "8"), ("so 70,000", "70000"), ("It is 4.", "4.0")]
 
@@ -158,3 +161,24 @@ def test_a_task_is_asked_by_a_prompt_that_shows_its_options(tmp_path, capsys):
     assert "cannot compare anything with the gold answer 'A'" in refused(capsys, *command, "--prompt", "xcsqa")
     found = run(capsys, *command, "--prompt", "xcsqa", "--rule", "exact")
     assert found["en"]["n"] == 2
+
+
+def test_a_model_that_was_replaced_at_its_path_goes_on_with_no_other_ones_answers(tmp_path, capsys):
+    """Half of an evaluation, and half of the answers of generate, then another checkpoint at the same path."""
+    model = tmp_path / "model"
+    shutil.copytree(resolve_path("tinyworld:llm"), model)
+    asked = ["--prompt", "tinyworld_math", "--max-new-tokens", "4"]
+    data = ["--source", "tinyworld", "--languages", "en", "--limit", "2", "--output", str(tmp_path / "predictions")]
+    generate = ["generate", str(model), *asked, "1 + 1?", "--output", str(tmp_path / "answers.jsonl")]
+    assert main(["evaluate", str(model), *asked, *data]) == main(generate) == 0
+    file = tmp_path / "predictions/tinyworld/en.jsonl"
+    file.write_text(file.read_text().splitlines(keepends=True)[0])
+    shutil.copy(model / "model.safetensors", tmp_path / "kept")
+    weights = load_file(model / "model.safetensors")
+    save_file({name: 1.01 * tensor for name, tensor in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    assert "another model than the one that is at" in refused(capsys, model, *asked, *data)
+    assert main(generate) == 2
+    assert "is of another model, setting or question" in capsys.readouterr().err
+    shutil.copy(tmp_path / "kept", model / "model.safetensors")
+    assert main(["evaluate", str(model), *asked, *data]) == main(generate) == 0
+    assert len(file.read_text().splitlines()) == 2

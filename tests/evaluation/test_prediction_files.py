@@ -153,3 +153,21 @@ def test_a_damaged_line_of_metrics_loses_no_other(tmp_path, capsys, damage):
     run = TrainingRun(title="", folder=tmp_path, config=StageConfig(steps=3), seed=0, fingerprint="")
     Metrics(run, 2).close()
     assert path.read_bytes() == b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.5}\n'
+
+
+def test_answers_of_a_replaced_model_are_kept_apart(tmp_path, capsys):
+    """Refused while the replaced one is there, kept when it is back or not at hand; other settings ask again, and say so."""
+    context, path = ParallelContext(device=torch.device("cpu")), tmp_path / "sw.jsonl"
+    rows = [Prediction(question="q", response="1", answer="1", language="sw", origin="file:0")]
+    first, second = {"/models/a": {"model.safetensors": "1"}}, {"/models/a": {"model.safetensors": "2"}}
+    PredictionLog(path, "work", context, first).append(rows)
+    with pytest.raises(
+        UserError, match=r"sw.jsonl holds answers of another model than the one that is at /models/a now \(its model"
+    ):
+        PredictionLog(path, "work", context, second)
+    for models in ({}, first):
+        assert set(PredictionLog(path, "work", context, models).rows) == {"file:0"}
+    with pytest.raises(UserError, match="another model"):  # what is not at hand is not forgotten
+        PredictionLog(path, "work", context, second)
+    assert not PredictionLog(path, "other work", context, second).rows
+    assert "its 1 rows are of other settings than now" in capsys.readouterr().err.replace("\n", "")
