@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 from mmscale.errors import UserError
@@ -41,7 +40,7 @@ class Work:
 
     name: str
     """Digest of everything that decides them, but for these files."""
-    files: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Digests of the files at some paths, as far as they are here: others at the same path do not go on with these rows."""
 
 
