@@ -121,7 +121,7 @@ def _read(chosen: Source, config: DataConfig, code: str, alone: bool, account: D
         alone=alone,
     )
     count = account.counts.setdefault(code, RowCount())
-    known_bad, found = set(account.bad), []
+    known_bad, records = set(account.bad), []
     for origin, raw in chosen.rows(request):
         if config.limit_per_language is not None and count.read + count.bad >= config.limit_per_language:
             break
@@ -132,7 +132,7 @@ def _read(chosen: Source, config: DataConfig, code: str, alone: bool, account: D
             record = chosen.parse(raw, request, origin)
             if record.language != code:
                 raise UserError(f"source {config.source} has no language '{code}': its rows are {record.language}")
-            found.append(record)
+            records.append(record)
             count.read += 1
         except BadRow as problem:
             count.bad += 1
@@ -141,7 +141,7 @@ def _read(chosen: Source, config: DataConfig, code: str, alone: bool, account: D
                 account.bad.append(told)
         except LeftOut as reason:
             count.left_out[str(reason)] = count.left_out.get(str(reason), 0) + 1
-    return found
+    return records
 
 
 def _refuse_too_many_bad(config: DataConfig, account: DataAccount) -> None:

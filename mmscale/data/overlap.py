@@ -65,8 +65,8 @@ def find_overlaps(
         shingles = _shingles(text)
         sketch = MinHash(num_perm=PERMUTATIONS)
         sketch.update_batch([s.encode() for s in shingles])
-        found = [(_jaccard(shingles, _shingles(unique[i])), unique[i]) for i in index.query(sketch)]
-        if found and max(found)[0] >= threshold:
-            similarity, match = max(found)
+        similar = [(_jaccard(shingles, _shingles(unique[i])), unique[i]) for i in index.query(sketch)]
+        if similar and max(similar)[0] >= threshold:
+            similarity, match = max(similar)
             near.append(Overlap(record.origin, train[first[match]].origin, similarity, question))
     return exact, near

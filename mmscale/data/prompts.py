@@ -206,8 +206,8 @@ DOCUMENT = Template(prompt=_nothing, target=_other_side, reads=ParallelSentence)
 
 def template(name: str) -> Template:
     """The template of a name; UserError naming the nearest when there is none."""
-    found: Template = registry.get("prompts", name)
-    return found
+    chosen: Template = registry.get("prompts", name)
+    return chosen
 
 
 _KINDS: dict[type[Record], str] = {

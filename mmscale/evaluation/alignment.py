@@ -36,12 +36,12 @@ def aligned(files: Files, rule: Rule, by_question: bool = False) -> tuple[dict[s
 
 def _keys(files: Files, by_question: bool) -> tuple[dict[str, list[Hashable]], str] | None:
     """Each file's row keys and what they are; None where only the position is left."""
-    rows = [row for found in files.values() for row in found]
+    rows = [row for of_file in files.values() for row in of_file]
     if rows and all(row.identifier for row in rows):
-        return {name: _numbered([row.identifier for row in found]) for name, found in files.items()}, "id"
+        return {name: _numbered([row.identifier for row in of_file]) for name, of_file in files.items()}, "id"
     if by_question and all(row.question.strip() for row in rows):
-        keys = {name: _numbered([row.question.strip() for row in found]) for name, found in files.items()}
-        first, *others = [set(found) for found in keys.values()]
+        keys = {name: _numbered([row.question.strip() for row in of_file]) for name, of_file in files.items()}
+        first, *others = [set(of_file) for of_file in keys.values()]
         if any(first & other for other in others):  # else the texts hold two different prompts
             return keys, "question"
     return None
@@ -60,7 +60,7 @@ def _numbered(texts: Sequence[str]) -> list[Hashable]:
 def _in_order(files: Files, keys: Mapping[str, list[Hashable]]) -> dict[str, list[Prediction]]:
     first = next(iter(files))
     order = keys[first]
-    found: dict[str, list[Prediction]] = {}
+    ordered: dict[str, list[Prediction]] = {}
     for name, rows in files.items():
         by_key = dict(zip(keys[name], rows, strict=True))
         missing = [key for key in order if key not in by_key]
@@ -72,8 +72,8 @@ def _in_order(files: Files, keys: Mapping[str, list[Hashable]]) -> dict[str, lis
                 f"{here} has a row '{str(key[0])[:80]}' and {there} has none like it ({len(missing) + len(more)} such rows): "
                 f"give files of the same problems"
             )
-        found[name] = [by_key[key] for key in order]
-    return found
+        ordered[name] = [by_key[key] for key in order]
+    return ordered
 
 
 def _require_same_golds(files: Files, rule: Rule, by: str) -> None:

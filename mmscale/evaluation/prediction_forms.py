@@ -57,10 +57,10 @@ def identifier(row: dict[str, Any]) -> str:
 
 
 def _gold(row: dict[str, Any], keys: tuple[str, ...]) -> str:
-    found = _text(row, keys, "gold answer")
-    if not found.strip():
+    gold = _text(row, keys, "gold answer")
+    if not gold.strip():
         raise BadRow("its gold answer is empty")
-    return found
+    return gold
 
 
 def language_of_name(path: Path) -> str | None:
@@ -69,5 +69,5 @@ def language_of_name(path: Path) -> str | None:
     names = {known.name.lower(): code for code, known in LANGUAGES.items()}
     spoken = [names[word] for word in re.split(r"[^a-z]+", path.stem.lower()) if word in names]
     code = re.search(rf"(?:^|{_BENCHMARKS}(?:_[a-z]+)*?[_-])([a-z]{{2}})(?:_write_out_info|_\d.*)?$", path.stem)
-    found = spoken or ([code[1]] if code and find_code(code[1]) else [])
-    return found[0] if len(set(found)) == 1 else None
+    codes = spoken or ([code[1]] if code and find_code(code[1]) else [])
+    return codes[0] if len(set(codes)) == 1 else None

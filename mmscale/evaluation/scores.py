@@ -38,7 +38,7 @@ def task_scores(
     }
     if len(rows) > 1 and len({len(predictions) for predictions in rows.values()}) == 1:
         if _parallel(rows, rule_name):
-            verdicts_of = {code: [(row.prediction, row.correct) for row in found] for code, found in rows.items()}
+            verdicts_of = {code: [(row.prediction, row.correct) for row in answered] for code, answered in rows.items()}
             entry |= consistency(verdicts_of, rule(rule_name)).to_json()
         else:
             entry["consistency_left_out"] = "gold answers differ between languages: the problems are not parallel"

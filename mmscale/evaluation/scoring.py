@@ -16,17 +16,17 @@ from mmscale.evaluation.statistics import paired_bootstrap
 
 def named_files(words: Sequence[str], need_language: bool) -> list[tuple[str, Path]]:
     """LANG=FILE or, unless a language is needed, FILE alone (language ""); UserError for a language given twice."""
-    found: list[tuple[str, Path]] = []
+    named: list[tuple[str, Path]] = []
     for word in words:
         code, separator, file = word.partition("=")
         if not separator or Path(word).is_file():
             if need_language:
                 raise UserError(f"'{word}' is not LANG=FILE; for example de=predictions/de.jsonl")
             code, file = "", word
-        if code and code in [known for known, _ in found]:
+        if code and code in [known for known, _ in named]:
             raise UserError(f"language '{code}' is given twice: give each language one file")
-        found.append((code, Path(file)))
-    return found
+        named.append((code, Path(file)))
+    return named
 
 
 def score_files(words: Sequence[str], against: Path | None, rule_name: str, language: str | None) -> dict[str, Any]:
@@ -40,16 +40,16 @@ def score_files(words: Sequence[str], against: Path | None, rule_name: str, lang
     if against is not None and len(files) > 1:
         raise UserError("--against compares one file with one other: give --predictions a single file")
     rows = {str(file): _read(file, code or language, chosen) for code, file in files}
-    scored = {name: _scores(found, chosen) for name, found in rows.items()}
+    scored = {name: _scores(of_file, chosen) for name, of_file in rows.items()}
     if len(files) == 1:
         result = next(iter(scored.values()))
     else:
-        result = {"files": scored, **_scores([row for found in rows.values() for row in found], chosen)}
+        result = {"files": scored, **_scores([row for of_file in rows.values() for row in of_file], chosen)}
     result["rule"] = rule_name
     if against is not None:
         [(name, ours)] = rows.items()
         matched, by = aligned({name: ours, str(against): _read(against, language, chosen)}, chosen, by_question=True)
-        verdicts = [[verdict(row, chosen)[1] for row in found] for found in matched.values()]
+        verdicts = [[verdict(row, chosen)[1] for row in of_file] for of_file in matched.values()]
         gain = paired_bootstrap(verdicts[1], verdicts[0])
         result["gain"] = {"difference": gain.difference, "interval": gain.interval, "p_value": gain.p_value, "by": by}
     return result
@@ -61,7 +61,7 @@ def consistency_of_files(words: Sequence[str], rule_name: str) -> dict[str, Any]
     if len(files) < 2:
         raise UserError("consistency needs at least two languages: give LANG=FILE twice or more")
     matched, by = aligned({code: _read(file, code, chosen) for code, file in files}, chosen)
-    verdicts = {code: [verdict(row, chosen) for row in found] for code, found in matched.items()}
+    verdicts = {code: [verdict(row, chosen) for row in of_file] for code, of_file in matched.items()}
     return {
         **consistency(verdicts, chosen).to_json(),
         "n": len(next(iter(matched.values()))),
@@ -81,7 +81,7 @@ def _scores(rows: Sequence[Prediction], chosen: Rule) -> dict[str, Any]:
     verdicts: dict[str, list[bool]] = {}
     for row in rows:
         verdicts.setdefault(row.language, []).append(verdict(row, chosen)[1])
-    result = score([right for found in verdicts.values() for right in found]).to_json()
+    result = score([right for of_file in verdicts.values() for right in of_file]).to_json()
     if len(verdicts) > 1:
-        result["languages"] = {code: score(found).to_json() for code, found in verdicts.items()}
+        result["languages"] = {code: score(of_file).to_json() for code, of_file in verdicts.items()}
     return result

@@ -26,8 +26,8 @@ class Steered:
 
     def alphas(self) -> dict[str, float]:
         """Models of the sweep -> their alpha; the section's own alpha is the steered model itself."""
-        found = dict.fromkeys(self.config.sweep)
-        return {f"{_AT_ALPHA}{alpha:g}": alpha for alpha in found if alpha != self.config.alpha}
+        values = dict.fromkeys(self.config.sweep)
+        return {f"{_AT_ALPHA}{alpha:g}": alpha for alpha in values if alpha != self.config.alpha}
 
     def models(self) -> list[str]:
         """In the order in which they answer."""
@@ -74,8 +74,8 @@ def closed(base: LanguageRows, steered: LanguageRows, ceiling: LanguageRows, con
 
     def one(codes: Sequence[str]) -> dict[str, Any] | None:
         verdicts = [[row.correct for code in codes for row in rows[code]] for rows in (base, steered, ceiling)]
-        found = gap_closed(verdicts[0], verdicts[1], verdicts[2], confidence) if verdicts[0] else None
-        return None if found is None else vars(found)
+        closed = gap_closed(verdicts[0], verdicts[1], verdicts[2], confidence) if verdicts[0] else None
+        return None if closed is None else vars(closed)
 
     languages = {code: one([code]) for code in base}
     return {"languages": languages, "non_english": one([code for code in base if code != "en"])}

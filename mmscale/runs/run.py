@@ -68,20 +68,20 @@ def stages_of(run: RunConfig) -> list[Stage]:
 
 def prepared_stages(run: RunConfig) -> list[Stage]:
     """Every stage whose data a run reads: its own, and those that tune the larger base of proxy-tuning."""
-    found = stages_of(run)
+    stages = stages_of(run)
     if run.proxy is not None and run.proxy.ceiling and run.proxy.expert in run.methods:
         chosen, tuned = method(run.proxy.expert), proxy_models.ceiling_run(run)
-        found += [Stage(tuned, chosen, spec) for spec in chosen.stages]
-    return found
+        stages += [Stage(tuned, chosen, spec) for spec in chosen.stages]
+    return stages
 
 
 def stages_up_to(run: RunConfig, target: str) -> list[Stage]:
     """The stages of one method up to METHOD.STAGE; UserError naming the nearest when no recipe has it."""
     check(run)
-    found = {f"{name}.{spec.name}": (method(name), spec) for name in run.recipes for spec in method(name).stages}
-    if target not in found:
-        raise unknown_name("stage", target, found)
-    chosen, last = found[target]
+    known = {f"{name}.{spec.name}": (method(name), spec) for name in run.recipes for spec in method(name).stages}
+    if target not in known:
+        raise unknown_name("stage", target, known)
+    chosen, last = known[target]
     wanted = [Stage(run, chosen, spec) for spec in chosen.stages[: chosen.stages.index(last) + 1]]
     for stage in wanted:
         stage.require_trainable()
@@ -294,7 +294,7 @@ def _same(before: LanguageRows | None, rows: LanguageRows) -> LanguageRows | Non
     """The compared model's rows of the same problems; a sweep may answer fewer."""
     if before is None:
         return None
-    return {code: before[code][: len(found)] for code, found in rows.items() if code in before}
+    return {code: before[code][: len(answered)] for code, answered in rows.items() if code in before}
 
 
 def _limited(task: TaskConfig, limit: int) -> TaskConfig:
@@ -305,5 +305,5 @@ def _limited(task: TaskConfig, limit: int) -> TaskConfig:
 
 
 def _line(task: str, rows: dict[str, list[Prediction]]) -> str:
-    cells = (f"{code} {100 * score([r.correct for r in found]).accuracy:.1f}" for code, found in rows.items())
+    cells = (f"{code} {100 * score([r.correct for r in judged]).accuracy:.1f}" for code, judged in rows.items())
     return f"{task} " + " ".join(cells)

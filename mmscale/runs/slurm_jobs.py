@@ -63,7 +63,7 @@ def jobs(run: RunConfig, targets: Sequence[str], cluster: ClusterConfig) -> list
     check(run)
     made: list[SlurmJob] = []
     last: dict[str, str] = {}
-    for chosen, spec in [found for target in targets or run.methods for found in wanted_stages(run, target)]:
+    for chosen, spec in [wanted for target in targets or run.methods for wanted in wanted_stages(run, target)]:
         name = f"{chosen.name}.{spec.name}"
         after = (last[chosen.name],) if chosen.name in last else ()
         stage = Stage(run, chosen, spec)
@@ -86,11 +86,11 @@ def jobs(run: RunConfig, targets: Sequence[str], cluster: ClusterConfig) -> list
 def _evaluation(run: RunConfig, cluster: ClusterConfig, after: tuple[str, ...]) -> list[SlurmJob]:
     """Every model's answers side by side, where there is a task, then what is made of them."""
     models = Run(run, ParallelContext(device=torch.device("cpu"))).models if run.evaluation.tasks else []
-    found = []
+    jobs = []
     if models:
         text = _text(run, cluster, ANSWERS, ["run"], models)
         script = _folder(run) / f"{ANSWERS}.sbatch"
-        found.append(
+        jobs.append(
             SlurmJob(
                 name=ANSWERS,
                 title="Answers",
@@ -105,7 +105,7 @@ def _evaluation(run: RunConfig, cluster: ClusterConfig, after: tuple[str, ...]) 
     text = _text(run, cluster, EVALUATION, ["run", "--scores"], template="scores")
     script = _folder(run) / f"{EVALUATION}.sbatch"
     return [
-        *found,
+        *jobs,
         SlurmJob(
             name=EVALUATION,
             title="Scores and report",

@@ -90,10 +90,10 @@ def read_text(path: Path) -> str:
 def _too_deep_at(text: str) -> int:
     """The line on which brackets first stand deeper than any data needs, strings not told apart."""
     depth = 0
-    for found in re.finditer(r"[\[{\]}]", text):
-        depth += 1 if found[0] in "[{" else -1
+    for bracket in re.finditer(r"[\[{\]}]", text):
+        depth += 1 if bracket[0] in "[{" else -1
         if depth > _MAX_DEPTH:
-            return text.count("\n", 0, found.start()) + 1
+            return text.count("\n", 0, bracket.start()) + 1
     return 1
 
 
@@ -110,12 +110,12 @@ def parse_json(text: str) -> Any:
     except RecursionError as error:
         raise NotJson("nested too deep to be data", _too_deep_at(text)) from error
     except UnicodeEncodeError as error:
-        found = _LONE_SURROGATE.search(text)
-        line = text.count("\n", 0, found.start()) + 1 if found else 1
+        fault = _LONE_SURROGATE.search(text)
+        line = text.count("\n", 0, fault.start()) + 1 if fault else 1
         raise NotJson("holds half of a surrogate pair, which is no character", line) from error
     except ValueError as error:
-        found = _LONG_NUMBER.search(text)
-        line = text.count("\n", 0, found.start()) + 1 if found else 1
+        fault = _LONG_NUMBER.search(text)
+        line = text.count("\n", 0, fault.start()) + 1 if fault else 1
         raise NotJson("holds a number of thousands of digits", line) from error
 
 

@@ -97,8 +97,8 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
 def digest(tensors: dict[str, Tensor], notes: dict[str, str]) -> str:
     """SHA-256 of names, dtypes, shapes and values, and of what is noted beside them."""
     outline = [[name, str(value.dtype), list(value.shape)] for name, value in sorted(tensors.items())]
-    found = hashlib.sha256(json.dumps([notes, outline], sort_keys=True).encode())
+    hashed = hashlib.sha256(json.dumps([notes, outline], sort_keys=True).encode())
     for _, value in sorted(tensors.items()):
         if value.numel():
-            found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+            hashed.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return hashed.hexdigest()

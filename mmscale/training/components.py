@@ -63,7 +63,7 @@ class LanguageModelComponent(Component):
         files = export(model.language_model, lambda name: trained.parameter(TRUNK_PREFIX + name), folder, context)
         own = parts.language_model.model_copy(update={"path": ".", "revision": None})
         # the folder's own hashes name this LLM from here on
-        others = {part: found for part, found in parts.trained_with.items() if part != self.name}
+        others = {part: digest_of for part, digest_of in parts.trained_with.items() if part != self.name}
         return HandedOn(tuple(files), replace(parts, language_model=own, trained_with=others))
 
 

@@ -27,8 +27,8 @@ def step_directory(folder: Path, step: int) -> Path:
 
 def steps(folder: Path) -> list[int]:
     """Steps whose directories have exactly the name that they are saved under."""
-    found = [(_STEP.fullmatch(path.name), path) for path in folder.glob("step-*") if path.is_dir()]
-    return sorted(int(m[1]) for m, path in found if m and path == step_directory(folder, int(m[1])))
+    named = [(_STEP.fullmatch(path.name), path) for path in folder.glob("step-*") if path.is_dir()]
+    return sorted(int(m[1]) for m, path in named if m and path == step_directory(folder, int(m[1])))
 
 
 def read(folder: Path) -> dict[str, str]:
@@ -37,18 +37,18 @@ def read(folder: Path) -> dict[str, str]:
     if not path.is_file():
         raise UserError(f"{MANIFEST} is missing")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        hashes = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{MANIFEST} is damaged") from error
-    if not isinstance(found, dict) or not all(isinstance(v, str) and _HASH.fullmatch(v) for v in found.values()):
+    if not isinstance(hashes, dict) or not all(isinstance(v, str) and _HASH.fullmatch(v) for v in hashes.values()):
         raise UserError(f"{MANIFEST} is damaged")
-    ranks = range(sum(name.startswith("state-") for name in found))
+    ranks = range(sum(name.startswith("state-") for name in hashes))
     whole = {STATE, *map(rank_file, ranks), *map(random_file, ranks)}
-    for name in sorted(set(found) ^ whole):
-        raise UserError(f"{MANIFEST} {'names the unknown' if name in found else 'lacks the'} file {name}")
+    for name in sorted(set(hashes) ^ whole):
+        raise UserError(f"{MANIFEST} {'names the unknown' if name in hashes else 'lacks the'} file {name}")
     if not ranks:
         raise UserError(f"{MANIFEST} names no rank's file")
-    return found
+    return hashes
 
 
 def state_files(folder: Path) -> list[Path]:

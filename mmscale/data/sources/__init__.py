@@ -8,8 +8,8 @@ from mmscale.data.sources.base import Source, SourceRequest
 
 def source(name: str) -> Source:
     """The source of a name; UserError naming the nearest when there is none."""
-    found: Source = registry.get("sources", name)
-    return found
+    chosen: Source = registry.get("sources", name)
+    return chosen
 
 
 __all__ = ["Source", "SourceRequest", "source"]

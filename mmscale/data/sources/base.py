@@ -37,8 +37,8 @@ class SourceRequest:
         Rows of a file that serves other languages too have to say which they are of (`of_many`), or the file is refused
         where several are read.
         """
-        found = self._find(self.language, layouts)
-        if found is None:
+        path = self._find(self.language, layouts)
+        if path is None:
             root = Path(_fill(self.path, self._names(self.language))).expanduser()
             if not root.is_dir():
                 raise NotHereYet(f"data not found: {root} is neither a file nor a folder; check data.path")
@@ -49,10 +49,10 @@ class SourceRequest:
             )
         if not of_many and not self.alone and self.shares(*layouts):
             raise UserError(
-                f"{found} would be read as every language that is asked for: give data.path as a pattern with "
+                f"{path} would be read as every language that is asked for: give data.path as a pattern with "
                 f"{{language}}, or name the one language it is in"
             )
-        return found
+        return path
 
     def shares(self, *layouts: str) -> bool:
         """Whether the file asked for is also the one of another language."""

@@ -31,11 +31,11 @@ def _rows(request: SourceRequest) -> Rows:
     return of_language(lambda: map(_unpacked, file_rows(file)), request, request.shares(*_LAYOUTS))
 
 
-def _unpacked(found: tuple[str, Any]) -> tuple[str, Any]:
+def _unpacked(origin_and_row: tuple[str, Any]) -> tuple[str, Any]:
     """A row of MathOctopus' form as {lang, question, answer}."""
-    origin, row = found
+    origin, row = origin_and_row
     if not isinstance(row, dict) or "chosen" not in row:
-        return found
+        return origin_and_row
     try:
         match = _PROMPT.search(plain_text(row.get("prompt"), "prompt"))
         if match is None:

@@ -8,8 +8,8 @@ from mmscale.evaluation.answers.base import Rule
 
 def rule(name: str) -> Rule:
     """The rule of a name; UserError naming the nearest when there is none."""
-    found: Rule = registry.get("rules", name)
-    return found
+    chosen: Rule = registry.get("rules", name)
+    return chosen
 
 
 __all__ = ["Rule", "rule"]

@@ -63,15 +63,15 @@ def answer(response: str, language: str) -> Readings:
     """The readings of a response's answer."""
     text = _without_new_questions(response)
     inside = boxed(text)
-    if inside is not None and (found := _stated_number(inside, language)) is not None:
-        return found
-    if "####" in text and (found := _behind_marks(text, language)) is not None:
-        return found
+    if inside is not None and (stated := _stated_number(inside, language)) is not None:
+        return stated
+    if "####" in text and (stated := _behind_marks(text, language)) is not None:
+        return stated
     plain = normalised(text)
     for look in (_statement, _label, _alone, _conclusion):
-        found = look(plain, language)
-        if found is not None:
-            return found
+        stated = look(plain, language)
+        if stated is not None:
+            return stated
     words = in_words(plain, language)
     return (words[-1],) if words else ()
 
@@ -111,12 +111,12 @@ def _sentence_end(text: str, start: int) -> int:
 
 
 def _sentences(text: str) -> list[str]:
-    found, start = [], 0
+    sentences, start = [], 0
     for match in _END.finditer(text):
         if match[0] != "." or not _ABBREVIATED.search(text, max(start, match.end() - 12), match.end()):
-            found.append(text[start : match.end()])
+            sentences.append(text[start : match.end()])
             start = match.end()
-    return [*found, text[start:]]
+    return [*sentences, text[start:]]
 
 
 @functools.lru_cache(maxsize=256)
@@ -154,12 +154,12 @@ def _stated_number(clause: str, language: str) -> Readings | None:
     Empty for a sum that is not worked out, such as 10 - 3.
     """
     plain = normalised(clause)
-    found = _worked_out(_bare(plain, language), language)
-    if found:
+    candidates = _worked_out(_bare(plain, language), language)
+    if candidates:
         text = _bare(plain, language)
-        if len(found) > 1 and _is_sum(text, found[:2]):
-            return found[-1].readings if _SO.search(text, found[1].end) or len(found) > 2 else ()
-        return found[0].readings
+        if len(candidates) > 1 and _is_sum(text, candidates[:2]):
+            return candidates[-1].readings if _SO.search(text, candidates[1].end) or len(candidates) > 2 else ()
+        return candidates[0].readings
     words = in_words(plain, language)
     return (words[0],) if words else None
 
@@ -169,20 +169,20 @@ def _worked_out(text: str, language: str) -> list[Number]:
 
     Where a sum stands behind the sign and one number before it, as in 18 = 9 * 2, that number.
     """
-    found = numbers(text, language)
+    all_numbers = numbers(text, language)
     signs = [match.start() for match in _EQUALS.finditer(text)]
     for place in reversed(range(len(signs))):
-        behind = [one for one in found if one.begin >= signs[place]]
+        behind = [one for one in all_numbers if one.begin >= signs[place]]
         if behind:
             start = signs[place - 1] if place else 0
-            before = [one for one in found if start <= one.begin < signs[place]]
+            before = [one for one in all_numbers if start <= one.begin < signs[place]]
             return before if len(before) == 1 and _is_sum(text, behind) else behind
-    return found
+    return all_numbers
 
 
-def _is_sum(text: str, found: list[Number]) -> bool:
+def _is_sum(text: str, terms: list[Number]) -> bool:
     """Whether numbers are joined by operators only."""
-    gaps = [text[a.end : b.begin] for a, b in pairwise(found)]
+    gaps = [text[a.end : b.begin] for a, b in pairwise(terms)]
     return bool(gaps) and all(_OPERATOR.fullmatch(gap) for gap in gaps)
 
 
@@ -198,9 +198,9 @@ def _statement(text: str, language: str) -> Readings | None:
         if _IS_THE_ANSWER.match(text, one.end):
             return one.readings
     for match in list(_STATED.finditer(text))[: -_TRIES - 1 : -1]:
-        found = _stated_number(text[match.end() : _sentence_end(text, match.end())], language)
-        if found is not None:
-            return found
+        stated = _stated_number(text[match.end() : _sentence_end(text, match.end())], language)
+        if stated is not None:
+            return stated
     return None
 
 
@@ -209,27 +209,27 @@ def _label(text: str, language: str) -> Readings | None:
     for match in list(_LABELLED.finditer(text))[: -_TRIES - 1 : -1]:
         end = _sentence_end(text, match.end())
         clause = text[match.end() : end]
-        found = numbers(clause, language)
-        if not found:
+        candidates = numbers(clause, language)
+        if not candidates:
             words = in_words(clause, language) if len(clause.split()) <= 4 else []
             if words:
                 return (words[0],)
             continue
-        direct = not any(c.isalnum() for c in clause[: found[0].begin])
-        behind = clause[found[0].end :]
+        direct = not any(c.isalnum() for c in clause[: candidates[0].begin])
+        behind = clause[candidates[0].end :]
         short = len(behind.split()) <= 4 and not _EQUALS.search(behind)
-        if len(found) > 1 and _is_sum(clause, found[:2]):
+        if len(candidates) > 1 and _is_sum(clause, candidates[:2]):
             continue
         if direct and (short or not numbers(text[end:], language)):
-            return found[0].readings
+            return candidates[0].readings
     return None
 
 
 def _alone(text: str, language: str) -> Readings | None:
     """The number that stands alone on the first line, before an explanation, or in bold on any."""
     lines = [match[1] for match in _ALONE.finditer(text) if match.start() == 0 or match[1].startswith("**")]
-    found = numbers(lines[-1], language) if lines else []
-    return found[0].readings if len(found) == 1 else None
+    candidates = numbers(lines[-1], language) if lines else []
+    return candidates[0].readings if len(candidates) == 1 else None
 
 
 def _conclusion(text: str, language: str) -> Readings | None:
@@ -243,10 +243,10 @@ def _conclusion(text: str, language: str) -> Readings | None:
         bold = [one for match in _BOLD.finditer(bare) for one in numbers(match[1], language)]
         if bold:
             return bold[-1].readings
-        found = _worked_out(bare, language)
-        if len(found) > 1 and found != numbers(bare, language):
-            concluded = _SO.search(bare, found[0].end)
-            expression = _is_sum(bare, found[:2])
-            return found[-1 if concluded or expression else 0].readings
-        return found[-1].readings
+        candidates = _worked_out(bare, language)
+        if len(candidates) > 1 and candidates != numbers(bare, language):
+            concluded = _SO.search(bare, candidates[0].end)
+            expression = _is_sum(bare, candidates[:2])
+            return candidates[-1 if concluded or expression else 0].readings
+        return candidates[-1].readings
     return None

@@ -33,9 +33,9 @@ class Rule:
     def correct(self, response: str, gold: str, language: str) -> tuple[str, bool]:
         """(prediction, is it right?) of one response."""
         wanted = self.gold(gold)
-        found = self.readings(response, language) if self.readings else [self.extract(response, language)]
-        right = [one for one in found if self.equal(one, wanted)]
-        return next(iter([*right, *found]), ""), bool(right)
+        candidates = self.readings(response, language) if self.readings else [self.extract(response, language)]
+        right = [one for one in candidates if self.equal(one, wanted)]
+        return next(iter([*right, *candidates]), ""), bool(right)
 
     def same_answer(self, a: str, b: str) -> bool:
         """Whether two predictions are the same answer; no answer is nobody's equal."""

@@ -50,8 +50,8 @@ def equal(prediction: str, gold: str) -> bool:
 
 def gold(text: str) -> str:
     """A gold field as a number in ASCII digits; as it is where it has none."""
-    found = numbers(normalised(final_gold(text)), "en")
-    return _text(found[-1].value) if found else text.strip()
+    candidates = numbers(normalised(final_gold(text)), "en")
+    return _text(candidates[-1].value) if candidates else text.strip()
 
 
 def _scorable(text: str) -> bool:

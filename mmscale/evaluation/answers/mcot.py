@@ -51,8 +51,8 @@ def extract(response: str, language: str) -> str:
 def _value(text: str) -> float | None:
     """A number, commas stripped; of text without LaTeX commands the last number in it."""
     plain = text.replace(",", "")
-    found = [] if "\\" in plain else _NUMBER.findall(plain)
-    return float(found[-1]) if found else None
+    candidates = [] if "\\" in plain else _NUMBER.findall(plain)
+    return float(candidates[-1]) if candidates else None
 
 
 def equal(prediction: str, gold: str) -> bool:

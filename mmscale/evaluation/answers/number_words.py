@@ -50,10 +50,10 @@ def _european(text: str, language: str) -> list[Fraction]:
     for size, words in _PART_WORDS:
         digits = words.sub(rf"\1/{size}", digits)
     digits = _ORDINAL.sub(" ", _ORDINAL_PART.sub(r"\1/\2", digits))
-    found = [one.value for one in numbers(normalised(digits), "en")]
+    values = [one.value for one in numbers(normalised(digits), "en")]
     if len(text.split()) > 2:  # "one" is an article or a pronoun more often than a number
-        found = [value for value in found if value != 1]
-    return found
+        values = [value for value in values if value != 1]
+    return values
 
 
 def _part(run: re.Match[str]) -> Fraction | None:

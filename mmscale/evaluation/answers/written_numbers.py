@@ -174,8 +174,8 @@ def readings(digits: str, language: str) -> tuple[Fraction, ...]:
         return (as_decimal,)
     own_decimal = "," if decimal_comma(language) else "."
     grouped = marks[0] != own_decimal or (part == "000" and language != "en")
-    found = (_whole(digits), as_decimal) if grouped else (as_decimal, _whole(digits))
-    return found[:1] if language == "en" else found
+    both = (_whole(digits), as_decimal) if grouped else (as_decimal, _whole(digits))
+    return both[:1] if language == "en" else both
 
 
 def _whole(digits: str) -> Fraction:
@@ -216,24 +216,24 @@ def _ratio(top: str, bottom: str, whole: str | None, language: str) -> tuple[Fra
 
 def _meant(match: re.Match[str], language: str) -> tuple[Fraction, ...]:
     """The readings of a match without its sign."""
-    found = match.groupdict()
-    if found["top"]:
-        return _ratio(found["top"], found["bottom"], found["mixed"], language)
-    if found["numerator"]:
-        return _ratio(found["numerator"], found["denominator"], found["whole"], language)
-    if found["vulgar"]:
-        part = Fraction(unicodedata.numeric(found["vulgar"])).limit_denominator(100)
-        return (Fraction(found["vulgar_whole"] or 0) + part,)
-    if found["base"]:
-        return tuple(value * Fraction(10) ** int(found["power"]) for value in readings(found["base"], language))
-    if found["root"]:
-        return (Fraction(found["root"]) ** int(found["exponent"]),)
-    if found["scientific"]:
-        return (Fraction(found["scientific"]),)
-    if found["composite"]:
-        value = _composite(found["composite"], language)
+    groups = match.groupdict()
+    if groups["top"]:
+        return _ratio(groups["top"], groups["bottom"], groups["mixed"], language)
+    if groups["numerator"]:
+        return _ratio(groups["numerator"], groups["denominator"], groups["whole"], language)
+    if groups["vulgar"]:
+        part = Fraction(unicodedata.numeric(groups["vulgar"])).limit_denominator(100)
+        return (Fraction(groups["vulgar_whole"] or 0) + part,)
+    if groups["base"]:
+        return tuple(value * Fraction(10) ** int(groups["power"]) for value in readings(groups["base"], language))
+    if groups["root"]:
+        return (Fraction(groups["root"]) ** int(groups["exponent"]),)
+    if groups["scientific"]:
+        return (Fraction(groups["scientific"]),)
+    if groups["composite"]:
+        value = _composite(groups["composite"], language)
         return () if value is None else (value,)
-    return tuple(value * (_scale(match) or 1) for value in readings(found["digits"], language))
+    return tuple(value * (_scale(match) or 1) for value in readings(groups["digits"], language))
 
 
 def _is_name(text: str, match: re.Match[str]) -> bool:
@@ -263,21 +263,21 @@ def _in_two_units(text: str) -> list[Number]:
 
 
 def _single(text: str, language: str) -> list[Number]:
-    found: list[Number] = []
+    single: list[Number] = []
     last_scale = 0
     for match in _NUMBER.finditer(text):
         if _is_name(text, match) or match.end() - match.start() > _LONGEST:
             continue
         values, scale = _meant(match, language), _scale(match)
         if not values:
-            found += _listed(match)
-        elif scale and scale < last_scale and text[found[-1].end : match.start()] in (" ", ", "):
-            found[-1] = Number(found[-1].begin, match.end(), (found[-1].value + values[0],))  # 1 lakh 25 thousand
+            single += _listed(match)
+        elif scale and scale < last_scale and text[single[-1].end : match.start()] in (" ", ", "):
+            single[-1] = Number(single[-1].begin, match.end(), (single[-1].value + values[0],))  # 1 lakh 25 thousand
         else:
             negative = bool(match.group("sign")) != bool(match.group("inner"))
-            found.append(Number(match.start(), match.end(), tuple(-v if negative else v for v in values)))
+            single.append(Number(match.start(), match.end(), tuple(-v if negative else v for v in values)))
         last_scale = scale
-    return found
+    return single
 
 
 def _scale(match: re.Match[str]) -> int:

@@ -87,10 +87,10 @@ class Engine(Protocol):
 
 def trainable(objective: Objective) -> dict[str, nn.Parameter]:
     """Parameters that have gradients, by name; there is at least one."""
-    found = {name: p for name, p in objective.module.named_parameters() if p.requires_grad}
-    if not found:
+    trainable = {name: p for name, p in objective.module.named_parameters() if p.requires_grad}
+    if not trainable:
         raise ValueError("the objective has no trainable parameter")
-    return found
+    return trainable
 
 
 def make_optimizer(objective: Objective, settings: OptimizerConfig, fused: bool) -> torch.optim.AdamW:

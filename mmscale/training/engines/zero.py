@@ -104,10 +104,10 @@ class ZeroEngine:
         """Names by the number of the flat tensor that holds them under stage 3; all together otherwise."""
         if self.stage < 3:
             return {0: list(self._named)}
-        optimizer, found = self.engine.optimizer, defaultdict(list)
+        optimizer, groups = self.engine.optimizer, defaultdict(list)
         for name, parameter in self._named.items():
-            found[optimizer.grad_position[optimizer.get_param_id(parameter)][0]].append(name)
-        return dict(found)
+            groups[optimizer.grad_position[optimizer.get_param_id(parameter)][0]].append(name)
+        return dict(groups)
 
     @contextlib.contextmanager
     def _at_hand(self, group: int) -> Iterator[bool]:
@@ -163,8 +163,8 @@ class ZeroEngine:
         optimizer = self.engine.optimizer
         # stage 3, DeepSpeed's BF16_Optimizer (stage 1 in bfloat16), stages 1 and 2
         names = ("fp32_partitioned_groups_flat", "fp32_groups_flat_partition", "single_partition_of_fp32_groups")
-        found: list[Tensor] = next(getattr(optimizer, name) for name in names if hasattr(optimizer, name))
-        return found
+        tensors: list[Tensor] = next(getattr(optimizer, name) for name in names if hasattr(optimizer, name))
+        return tensors
 
     @torch.no_grad()
     def restore(self, state: State, steps: int) -> None:
