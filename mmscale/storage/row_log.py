@@ -135,8 +135,8 @@ class RowLog(Generic[Key, Row]):
     def _files_before(self, name: str) -> dict[str, dict[str, str]] | None:
         """The files that the rows were made with; None where they are of other work, or nothing tells."""
         try:
-            found = parse_json(self._mark.read_bytes().decode())
-            return {path: dict(held) for path, held in found["files"].items()} if found["work"] == name else None
+            mark = parse_json(self._mark.read_bytes().decode())
+            return {path: dict(held) for path, held in mark["files"].items()} if mark["work"] == name else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
