@@ -13,6 +13,7 @@ from mmscale.models.loading import found_file
 from mmscale.models.seal import is_sealed
 from mmscale.models.tensor_files import FORMS, read_object
 from mmscale.storage.files import first_change
+from mmscale.storage.reading import existing_file
 
 _TOKENIZERS = (
     *("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
@@ -52,8 +53,8 @@ def _weights(config: LanguageModelConfig | EncoderConfig) -> list[str]:
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file's size and content, of a large one's sample."""
-    size = file.stat().st_size
+    """SHA-256 of a file's size and content, of a large one's sample; UserError where there is none."""
+    size = existing_file(file, "file").stat().st_size
     digest = hashlib.sha256(f"{size} ".encode())
     with open(file, "rb") as handle:
         digest.update(handle.read(_WHOLE_BYTES if size <= _WHOLE_BYTES else 1 << 20))
