@@ -10,7 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor, dtype
+import torch
+from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from mmscale.models.language_model import LanguageModel
@@ -38,7 +39,7 @@ class ShardWriter:
         self._pending: dict[str, Tensor] = {}
         self._written: list[list[str]] = []
         self._used = self._total = 0
-        self.dtypes: set[dtype] = set()
+        self.dtypes: set[torch.dtype] = set()
         """Dtypes of the floating-point tensors added."""
 
     def add(self, name: str, value: Tensor) -> None:
@@ -85,12 +86,13 @@ def export(
     does. Raises UserError on every rank where one cannot write.
     """
     parameters = dict(model.causal_lm.named_parameters())
-    sizes = {name: math.prod(shard_of(p).shape) * p.element_size() for name, p in parameters.items()}
+    dtypes = {name: _written_dtype(model, p.dtype) for name, p in parameters.items()}
+    sizes = {name: math.prod(shard_of(p).shape) * dtypes[name].itemsize for name, p in parameters.items()}
     shards = _planned(sizes, shard_bytes)
     names = [shard_name(number, len(shards)) for number in range(1, len(shards) + 1)]
 
     def write(shard: list[str], name: str) -> None:
-        values = {key: read(key).to(parameters[key].dtype).contiguous() for key in shard}
+        values = {key: read(key).to(dtypes[key]).contiguous() for key in shard}
         try:
             save_tensors(values, folder / name, metadata={"format": "pt"})
             sync_tree(folder, [name])
@@ -103,6 +105,12 @@ def export(
     return sorted(
         context.from_first(lambda: [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()])
     )
+
+
+def _written_dtype(model: LanguageModel, held: torch.dtype) -> torch.dtype:
+    """The dtype that a model was loaded in: under DeepSpeed with precision bfloat16 its parameters are working copies."""
+    loaded = getattr(model.config, "dtype", None)
+    return torch.promote_types(held, loaded) if isinstance(loaded, torch.dtype) else held
 
 
 def _planned(sizes: dict[str, int], shard_bytes: int) -> list[list[str]]:

@@ -71,10 +71,10 @@ class Partition:
     For models that tensor parallelism has cut already; transformers has its own for whole ones.
     """
 
-    def __init__(self, zero: ZeroConfig, stage: StageConfig, context: ParallelContext) -> None:
-        self._deepspeed, self._context = start_deepspeed(zero, context), context
-        self._config = deepspeed_json(zero, stage, context.data_size)
-        self.dtype = torch.bfloat16 if stage.precision == "bfloat16" else None
+    def __init__(self, zero: ZeroConfig, context: ParallelContext, config: dict[str, Any]) -> None:
+        """`config` is DeepSpeed's for loading."""
+        self._deepspeed, self._context, self._config = start_deepspeed(zero, context), context, config
+        self.dtype = torch.bfloat16 if config["bf16"]["enabled"] else None
         """DeepSpeed computes in; None is the model's own."""
         self._first: Any = None
 
@@ -92,9 +92,14 @@ class Partition:
 
 
 @contextlib.contextmanager
-def partitioned_loading(zero: ZeroConfig, stage: StageConfig, context: ParallelContext) -> Iterator[Partition | None]:
+def partitioned_loading(
+    zero: ZeroConfig, stage: StageConfig, context: ParallelContext, masters: bool = False
+) -> Iterator[Partition | None]:
     """Under stage 3, models that are loaded inside go tensor by tensor into each rank's pieces: those that transformers
     loads by themselves, those cut by tensor parallelism through what is given.
+
+    With `masters` the pieces hold float32 values until the engine takes them for its master weights, whatever it computes
+    in; where parameters are offloaded DeepSpeed rounds them first.
     """
     if zero.stage != 3:
         yield None
@@ -104,17 +109,25 @@ def partitioned_loading(zero: ZeroConfig, stage: StageConfig, context: ParallelC
         from deepspeed.utils import groups
 
         groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # an earlier stage's; DeepSpeed makes its own, once a process
+    config = deepspeed_json(zero, stage, context.data_size)
+    if masters and not rounds_masters(zero, stage):
+        config["bf16"] = {"enabled": False}
     if context.tensor_size > 1:
-        yield Partition(zero, stage, context)
+        yield Partition(zero, context, config)
         return
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-    alive = HfDeepSpeedConfig(deepspeed_json(zero, stage, context.data_size))
+    alive = HfDeepSpeedConfig(config)
     try:
         yield None
     finally:
         del alive
         unset_hf_deepspeed_config()
+
+
+def rounds_masters(zero: ZeroConfig, stage: StageConfig) -> bool:
+    """Whether float32 weights are rounded to bfloat16 before DeepSpeed makes its float32 master weights of them."""
+    return stage.precision == "bfloat16" and zero.stage == 3 and zero.offload_parameters.device != "none"
 
 
 def start_deepspeed(zero: ZeroConfig, context: ParallelContext) -> Any:

@@ -28,8 +28,8 @@ from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.merge import MergedModel
 from mmscale.models.seal import SEAL_FILE, require_unchanged, write_seal
 from mmscale.parallel.context import ParallelContext
-from mmscale.parallel.zero import partitioned_loading
-from mmscale.progress import detail
+from mmscale.parallel.zero import partitioned_loading, rounds_masters
+from mmscale.progress import detail, say
 from mmscale.runs import encoder_cache, settings
 from mmscale.runs.stage import Stage
 from mmscale.runs.stage_data import StageData
@@ -88,7 +88,12 @@ def _train(stage: Stage, start: ModelParts, print_of_start: str, context: Parall
     config, zero = stage.config, stage.run.parallel.zero
     data = StageData(stage).open(context)
     encodes = config.evaluate_task is not None or not encoder_cache.every_row_has_states(data)
-    loading = partitioned_loading(zero, config, context)
+    exact = stage.changes_language_model and stage.run.language_model.dtype == "float32"
+    if exact and rounds_masters(zero, config):
+        say(
+            f"{stage.title}: offloaded parameters are rounded to bfloat16 before DeepSpeed makes float32 masters of them"
+        )
+    loading = partitioned_loading(zero, config, context, exact)
     model, encoder_tokenizer = assemble(start, context, stage.run.seed, loading, encodes)
     for one in stage.components:
         one.make_trainable(model)

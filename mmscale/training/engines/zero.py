@@ -54,6 +54,7 @@ class ZeroEngine:
         self._named = trainable(objective)
         for module, parameter in objective.read_outside:
             deepspeed.zero.register_external_parameter(module, parameter)
+        exact = self._exact_values(objective.module) if config.precision == "bfloat16" else {}
         self.engine, _, _, _ = deepspeed.initialize(
             model=_Loss(objective),
             optimizer=make_optimizer(objective, config.optimizer, fused=False),
@@ -61,6 +62,35 @@ class ZeroEngine:
             mpu=model_parallel_unit(objective.module, context),
             dist_init_required=False,
         )
+        self._begin_from(exact)
+
+    def _exact_values(self, module: nn.Module) -> dict[str, Tensor]:
+        """What this rank holds of each trained weight, flat, as it was loaded; DeepSpeed makes master weights of values that
+        it rounded to bfloat16. Under stage 3 the pieces become bfloat16 here, in which it computes.
+        """
+        if self.stage < 3:
+            return {name: parameter.data.view(-1) for name, parameter in self._named.items()}
+        exact = {
+            name: held.data for name, p in self._named.items() if (held := getattr(p, "ds_tensor", None)) is not None
+        }
+        for parameter in module.parameters():
+            for piece in ("ds_tensor", "ds_secondary_tensor"):
+                held = getattr(parameter, piece, None)
+                if held is not None and held.dtype == torch.float32:
+                    held.data = held.data.to(torch.bfloat16)
+                    parameter.data = parameter.data.to(torch.bfloat16)
+        return {name: values for name, values in exact.items() if values.dtype == torch.float32}
+
+    @torch.no_grad()
+    def _begin_from(self, exact: dict[str, Tensor]) -> None:
+        """Master weights from values that nobody rounded."""
+        for group, names in self._groups().items():
+            with self._at_hand(group):
+                for name in [name for name in names if name in exact]:
+                    for kind, offset, values in self._owned(self._named[name]):
+                        if kind == PARAMETER:
+                            begin = 0 if self.stage == 3 else offset
+                            values.copy_(exact[name].narrow(0, begin, values.numel()))
 
     def train_step(self, rows: Sequence[PackedRow], learning_rate: float) -> StepResult:
         target_tokens = int(self.context.sum([sum(row.target_tokens for row in rows)])[0])
