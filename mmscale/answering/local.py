@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from mmscale.answering.base import Answer, Answerer
 from mmscale.config.data import PackingConfig
-from mmscale.config.evaluation import GenerationConfig
+from mmscale.config.evaluation import MOST_ALPHA, GenerationConfig
 from mmscale.data.chat import in_chat_format
 from mmscale.data.prompts import Template, template
 from mmscale.data.records import Record
@@ -200,8 +199,8 @@ class Steering:
     """From the base's tokens to those of expert, anti-expert and drafter."""
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.alpha):
-            raise UserError(f"alpha must be a finite number, got {self.alpha}")
+        if not abs(self.alpha) <= MOST_ALPHA:
+            raise UserError(f"alpha must be a finite number between -{MOST_ALPHA} and {MOST_ALPHA}, got {self.alpha}")
         expert, antiexpert = self.expert, self.antiexpert
         same = expert.language_model.path == antiexpert.language_model.path and expert.mapping == antiexpert.mapping
         if same:

@@ -36,6 +36,8 @@ from mmscale.versions import require_known_versions, untried
 
 _HARMLESS = frozenset(("doctor", "--help"))
 """What answers under any version of the libraries."""
+_MAY_BE_EMPTY = frozenset(("--chat-response-prefix", "--stop"))
+"""Options whose value may be blank text; elsewhere it is a variable of the shell that nobody set."""
 _WITH_TRACEBACK = "MMSCALE_TRACEBACK"
 
 app = typer.Typer(
@@ -116,11 +118,14 @@ def _told(error: OSError) -> str | None:
 
 
 def _require_text(arguments: Sequence[str]) -> None:
-    """UserError for a word that no file, model or text could be called by."""
+    """UserError for a word that no file, model or text could be called by, or that is empty."""
     from mmscale.storage.reading import require_text
 
-    for word in arguments:
+    for before, word in zip(("", *arguments), arguments, strict=False):
         require_text(word, f"on the command line, {word[:80]!r}")
+        if not word.strip() and before not in _MAY_BE_EMPTY:
+            where = f" behind {before}" if before else ""
+            raise UserError(f"an empty word stands on the command line{where}: give it a value, or leave it out")
 
 
 def _tell(sentence: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,6 +91,7 @@ def proxy_options(
     *, proxy: tuple[str, str], expert: str | None, antiexpert: str | None, draft_tokens: str, **more: Any
 ) -> dict[str, Any] | None:
     """What is asked of proxy-tuning, models by path; None without it."""
+    from mmscale.config.evaluation import MOST_DRAFT_TOKENS
     from mmscale.errors import UserError
 
     if proxy != NO_PROXY:
@@ -110,8 +112,10 @@ def proxy_options(
             if more.get(name):
                 raise needs_proxy(f"--{name.replace('_', '-')}")
         return None
-    if draft_tokens != "auto" and not (draft_tokens.isdigit() and int(draft_tokens) >= 1):
-        raise UserError(f"--draft-tokens is auto or a number from 1, not {draft_tokens}")
+    if not re.fullmatch("auto|[0-9]{1,4}", draft_tokens) or not (
+        draft_tokens == "auto" or 1 <= int(draft_tokens) <= MOST_DRAFT_TOKENS
+    ):
+        raise UserError(f"--draft-tokens is auto or a number from 1 to {MOST_DRAFT_TOKENS}, not {draft_tokens}")
     tokens = None if draft_tokens == "auto" else int(draft_tokens)
     return {"expert": expert, "antiexpert": antiexpert, "draft_tokens": tokens, **more}
 

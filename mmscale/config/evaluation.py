@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +13,9 @@ from mmscale.config.model import LanguageModelConfig
 from mmscale.errors import UserError
 
 LEAST_TEMPERATURE = 1e-4
+MOST_ALPHA = 1000
+"""Beyond, sums of logits are of other numbers than the models gave."""
+MOST_DRAFT_TOKENS = 256
 
 
 class GenerationConfig(Config):
@@ -28,13 +31,13 @@ class GenerationConfig(Config):
     """Sample from the likeliest tokens only, up to this share of the probability."""
     min_p: float = Field(default=0.0, ge=0, lt=1)
     """Least probability, as a share of the likeliest token's."""
-    repetition_penalty: float = Field(default=1.0, gt=0, le=1000)
+    repetition_penalty: float = Field(default=1.0, ge=0.001, le=1000)
     """Makes tokens that prompt or answer hold already less likely (Keskar et al. 2019, arXiv 1909.05858, section 4.1)."""
     batch_size: int = Field(default=32, ge=1, lt=2**31)
     """Questions answered at once, per rank."""
     seed: Seed = 0
     """Decides what is sampled."""
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Texts at which an answer ends (they are cut off)."""
 
     @field_validator("temperature")
@@ -85,9 +88,9 @@ class ProxyConfig(Config):
     """The larger model that is steered."""
     expert: str
     """Method of this run whose tuned model steers."""
-    alpha: float = 1.0
+    alpha: float = Field(default=1.0, ge=-MOST_ALPHA, le=MOST_ALPHA)
     """Strength."""
-    sweep: tuple[float, ...] = ()
+    sweep: tuple[Annotated[float, Field(ge=-MOST_ALPHA, le=MOST_ALPHA)], ...] = ()
     """More values of alpha that answer, for the report's picture."""
     sweep_limit: int | None = Field(default=None, ge=1)
     """Problems per language that these answer; null is all."""
@@ -95,7 +98,7 @@ class ProxyConfig(Config):
     """Also tune the larger base itself by the expert's recipe: how much of that gain does proxy-tuning reach?"""
     ceiling_learning_rate_scale: float = Field(default=1.0, gt=0)
     """The larger base is tuned with so much of the recipe's learning rates: wider models want smaller steps."""
-    draft_tokens: int | None = Field(default=1, ge=1)
+    draft_tokens: int | None = Field(default=1, ge=1, le=MOST_DRAFT_TOKENS)
     """Tokens that a round of speculative decoding tries; 1 is plain decoding, null measures what is fastest."""
     shard_small: bool = False
     """Cut expert and anti-expert over the tensor group like the base, instead of keeping them whole on every rank."""

@@ -50,8 +50,9 @@ class Ensemble:
         self.drafter = drafter or (steering[0] if steering else None)
         lm = base.model.language_model
         self.device, self.group = lm.device, lm.vocabulary_group
-        self.vocabulary = min(model.columns for model in self.models)
-        """Tokens that every model has: embeddings of one tokenizer are padded to different numbers of rows (Qwen2.5)."""
+        self.vocabulary = min(lm.tokens if steering else lm.vocabulary, *(model.columns for model in self.models))
+        """Tokens that every model has: embeddings of one tokenizer are padded to different numbers of rows (Qwen2.5). A row
+        that is no token takes no part in a steered choice; alone, a model chooses among all of its rows, as it does elsewhere."""
         self._first = lm.first_token
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -131,6 +132,12 @@ class LanguageModel(nn.Module):
         """Columns of the whole logits."""
         return int(self.config.vocab_size)
 
+    @functools.cached_property
+    def tokens(self) -> int:
+        """Columns of the logits that stand for a token of its tokenizer; those behind are padding."""
+        known = self.tokenizer.get_vocab().values() if self.tokenizer is not None else ()
+        return min(self.vocabulary, max(known, default=self.vocabulary - 1) + 1)
+
     def whole_logits(self, part_Nv: Tensor) -> Tensor:
         """Logits [N, V] of all ranks' stretches."""
         return part_Nv if self._tensor_parallel is None else self._tensor_parallel.joined(part_Nv)
@@ -196,7 +203,9 @@ def load_language_model(
     tokenizer = load_tokenizer(config)
     _require_fitting_tokenizer(config.path, tokenizer, int(model.config.vocab_size))
     specials = special_tokens(tokenizer, model.config, config.bos_token, config.eos_token)
-    return LanguageModel(model, tokenizer, specials, tensor_parallel)
+    loaded = LanguageModel(model, tokenizer, specials, tensor_parallel)
+    _require_known_stops(config.path, loaded)
+    return loaded
 
 
 def _empty(config: LanguageModelConfig, model_config: Any) -> Any:
@@ -230,6 +239,16 @@ def _load_sharded(
         )
     tensor_parallel = shard_model(model, context, dtype, weights.read, partition)
     return model.to(context.device), tensor_parallel
+
+
+def _require_known_stops(path: str, model: LanguageModel) -> None:
+    """UserError where generation would wait for a token that the model never writes."""
+    for index in model.stop_ids:
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < model.vocabulary:
+            raise UserError(
+                f"{path}: generation_config.json names the end token {index!r:.40}, which is no id below {model.vocabulary}: "
+                f"mend its eos_token_id"
+            )
 
 
 def _require_fitting_tokenizer(path: str, tokenizer: Any, rows: int) -> None:

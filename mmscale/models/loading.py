@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,14 @@ from mmscale.errors import NotHereYet, UserError
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 _ADAPTER = "adapter_config.json"
+_DESCRIPTION = "config.json"
+_BESIDE = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
 
 def resolve_path(path: str) -> str:
@@ -75,6 +84,8 @@ def _reason(path: str, error: Exception) -> str:
             "it brings Python code of its own, which is not run: where you trust it, set trust_remote_code: true in your "
             "configuration, or give --trust-remote-code"
         )
+    if "backend tokenizer" in str(error):
+        return "it holds no tokenizer (tokenizer.json or tokenizer.model): copy it from where the model comes from"
     if _is_absent(path, error):
         return f"there is no such folder here, and the hub has no such model or cannot be reached ({said})"
     return said if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {said}"
@@ -107,6 +118,7 @@ def load_model_configuration(config: LanguageModelConfig | EncoderConfig, what: 
             f"{config.path} holds an adapter ({_ADAPTER}), which is loaded by nothing here: merge it into its base model, "
             f"or remove that file"
         )
+    _require_readable(config)
     found = load_pretrained(AutoConfig, config, what)
     method = getattr(found, "quantization_config", None)
     if method is not None:
@@ -124,6 +136,33 @@ def load_model_configuration(config: LanguageModelConfig | EncoderConfig, what: 
     return found
 
 
+def _require_readable(config: LanguageModelConfig | EncoderConfig) -> None:
+    """UserError for a JSON file of a local folder that is none: transformers passes over some of them, and says of others
+    neither name nor line. What comes from the hub is checked on its way."""
+    folder = Path(resolve_path(config.path))
+    if not folder.is_dir():
+        return
+    if not (folder / _DESCRIPTION).is_file():
+        raise UserError(f"{config.path} holds no {_DESCRIPTION}: name the folder of a model, or copy it again")
+    for file in (folder / name for name in (_DESCRIPTION, *_BESIDE)):
+        if file.is_file():
+            _require_object(file)
+
+
+def _require_object(file: Path) -> None:
+    begin = f"{file} "
+    try:
+        text = file.read_text(encoding="utf-8")
+        if text.startswith("version https://git-lfs"):
+            raise UserError(begin + "is a git-lfs pointer: fetch the file with git lfs pull")
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        said = str(error).splitlines()[0]
+        raise UserError(f"{begin}is not valid JSON ({said}): download or copy it again") from error
+    if not isinstance(value, dict):
+        raise UserError(begin + "holds no JSON object: download or copy it again")
+
+
 def freeze(module: torch.nn.Module) -> None:
     """Evaluation mode (no dropout) for good, and no gradients."""
     module.eval()
@@ -137,7 +176,8 @@ def load_tensors(path: Path) -> Any:
             zipped = handle.read(2) == b"PK"
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged pickle fails in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        said = "holds more than tensors" if "weights_only" in str(error) else str(error)
+        reason = said.splitlines()[0] if said else type(error).__name__
         raise UserError(
             f"{path} is not a checkpoint of plain tensors, or damaged ({reason}): convert it where you trust it, or copy it "
             f"again"

@@ -8,15 +8,18 @@ counts fastest (with three and more, Slurm 22.05 gives the same hosts in another
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import shutil
 import subprocess
 
 from mmscale.errors import UserError
 
-_NAMES = re.compile(r"(?:[^,\[\]]|\[[^\[\]]*\])+")
+_NAMES = re.compile(r"(?:[^,\[\]\s]|\[[^\[\]]*\])+")
 _PARTS = re.compile(r"\[([^\[\]]*)\]")
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?$")
+_RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
+_MOST_HOSTS = 1 << 16
+"""That one list may name; no cluster has more, and a damaged range would fill the memory."""
 _SECONDS = 20
 """That Slurm's own program may take: it reads the cluster's configuration, and asks no controller."""
 
@@ -51,16 +54,18 @@ def _hosts(name: str, nodes: str) -> list[str]:
     """The hosts of one name with any number of brackets."""
     parts = _PARTS.split(name)  # text, inside of a bracket, text, …
     choices = [_numbers(part, nodes) if place % 2 else [part] for place, part in enumerate(parts)]
+    if math.prod(map(len, choices)) > _MOST_HOSTS:
+        raise _unreadable(nodes)
     return ["".join(chosen) for chosen in itertools.product(*choices)]
 
 
 def _numbers(inside: str, nodes: str) -> list[str]:
     found: list[str] = []
     for one in inside.split(","):
-        match = _RANGE.match(one)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
+        match = _RANGE.fullmatch(one)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if match is None or not 0 <= last - first < _MOST_HOSTS:
             raise _unreadable(nodes)
-        first, last = int(match[1]), int(match[2] or match[1])
         found += [f"{number:0{len(match[1])}d}" for number in range(first, last + 1)]
     return found
 

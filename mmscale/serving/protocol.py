@@ -62,7 +62,7 @@ class _Asked(BaseModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     top_k: int = Field(default=0, ge=0, lt=2**31)
     min_p: float = Field(default=0.0, ge=0, lt=1)
-    repetition_penalty: float = Field(default=1.0, gt=0, le=1000)
+    repetition_penalty: float = Field(default=1.0, ge=0.001, le=1000)
     language: Annotated[str, Field(max_length=64)] | None = None
     # known by their neutral value alone
     presence_penalty: Nothing = 0

@@ -97,11 +97,28 @@ def _too_deep_at(text: str) -> int:
     return 1
 
 
+class _Twice(ValueError):
+    """A key that an object holds twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of its pairs; ValueError where a key stands twice, of which a reader would take either."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _Twice(key)
+        found[key] = value
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
+
+
 def parse_json(text: str) -> Any:
     """The value of a JSON text. Raises NotJson for anything else, and for values that no program could write again:
     nested deeper than Python follows, numbers of thousands of digits, half a surrogate pair."""
     try:
-        value = json.loads(text)
+        value = _DECODER.decode(text)
         if _LONE_SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -113,10 +130,20 @@ def parse_json(text: str) -> Any:
         fault = _LONE_SURROGATE.search(text)
         line = text.count("\n", 0, fault.start()) + 1 if fault else 1
         raise NotJson("holds half of a surrogate pair, which is no character", line) from error
+    except _Twice as error:
+        raise NotJson(
+            f"holds the key {str(error)!r:.60} twice in one object", _second_place(text, str(error))
+        ) from error
     except ValueError as error:
         fault = _LONG_NUMBER.search(text)
         line = text.count("\n", 0, fault.start()) + 1 if fault else 1
         raise NotJson("holds a number of thousands of digits", line) from error
+
+
+def _second_place(text: str, key: str) -> int:
+    """The line of the last place at which a key stands."""
+    place = text.rfind(json.dumps(key, ensure_ascii=False))
+    return text.count("\n", 0, max(place, 0)) + 1
 
 
 def read_json(path: Path, remedy: str) -> Any:

@@ -115,7 +115,7 @@ def test_a_damaged_model_is_one_sentence(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{")
     assert main(["generate", str(tmp_path), "hi"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("mmscale: cannot load the") and str(tmp_path) in error
+    assert error.startswith(f"mmscale: {tmp_path}/config.json is not valid JSON")
 
 
 def test_questions_that_are_no_utf8_are_one_sentence(capsys, monkeypatch):
@@ -170,7 +170,15 @@ def test_a_dry_run_fails_on_mistakes_and_not_on_what_is_not_here_yet(tmp_path, c
     [
         (["evaluate", "tinyworld:llm", "--source", "tiny\0world"], "holds a NUL byte"),
         (["generate", "tinyworld:llm", "Hi", "--stop", "\udcff"], "is not UTF-8"),
-        (["generate", "tinyworld:llm", "Hi", "--output", ""], "names no file"),
+        (["generate", "tinyworld:llm", "Hi", "--output", "."], "names no file"),
+        (
+            ["generate", "tinyworld:llm", "Hi", "--proxy", "", ""],
+            "an empty word stands on the command line behind --proxy",
+        ),
+        (["generate", "tinyworld:llm", "Hi", "--proxy", "tinyworld:llm", ""], "an empty word"),
+        (["generate", "tinyworld:llm", "Hi", "--prompt", ""], "behind --prompt"),
+        (["generate", "tinyworld:llm", "Hi", "--stop", ""], "command line: stop.0: string should have at least 1"),
+        (["generate", "tinyworld:llm", "Hi", "--repetition-penalty", "1e-300"], "repetition_penalty"),
         (["generate", "tinyworld:llm", "Hi", "--tensor-parallel-size", str(10**30)], "tensor_parallel_size"),
         (["generate", "tinyworld:llm", "Hi", "--seed", str(10**30)], "seed"),
         (["generate", "tinyworld:llm", "Hi", "--temperature", "1e-9"], "at least 0.0001"),

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,17 +39,33 @@ def expert(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def padded(tmp_path_factory) -> str:
     """The base with rows that no token has, as Qwen2.5's sizes have different numbers of them; these would win every choice."""
+    return with_padding(BASE, tmp_path_factory.mktemp("padded"))
+
+
+def with_padding(path: str, folder: Path, factor: float = 40) -> str:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(resolve_path(BASE))
+    model = AutoModelForCausalLM.from_pretrained(resolve_path(path))
     rows = model.config.vocab_size
     model.resize_token_embeddings(rows + 37, mean_resizing=False)
     with torch.no_grad():
-        model.get_output_embeddings().weight[rows:] = 40 * model.get_output_embeddings().weight[5:42]
-    folder = tmp_path_factory.mktemp("padded")
+        head = model.get_output_embeddings().weight
+        head[rows:] = factor * torch.cat([head[5:24], -head[5:23]])  # one of each two has a large logit
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(resolve_path(BASE)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(resolve_path(path)).save_pretrained(folder)
     return str(folder)
+
+
+def test_padding_that_all_models_have_is_no_token(expert, padded, tmp_path, capsys):
+    """Sums over it would win every choice, and say nothing."""
+    asked = [QUESTIONS[0], "--draft-tokens", "1", "--json"]
+    assert main(steered(expert, *asked)) == 0
+    plain = json.loads(capsys.readouterr().out)
+    small = [with_padding(path, tmp_path / name, 1) for path, name in ((expert, "expert"), (ANTI, "antiexpert"))]
+    assert main(["generate", padded, *ASK, "--proxy", *small, *asked]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["response"] == plain["response"]
+    assert found["log_probability"] == pytest.approx(plain["log_probability"], abs=1e-5)
 
 
 def steered(expert: str, *more: str, base: str = BASE) -> list[str]:
@@ -168,9 +185,12 @@ def test_a_vocabulary_map_leads_to_the_same_answers(expert, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--alpha", "nan"], "alpha must be a finite number, got nan"),
+        (["--alpha", "nan"], "alpha must be a finite number between -1000 and 1000, got nan"),
+        (["--alpha", "1e300"], "alpha must be a finite number between -1000 and 1000"),
+        (["--draft-tokens", "²"], "from 1 to 256, not ²"),
+        (["--draft-tokens", "1000000000"], "from 1 to 256, not 1000000000"),
         (["--proxy", "a", "b"], "leave --expert and --antiexpert out"),
-        (["--draft-tokens", "0"], "--draft-tokens is auto or a number from 1, not 0"),
+        (["--draft-tokens", "0"], "--draft-tokens is auto or a number from 1 to 256, not 0"),
         (["--top-p", "0"], "command line: top_p"),
         (["--antiexpert", "EXPERT"], "expert and anti-expert are the same model"),
         (["--chat-template"], "the expert's tokenizer has no chat template"),

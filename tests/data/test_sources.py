@@ -234,6 +234,14 @@ def test_parquet_table(tmp_path):
 # ---- bad input -------------------------------------------------------------------------------------------------
 
 
+def test_a_column_is_found_by_its_name_or_its_absence_told(tmp_path):
+    (tmp_path / "a.csv").write_text("question, answer ,rationale\nq, 007 ,r\n")
+    [record] = load("table", tmp_path / "a.csv", "en")[0]
+    assert (record.answer, record.rationale) == ("007", "r")
+    with pytest.raises(UserError, match="has no column 'Reason', which options.columns names for rationale"):
+        load("table", tmp_path / "a.csv", "en", options={"columns": {"rationale": "Reason"}})
+
+
 def test_an_unreadable_row_is_named_and_too_many_stop_the_run(tmp_path):
     good = '{"question": "q", "answer": "1 #### 1"}\n'
     (tmp_path / "train.jsonl").write_text(good * 150 + "{broken\n", encoding="utf-8")

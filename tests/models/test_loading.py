@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+
 import pytest
 import torch
 from transformers import (
@@ -23,6 +26,7 @@ from mmscale.errors import UserError
 from mmscale.models.encoders import load_encoder, load_encoder_tokenizer
 from mmscale.models.encoders.base import family_of
 from mmscale.models.language_model import load_language_model
+from mmscale.models.loading import resolve_path
 from mmscale.parallel.context import ParallelContext
 from tests.conftest import VOCABULARY, random_causal_lm
 
@@ -49,6 +53,32 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path, tinyworld_tokeni
     random_causal_lm("llama", "sdpa").save_pretrained(tmp_path)
     tinyworld_tokenizers[0].save_pretrained(tmp_path)
     with pytest.raises(UserError, match=f"tokenizer has ids up to 2047 but the model embeds {VOCABULARY}"):
+        load_language_model(LanguageModelConfig(path=str(tmp_path)), HERE)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("generation_config.json", '{"eos_token_id": [2,', "generation_config.json is not valid JSON"),
+        ("generation_config.json", '{"eos_token_id": 2048}', "end token 2048, which is no id below 2048"),
+        ("generation_config.json", '{"eos_token_id": [2, "</s>"]}', "end token '</s>', which is no id"),
+        (
+            "tokenizer.json",
+            "version https://git-lfs.github.com/spec/v1\nsize 5\n",
+            "tokenizer.json is a git-lfs pointer",
+        ),
+        ("tokenizer.json", None, "it holds no tokenizer"),
+        ("config.json", "[]", "config.json holds no JSON object"),
+        ("config.json", None, "holds no config.json"),
+    ],
+)
+def test_a_damaged_file_beside_the_weights_is_named(tmp_path, name, text, said):
+    """transformers passes over a damaged generation_config.json, and stops where it should not."""
+    shutil.copytree(resolve_path("tinyworld:llm"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).unlink(missing_ok=True)
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=re.escape(said)):
         load_language_model(LanguageModelConfig(path=str(tmp_path)), HERE)
 
 

@@ -41,7 +41,25 @@ def test_numbers_are_as_wide_as_the_first_of_their_range():
     assert hosts.expand("r[0-1]n[1-2].c,x") == ["r0n1.c", "r0n2.c", "r1n1.c", "r1n2.c", "x"]
 
 
-@pytest.mark.parametrize("nodes", ["", "n[1-2", "n]1[", "n[2-1]", "n[a-b]", "n[1,,2]", "a,,b", "n[[1]]", "n[]"])
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "",
+        "n[1-2",
+        "n]1[",
+        "n[2-1]",
+        "n[a-b]",
+        "n[1,,2]",
+        "a,,b",
+        "n[[1]]",
+        "n[]",
+        "n1 n2",
+        "n[1-2] ",
+        "n[١-٢]",
+        "n[1-99999999999]",
+        "n[1-999]m[1-999]",
+    ],
+)
 def test_what_is_no_node_list_is_refused(nodes):
     with pytest.raises(UserError, match="cannot read the Slurm node list"):
         hosts.expand(nodes)

@@ -83,6 +83,7 @@ def test_configurations_that_cannot_be_are_one_sentence(tmp_path, files, message
         ('{"a":\n' + "9" * 5000 + "}", 2, "thousands of digits"),
         ('{"a": "x",\n"b": "\\ud83d"}', 2, "half of a surrogate pair"),
         ('{"a": "\\udE00"}', 1, "half of a surrogate pair"),
+        ('{"answer": "5",\n"answer": "6"}', 2, "the key 'answer' twice"),
     ],
 )
 def test_json_that_no_program_could_use_is_told_with_its_line(text, line, reason):

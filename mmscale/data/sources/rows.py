@@ -118,10 +118,11 @@ def csv_rows(path: Path) -> Rows:
 
 
 def _header(path: Path, fields: list[str]) -> list[str]:
-    for name in fields:
-        if not name.strip() or fields.count(name) > 1:
-            raise UserError(f"{path}:1 names the column '{name}' {fields.count(name)} times: give each its own name")
-    return fields
+    names = [name.strip() for name in fields]
+    for name in names:
+        if not name or names.count(name) > 1:
+            raise UserError(f"{path}:1 names the column '{name}' {names.count(name)} times: give each its own name")
+    return names
 
 
 def _csv_records(path: Path, reader: Any) -> Iterator[tuple[str, Any]]:

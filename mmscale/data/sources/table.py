@@ -104,9 +104,27 @@ def _column(row: dict[str, Any], name: str) -> Any:
     return value
 
 
+def _has(row: dict[str, Any], name: str) -> bool:
+    """Whether a row has a column, or the way that its dots lead."""
+    if name in row:
+        return True
+    value: Any = row
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return value is None  # an object that this row leaves empty
+        value = value[part]
+    return True
+
+
 def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     kind = _kind(request)
-    columns = {field: field for field in _FIELDS[kind]} | dict(request.options.get("columns", {}))
+    named = dict(request.options.get("columns", {}))
+    columns = {field: field for field in _FIELDS[kind]} | named
+    for field, column in named.items():
+        if not _has(raw, column):
+            raise BadRow(
+                f"has no column '{column}', which options.columns names for {field} (columns: {', '.join(raw)})"
+            )
     values = {field: _column(raw, column) for field, column in columns.items()}
     texts = {
         field: "" if value is None else plain_text(value, columns[field]).strip()

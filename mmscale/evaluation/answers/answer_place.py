@@ -25,12 +25,14 @@ Readings = tuple[Fraction, ...]
 """What the answer may mean, the likeliest first; empty for an answer that is no single number."""
 
 _NEW_QUESTION = re.compile(
-    rf"(?:^|\n)[\s#*>]*(?:{QUESTIONS})\s*\d*\s*(?:[:：]|\n)|Answer the following question|Below is an instruction",
+    rf"(?:^|\n)[\s#*>]*(?:{QUESTIONS})\s*\d*\s*(?:[:：]|\n)|Answer the following question|Below is an instruction"
+    r"|</s>|<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|end|eos)\|>|<end_of_turn>|<eos>|\[/?INST\]",
     re.IGNORECASE,
 )
 _STATED = re.compile("|".join(f"(?:{phrase})" for phrase in IS.values()), re.IGNORECASE)
 _LABELLED = re.compile(
-    rf"(?<!\w)(?:(?:{LABELS})[\s*]*(?:[:：=]|[–—-]\s)|(?:{LABELS_BARE})[\s*]*(?:[:：=]|[–—-]\s)?)", re.IGNORECASE
+    rf"(?<!\w)(?:(?!a\s*=)(?:{LABELS})[\s*]*(?:[:：=]|[–—-]\s)|(?:{LABELS_BARE})[\s*]*(?:[:：=]|[–—-]\s)?)",
+    re.IGNORECASE,
 )
 _END = re.compile(r"[.!?](?=\s|$|[\"')*\]])|[。！？।॥؟]|\n")
 _ABBREVIATED = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(map(re.escape, ABBREVIATIONS))})\.$", re.IGNORECASE)
