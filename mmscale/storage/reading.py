@@ -103,12 +103,12 @@ class _Twice(ValueError):
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object of its pairs; ValueError where a key stands twice, of which a reader would take either."""
-    found: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in content:
             raise _Twice(key)
-        found[key] = value
-    return found
+        content[key] = value
+    return content
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)

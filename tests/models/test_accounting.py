@@ -148,7 +148,7 @@ FILES = {
     "half a download": (halved("model.safetensors"), "half a download"),
     "half a pickle": (halved("pytorch_model.bin"), "plain tensors, or damaged"),
     "a count in letters": (lambda f: set_config(f, num_hidden_layers="three"), r"num_hidden_layers'?: .*int"),
-    "half a config": (halved("config.json"), "cannot load the model configuration"),
+    "half a config": (halved("config.json"), "config.json is not valid JSON"),
     "no pickle": (lambda f: (as_torch(f), (f / "pytorch_model.bin").write_bytes(b"\x80\x02}q")), "or damaged"),
     "a shard that is not there": (
         sharded(lambda f, index: index.__setitem__(FIRST, "model-00003-of-00002.safetensors")),
