@@ -33,9 +33,8 @@ from mmscale.config.data import DataConfig
 from mmscale.config.run import load_run
 from mmscale.data.loading import load_records
 from mmscale.data.segments import SpecialTokens, TokenizedExample
-from mmscale.decoding.ensemble import Ensemble
+from mmscale.decoding.ensemble import Ensemble, ModelStepper
 from mmscale.decoding.graphs import recorder
-from mmscale.decoding.stepper import ModelStepper
 from mmscale.decoding.stop_criteria import StopCriteria
 from mmscale.methods import method
 from mmscale.models.assembly import read_parts

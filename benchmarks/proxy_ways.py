@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.segments import TokenizedExample
-from mmscale.decoding.draft_length import CANDIDATES, DraftLengthController, tokens_a_round
 from mmscale.decoding.ensemble import Ensemble
-from mmscale.decoding.generate import stream
+from mmscale.decoding.generate import PromptDecoder
+from mmscale.decoding.speculation import CANDIDATES, DraftLengthController, tokens_a_round
 from mmscale.decoding.stop_criteria import StopCriteria
 
 Answers = list[list[int]]
@@ -129,8 +129,8 @@ class Setup:
         def run(prompts: Sequence[list[TokenizedExample]], batch: int) -> Answers:
             config = GenerationConfig(max_new_tokens=self.new_tokens, batch_size=batch)
             used = prompts[: len(ensemble.models)]
-            found = stream(ensemble, used, config, self.end, self.context_length, draft_length())
-            return [one.token_ids for one in sorted(found, key=lambda one: one.prompt)]
+            decoder = PromptDecoder(ensemble, self.end, self.context_length, draft_length())
+            return [one.token_ids for one in sorted(decoder.stream(used, config), key=lambda one: one.prompt)]
 
         return run
 

@@ -172,6 +172,19 @@ def answer(
     return [replace(rows[i], origin=record.origin) for i, record in enumerate(asked)]
 
 
+def log_likelihood(model: Model, records: Sequence[Record]) -> list[float]:
+    """Log-probability that the model's own prompt goes on with each record's target, in nats; the end of text not counted.
+
+    Args:
+        model: Loaded by `load_model`; proxy-tuned, it is that of the combined logits.
+        records: Their targets are what a model would be trained to write: a problem's rationale, an option's label.
+
+    Raises:
+        UserError: Where the model's prompt does not read such records, a target is empty, or both exceed the context.
+    """
+    return model._answerer.log_likelihood(records)
+
+
 def score(rows: Sequence[Prediction], rule: str = "default") -> Score:
     """The share of right answers with its 95 % Wilson interval.
 

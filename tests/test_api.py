@@ -110,6 +110,30 @@ def test_answers_are_those_of_the_command_line_in_the_order_of_the_questions(cap
     assert [row.response.strip() for row in rows] == told
 
 
+def test_log_likelihoods_are_those_of_transformers():
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from mmscale.models.loading import resolve_path
+
+    large, small = "tinyworld:large_llm", "tinyworld:llm"
+    tokenizer = AutoTokenizer.from_pretrained(resolve_path(small))
+    question = "Anna has 12 books. Anna buys 5 books. How many books does Anna have now?"
+    rationales = ("12 plus 5 is 17. The answer is 17.", "The answer is 9.")
+    problems = [mmscale.Problem(question=question, language="en", rationale=one, answer="17") for one in rationales]
+    steered = mmscale.load_model(large, prompt="tinyworld_math", expert=small, antiexpert=large, alpha=0.5)
+    plain = {name: AutoModelForCausalLM.from_pretrained(resolve_path(name)).double() for name in (large, small)}
+    for one, told in zip(mmscale.tokenize(steered, problems), mmscale.log_likelihood(steered, problems), strict=True):
+        *target, eos = one.target_ids
+        assert eos == tokenizer.eos_token_id
+        ids = torch.tensor([[tokenizer.bos_token_id, *one.prompt_ids, *target]])
+        with torch.inference_mode():
+            base, expert = (plain[name](ids).logits[0] for name in (large, small))
+        rows = (base + 0.5 * (expert - base)).log_softmax(-1)[-len(target) - 1 : -1]
+        assert told == pytest.approx(float(rows[range(len(target)), target].sum()), rel=1e-4)
+    with pytest.raises(mmscale.UserError, match="exceed the context"):
+        mmscale.log_likelihood(steered, [mmscale.Problem(question=question, language="en", rationale="one " * 5000)])
+
+
 def test_bad_input_is_one_sentence(tmp_path):
     with pytest.raises(mmscale.UserError, match="both expert and antiexpert"):
         mmscale.load_model("tinyworld:large_llm", expert="tinyworld:llm")

@@ -12,8 +12,8 @@ from mmscale.answering.local import LoadedModels
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.records import Problem
 from mmscale.decoding.analysis import Analyst, summary
-from mmscale.decoding.draft_length import DraftLengthController
-from mmscale.decoding.generate import Generation, stream
+from mmscale.decoding.generate import Generation, PromptDecoder
+from mmscale.decoding.speculation import DraftLengthController
 from mmscale.errors import UserError
 from mmscale.parallel.context import ParallelContext
 from mmscale.progress import bar
@@ -54,11 +54,9 @@ class Asking:
         others = {i for i in range(len(records)) if i % context.data_size != context.data_rank}
         end = self.solver.end.with_texts(self.config.stop)
         solver, skip = self.solver, frozenset(done | others)
-        found = stream(
-            solver.ensemble, prompts, self.config, end, solver.context_length, self.draft_length, self.analyst, skip
-        )
+        decoder = PromptDecoder(solver.ensemble, end, solver.context_length, self.draft_length, self.analyst)
         with bar(f"{solver.title}: answering", len(records) - len(skip)) as progress:
-            for one in found:
+            for one in decoder.stream(prompts, self.config, skip):
                 progress.advance()
                 yield self._row(one)
 

@@ -54,7 +54,10 @@ class Answerer(ABC):
         """
 
     def log_likelihood(self, records: Sequence[Record]) -> list[float]:
-        """Log-probability of each record's target after its prompt, in nats; UserError where this cannot be known."""
+        """Log-probability of each record's target after its prompt, in nats, the end of text not counted.
+
+        UserError where this cannot be known.
+        """
         raise UserError(f"{self.title} gives no probabilities of texts that it did not write")
 
 

@@ -15,12 +15,12 @@ from mmscale.config.evaluation import MOST_ALPHA, GenerationConfig
 from mmscale.data.chat import in_chat_format
 from mmscale.data.prompts import Template, template
 from mmscale.data.records import Record
-from mmscale.data.segments import ExampleTokenizer
-from mmscale.decoding.draft_length import DraftLengthController
-from mmscale.decoding.ensemble import Ensemble
-from mmscale.decoding.generate import batches, generate
+from mmscale.data.segments import ExampleTokenizer, TokenizedExample
+from mmscale.decoding.ensemble import Ensemble, ModelStepper
+from mmscale.decoding.generate import PromptDecoder, batches
 from mmscale.decoding.graphs import recorder
-from mmscale.decoding.stepper import ModelStepper
+from mmscale.decoding.scoring import score_target
+from mmscale.decoding.speculation import DraftLengthController
 from mmscale.decoding.stop_criteria import StopCriteria, stop_criteria
 from mmscale.decoding.vocabulary import read_vocabulary_map, require_same_vocabulary
 from mmscale.errors import UserError
@@ -117,14 +117,35 @@ class LocalAnswerer(Answerer):
         mine = open_ones if context is None else open_ones[context.data_rank :: context.data_size]
         end = models.end.with_texts(config.stop)
         draft_length = DraftLengthController(models.ensemble.device, models.draft_tokens)
-        found = generate(models.ensemble, prompts, config, end, models.context_length, mine, draft_length)
-        for batch in found:
+        decoder = PromptDecoder(models.ensemble, end, models.context_length, draft_length)
+        for batch in decoder.in_batches(prompts, config, mine):
             yield [Answer(records[one.prompt], one.text) for one in batch]
+
+    def log_likelihood(self, records: Sequence[Record]) -> list[float]:
+        """Log-probability of each record's target after its prompt, in nats, the end of text not counted.
+
+        Proxy-tuned: of the combined logits. UserError where prompt or target is longer than what the models read.
+        """
+        models = self.loaded
+        versions = [tokenize(records) for tokenize in models.tokenizers]
+        return [_log_likelihood(models, one) for one in zip(*versions, strict=True)]
+
+
+def _log_likelihood(models: LoadedModels, versions: Sequence[TokenizedExample]) -> float:
+    """`versions[m]`: an example as model m reads it; its target counts in the base's tokens."""
+    base = versions[0]
+    if any(one.truncated or one.merged_length > models.context_length for one in versions):
+        raise UserError(f"{base.origin}: prompt and target exceed the context of {models.context_length}: shorten them")
+    target = base.target_ids[:-1]  # without end of text
+    examples = [replace(one, target_ids=target) for one in versions]
+    return math.fsum(token.log_probability or 0.0 for token in score_target(models.ensemble, examples))
 
 
 def _limits(model: MergedModel) -> PackingConfig:
     room = min(model.language_model.context_length, 1 << 16)
-    return PackingConfig(global_batch_size=1, max_prompt_tokens=room, max_encoder_tokens=min(512, room))
+    return PackingConfig(
+        global_batch_size=1, max_prompt_tokens=room, max_target_tokens=room, max_encoder_tokens=min(512, room)
+    )
 
 
 def _looks(parts: Sequence[ModelParts]) -> Callable[[], Mapping[str, Digests]]:
@@ -213,80 +234,112 @@ class Steering:
             raise UserError("a vocabulary map needs small models that are whole on every rank: leave one of both out")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Member:
+    """A model of a proxy-tuned one, before and after it is loaded."""
+
+    role: str
+    """Base, expert, anti-expert or drafter."""
+    parts: ModelParts
+    prompt: str
+    """Name of the template by which it is asked."""
+
+    @property
+    def fingerprint(self) -> str:
+        return _fingerprint(self.parts, self.prompt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LoadedMember:
+    """A member in memory."""
+
+    member: _Member
+    model: MergedModel
+    encoder_tokenizer: FamilyTokenizer | None
+
+    @property
+    def language_model(self) -> LanguageModel:
+        return self.model.language_model
+
+    def tokenizer(self, dress: Callable[[Template], Template]) -> ExampleTokenizer:
+        """How it reads records; `dress` is what it makes of every template."""
+        lm, asked_by = self.language_model, template(self.member.prompt)
+        return ExampleTokenizer(lm.tokenizer, lm.specials, asked_by, _limits(self.model), self.encoder_tokenizer, dress)
+
+
+def _members(base: ModelParts, steering: Steering, prompt: str | None) -> list[_Member]:
+    """Base, expert, anti-expert and perhaps a drafter, in the order in which the ensemble has them."""
+    default = prompt or base.prompt or DEFAULT_PROMPT
+
+    def member(role: str, parts: ModelParts, asked_by: str | None) -> _Member:
+        return _Member(role=role, parts=parts, prompt=asked_by or parts.prompt or default)
+
+    found = [
+        member("base", base, prompt),
+        member("expert", steering.expert, steering.expert_prompt or prompt),
+        member("anti-expert", steering.antiexpert, prompt),
+    ]
+    return [*found, *([member("drafter", steering.drafter, default)] if steering.drafter else [])]
+
+
 def proxy_answerer(
     title: str, base: ModelParts, steering: Steering, context: ParallelContext, prompt: str | None = None
 ) -> LocalAnswerer:
     """base + alpha (expert - anti-expert); UserError at loading when vocabularies differ."""
-    parts = [base, steering.expert, steering.antiexpert, *([steering.drafter] if steering.drafter else [])]
-    default = prompt or base.prompt or DEFAULT_PROMPT
-    asked = (prompt, steering.expert_prompt or prompt, prompt, default)
-    names = [name or part.prompt or default for name, part in zip(asked, parts, strict=False)]
-    prints = [_fingerprint(part, name) for part, name in zip(parts, names, strict=True)]
+    members = _members(base, steering, prompt)
     chat = [steering.chat_response_prefix] if steering.chat_response_prefix else []
     words = [file_digest(steering.vocabulary_map)] if steering.vocabulary_map else []
+    prints = [member.fingerprint for member in members]
     fingerprint = _fingerprint(base, prints, steering.alpha, steering.chat_template, *chat, *words)
 
     def load() -> LoadedModels:
-        small = context if steering.shard_small else replace(context, tensor_group=None, tensor_rank=0, tensor_size=1)
-        models = [_answering(part, context if k == 0 else small) for k, part in enumerate(parts)]
-        lms = [model.language_model for model, _ in models]
-        vocabularies = _vocabularies(lms, steering)
-        tokenizers = [
-            ExampleTokenizer(lm.tokenizer, lm.specials, template(name), _limits(model), encoder_tokenizer, dress)
-            for lm, name, dress, (model, encoder_tokenizer) in zip(
-                lms, names, _dresses(lms, steering), models, strict=True
-            )
-        ]
-        steppers = [_stepper(model, vocabulary=own) for (model, _), own in zip(models, vocabularies, strict=True)]
+        loaded = [_loaded(member, steering, context) for member in members]
+        first, *small = loaded
+        steppers = [_stepper(first.model)]
+        steppers += [_stepper(one.model, vocabulary=_vocabulary(first, one, steering)) for one in small]
         drafter = steppers[3] if steering.drafter else None
-        ensemble = Ensemble(steppers[0], (steppers[1], steppers[2]), steering.alpha, drafter)
-        context_length = min(lm.context_length for lm in lms)
         return LoadedModels(
             title=title,
             fingerprint=fingerprint,
-            tokenizers=tokenizers,
-            ensemble=ensemble,
-            end=stop_criteria(lms[0]),
-            context_length=context_length,
+            tokenizers=[one.tokenizer(_dress(one, steering)) for one in loaded],
+            ensemble=Ensemble(steppers[0], (steppers[1], steppers[2]), steering.alpha, drafter),
+            end=stop_criteria(first.language_model),
+            context_length=min(one.language_model.context_length for one in loaded),
             draft_tokens=steering.draft_tokens,
         )
 
-    return LocalAnswerer(title, fingerprint, load, names[0], _looks(parts))
+    return LocalAnswerer(title, fingerprint, load, members[0].prompt, _looks([member.parts for member in members]))
 
 
-_SMALL = ("expert", "anti-expert", "drafter")
+def _loaded(member: _Member, steering: Steering, context: ParallelContext) -> _LoadedMember:
+    """Small models stand whole on every rank, unless they are to be cut like the base."""
+    whole = member.role != "base" and not steering.shard_small
+    own = replace(context, tensor_group=None, tensor_rank=0, tensor_size=1) if whole else context
+    model, encoder_tokenizer = _answering(member.parts, own)
+    return _LoadedMember(member=member, model=model, encoder_tokenizer=encoder_tokenizer)
 
 
-def _vocabularies(lms: Sequence[LanguageModel], steering: Steering) -> list[Tensor | None]:
-    """Each model's ids of the base's tokens, where a map is given; else UserError when they are not the same."""
-    if steering.vocabulary_map is None:
-        _require_same_words(lms)
-        return [None] * len(lms)
-    base = lms[0]
-    maps = [
-        read_vocabulary_map(steering.vocabulary_map, base.tokenizer, lm.tokenizer, base.vocabulary, what)
-        for lm, what in zip(lms[1:], _SMALL, strict=False)
-    ]
-    return [None, *(one.to(base.device) for one in maps)]
+def _vocabulary(base: _LoadedMember, other: _LoadedMember, steering: Steering) -> Tensor | None:
+    """A small model's ids of the base's tokens, where a map is given; else UserError when they are not the same."""
+    first, lm, role = base.language_model, other.language_model, other.member.role
+    if steering.vocabulary_map is not None:
+        named = read_vocabulary_map(steering.vocabulary_map, first.tokenizer, lm.tokenizer, first.vocabulary, role)
+        return named.to(first.device)
+    require_same_vocabulary(first.tokenizer, lm.tokenizer, role)
+    if lm.specials.eos != first.specials.eos:
+        raise UserError(
+            f"base and {role} end text with different tokens ({first.specials.eos}, {lm.specials.eos}): set eos_token"
+        )
+    return None
 
 
-def _require_same_words(lms: Sequence[LanguageModel]) -> None:
-    """UserError when the models do not share vocabulary and end of text."""
-    for lm, what in zip(lms[1:], _SMALL, strict=False):
-        require_same_vocabulary(lms[0].tokenizer, lm.tokenizer, what)
-        if lm.specials.eos != lms[0].specials.eos:
-            raise UserError(
-                f"base and {what} end text with different tokens ({lms[0].specials.eos}, {lm.specials.eos}): set eos_token"
-            )
-
-
-def _dresses(lms: Sequence[LanguageModel], steering: Steering) -> list[Callable[[Template], Template]]:
-    """What each model makes of the template that all are asked by: the expert may have one of its own, or a chat format."""
+def _dress(one: _LoadedMember, steering: Steering) -> Callable[[Template], Template]:
+    """What a model makes of the template that all are asked by: the expert may have one of its own, or a chat format."""
 
     def of_expert(plain: Template) -> Template:
         own = template(steering.expert_prompt) if steering.expert_prompt else plain
         if not steering.chat_template:
             return own
-        return in_chat_format(own, lms[1].tokenizer, steering.chat_response_prefix)
+        return in_chat_format(own, one.language_model.tokenizer, steering.chat_response_prefix)
 
-    return [of_expert if place == 1 else (lambda plain: plain) for place in range(len(lms))]
+    return of_expert if one.member.role == "expert" else lambda plain: plain

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.segments import TokenizedExample
-from mmscale.decoding.draft_length import DraftLengthController
 from mmscale.decoding.ensemble import Ensemble, Logits
 from mmscale.decoding.sampling import DrawKey, draws
-from mmscale.decoding.speculation import Drafts, choose_by_noise, choose_by_rejection
+from mmscale.decoding.speculation import DraftLengthController, Drafts, choose_by_noise, choose_by_rejection
 from mmscale.decoding.stop_criteria import StopCriteria
 from mmscale.transfer import tensor_on
 

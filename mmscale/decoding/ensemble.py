@@ -1,7 +1,9 @@
-"""What answers: one model, or a base that an expert and an anti-expert steer, and perhaps one that drafts.
+"""What decodes: models with their keys and values, one alone or a base that an expert and an anti-expert steer.
 
 Proxy-tuning (Liu et al. 2024, arXiv 2401.08565, eq. 1): s = base + alpha (expert - anti-expert). The models may read
-different prompts; they share the continuation.
+different prompts; they share the continuation. One of them, or another, may draft.
+
+Legend: N rows, B running sequences, Q new tokens of each, V entries of the vocabulary, v those that this rank holds.
 """
 
 from __future__ import annotations
@@ -13,10 +15,124 @@ import torch
 from mmscale_kernels import Chosen, Draws, Parts, proxy_choose
 from torch import Tensor
 
+from mmscale.data.packing import pack
 from mmscale.data.segments import TokenizedExample
+from mmscale.decoding.graphs import GraphRecorder, GraphRunner
 from mmscale.decoding.sampling import DrawKey, draws, penalised
-from mmscale.decoding.stepper import ModelStepper
+from mmscale.models.key_value_cache import KeyValueCache, NewTokens
+from mmscale.models.merge import MergedModel
+from mmscale.models.packed_layout import PackedLayout
 from mmscale.transfer import tensor_on
+
+PREFILL_TOKENS = 8192
+"""Most tokens of prompts in one pass; what is longer goes in pieces."""
+
+
+class ModelStepper:
+    """A plain or merged model with static keys and values; B sequences run, in slots 0..B-1.
+
+    Logits are this rank's stretch of the vocabulary, [N, v].
+    """
+
+    def __init__(
+        self,
+        model: MergedModel,
+        prefill_tokens: int = PREFILL_TOKENS,
+        vocabulary: Tensor | None = None,
+        recorder: GraphRecorder | None = None,
+    ) -> None:
+        """`vocabulary` int64 [V]: this model's id of each token of the others, where it has ids of its own. `recorder`
+        records steps of few tokens and replays them.
+        """
+        self.model, self.prefill_tokens, self.vocabulary = model, prefill_tokens, vocabulary
+        self.cache: KeyValueCache | None = None
+        self._recorder = recorder
+        self._replay: GraphRunner | None = None
+
+    @property
+    def columns(self) -> int:
+        """Tokens that its whole logits have a column for."""
+        return self.model.language_model.vocabulary if self.vocabulary is None else len(self.vocabulary)
+
+    def reserve(self, slots: int, capacity: int) -> None:
+        """Room for so many sequences of so many tokens; nothing runs afterwards."""
+        held = self.cache
+        if held is not None and held.slots == slots and held.capacity >= capacity:
+            held.lengths.clear()
+        else:
+            self.cache = self.model.language_model.new_cache(slots, capacity)
+            self._replay = GraphRunner(self._forward, self.cache, self._recorder) if self._recorder else None
+
+    def admit(self, prompts: Sequence[TokenizedExample]) -> Tensor:
+        """Prefill prompts into the next slots, packed; logits [n, v] after the last token of each."""
+        found, begin = [], 0
+        while begin < len(prompts):
+            end, total = begin + 1, prompts[begin].merged_length
+            while end < len(prompts) and total + prompts[end].merged_length <= self.prefill_tokens:
+                total += prompts[end].merged_length
+                end += 1
+            found.append(self._prefill(prompts[begin:end]))
+            begin = end
+        return torch.cat(found)
+
+    def _prefill(self, prompts: Sequence[TokenizedExample]) -> Tensor:
+        lm, cache = self.model.language_model, self._held
+        row = pack(prompts, lm.specials).to(lm.device)
+        inputs, places = self.model.merged_inputs(row), row.position_ids
+        new = cache.admit(row.lengths)
+        limit = self.prefill_tokens if len(prompts) == 1 else inputs.shape[0]
+        first = PackedLayout(tuple(row.lengths) if len(prompts) > 1 else (min(limit, inputs.shape[0]),), inputs.device)
+        last = tensor_on(lm.device, row.lengths).cumsum(0) - 1
+        read = last if limit >= inputs.shape[0] else None
+        hidden = lm.hidden(inputs[:limit], places[:limit], first, cache, _part(new, 0, limit), read)
+        for begin in range(limit, inputs.shape[0], limit):
+            end = begin + limit
+            hidden = lm.hidden(inputs[begin:end], places[begin:end], None, cache, _part(new, begin, end))
+        return self.logits_of(hidden if read is not None else hidden[-1:])
+
+    def extend(self, tokens_BQ: Tensor) -> Tensor:
+        """Append Q tokens to every running sequence; logits [B * Q, v] after each of them."""
+        new, step = self._held.grow(tokens_BQ.shape[1]), self._replay or self._forward
+        return step(tokens_BQ.flatten(), new)
+
+    def _forward(self, tokens_N: Tensor, new: NewTokens) -> Tensor:
+        lm = self.model.language_model
+        return self.logits_of(lm.hidden(lm.embed(self.own_ids(tokens_N)), new.places, None, self._held, new))
+
+    def own_ids(self, tokens_N: Tensor) -> Tensor:
+        """This model's ids of tokens that are named by the others' ids."""
+        return tokens_N if self.vocabulary is None else self.vocabulary[tokens_N]
+
+    @property
+    def recorded(self) -> int:
+        """Steps that were recorded, and took longer for it."""
+        return self._replay.recorded if self._replay else 0
+
+    def logits_of(self, hidden_ND: Tensor) -> Tensor:
+        """This rank's stretch of the logits [N, v] of hidden states."""
+        logits = self.model.language_model.logit_part(hidden_ND)
+        return logits if self.vocabulary is None else logits[:, self.vocabulary]
+
+    def roll_back(self, dropped: Sequence[int]) -> None:
+        """Forget the last tokens of each running sequence."""
+        self._held.roll_back(dropped)
+
+    def leave(self, slot: int) -> None:
+        """Drop a sequence; the last one takes its slot."""
+        self._held.leave(slot)
+
+    @property
+    def _held(self) -> KeyValueCache:
+        assert self.cache is not None, "reserve room first"
+        return self.cache
+
+
+def _part(new: NewTokens, begin: int, end: int) -> NewTokens:
+    """Some of the tokens of one pass; the only sequence of it where that is less than all."""
+    held = new.held if new.count > 1 else min(end, new.held)
+    return NewTokens(
+        owners=new.owners[begin:end], places=new.places[begin:end], first=new.first, count=new.count, held=held
+    )
 
 
 @dataclass(frozen=True)
@@ -59,6 +175,11 @@ class Ensemble:
     def models(self) -> list[ModelStepper]:
         """Base, expert, anti-expert, drafter: those that there are, in the order of a request's prompts."""
         return [self.base, *(self.steering or ()), *([self.own_drafter] if self.own_drafter else [])]
+
+    @property
+    def scoring(self) -> list[ModelStepper]:
+        """Those whose logits make the next token's distribution: base, expert, anti-expert."""
+        return [self.base, *(self.steering or ())]
 
     @property
     def one_vocabulary(self) -> bool:

@@ -1,4 +1,4 @@
-"""Answers to a list of prompts: batches that are a function of the prompts alone, or one continuous stream."""
+"""Continuations of a list of prompts: in batches that are a function of the prompts alone, or as one stream."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.segments import TokenizedExample
-from mmscale.decoding.draft_length import DraftLengthController
-from mmscale.decoding.engine import DecodingEngine, GenerationRequest, Observer, SequenceState
+from mmscale.decoding.engine import DecodingEngine, GenerationRequest, Observer
 from mmscale.decoding.ensemble import Ensemble
+from mmscale.decoding.speculation import DraftLengthController
 from mmscale.decoding.stop_criteria import StopCriteria
 from mmscale.errors import UserError
 
@@ -48,57 +48,60 @@ def require_room(prompts: Sequence[PromptSet], max_new_tokens: int, context_leng
     return needed
 
 
-def generate(
-    ensemble: Ensemble,
-    prompts: Sequence[PromptSet],
-    config: GenerationConfig,
-    end: StopCriteria,
-    context_length: int,
-    chosen: Sequence[list[int]] | None = None,
-    draft_length: DraftLengthController | None = None,
-    observer: Observer | None = None,
-) -> Iterator[list[Generation]]:
-    """Finished generations, a batch at a time, of some of the `batches` or of all. `prompts[m][i]` is prompt i as
-    model m reads it. No sequence of one batch runs beside one of another.
+@dataclass(frozen=True)
+class PromptDecoder:
+    """Continues lists of prompts with one ensemble; `prompts[m][i]` is prompt i as model m reads it."""
 
-    Raises UserError naming the first prompt that leaves no room for max_new_tokens.
-    """
-    capacity = require_room(prompts, config.max_new_tokens, context_length)
-    wanted = batches(prompts[0], config.batch_size) if chosen is None else chosen
-    if not wanted:
-        return
-    engine = DecodingEngine(ensemble, max(map(len, wanted)), capacity, draft_length, observer)
-    for batch in wanted:
-        found = {}
-        for number in batch:
-            engine.add(GenerationRequest(number, tuple(version[number] for version in prompts), config, end))
-        while engine.busy:
-            found.update({one.request.number: _generation(one) for one in engine.step() if one.finished})
-        yield [found[number] for number in batch]
+    ensemble: Ensemble
+    end: StopCriteria
+    context_length: int
+    """Tokens of the longest prompt and its continuation."""
+    draft_length: DraftLengthController | None = None
+    observer: Observer | None = None
+
+    def in_batches(
+        self, prompts: Sequence[PromptSet], config: GenerationConfig, chosen: Sequence[list[int]] | None = None
+    ) -> Iterator[list[Generation]]:
+        """Finished generations, a batch at a time, of some of the `batches` or of all. No sequence of one batch runs
+        beside one of another.
+
+        Raises UserError naming the first prompt that leaves no room for max_new_tokens.
+        """
+        capacity = require_room(prompts, config.max_new_tokens, self.context_length)
+        wanted = batches(prompts[0], config.batch_size) if chosen is None else chosen
+        if not wanted:
+            return
+        engine = self._engine(max(map(len, wanted)), capacity)
+        for batch in wanted:
+            for number in batch:
+                engine.add(self._request(prompts, number, config))
+            finished = {one.prompt: one for one in _finished(engine)}
+            yield [finished[number] for number in batch]
+
+    def stream(
+        self, prompts: Sequence[PromptSet], config: GenerationConfig, skip: frozenset[int] = frozenset()
+    ) -> Iterator[Generation]:
+        """Generations as they finish, of all prompts but those in `skip`, the longest first: a free slot is filled at
+        once.
+
+        Raises UserError like `in_batches`.
+        """
+        capacity = require_room(prompts, config.max_new_tokens, self.context_length)
+        engine = self._engine(min(config.batch_size, max(1, len(prompts[0]))), capacity)
+        for number in (i for batch in batches(prompts[0], config.batch_size) for i in batch):
+            if number not in skip:
+                engine.add(self._request(prompts, number, config))
+        yield from _finished(engine)
+
+    def _engine(self, slots: int, capacity: int) -> DecodingEngine:
+        return DecodingEngine(self.ensemble, slots, capacity, self.draft_length, self.observer)
+
+    def _request(self, prompts: Sequence[PromptSet], number: int, config: GenerationConfig) -> GenerationRequest:
+        return GenerationRequest(number, tuple(version[number] for version in prompts), config, self.end)
 
 
-def stream(
-    ensemble: Ensemble,
-    prompts: Sequence[PromptSet],
-    config: GenerationConfig,
-    end: StopCriteria,
-    context_length: int,
-    draft_length: DraftLengthController | None = None,
-    observer: Observer | None = None,
-    skip: frozenset[int] = frozenset(),
-) -> Iterator[Generation]:
-    """Generations as they finish, of all prompts but those in `skip`, the longest first: a free slot is filled at once.
-
-    Raises UserError like `generate`.
-    """
-    capacity = require_room(prompts, config.max_new_tokens, context_length)
-    engine = DecodingEngine(ensemble, min(config.batch_size, max(1, len(prompts[0]))), capacity, draft_length, observer)
-    for number in (i for batch in batches(prompts[0], config.batch_size) for i in batch):
-        if number not in skip:
-            engine.add(GenerationRequest(number, tuple(version[number] for version in prompts), config, end))
+def _finished(engine: DecodingEngine) -> Iterator[Generation]:
     while engine.busy:
-        yield from (_generation(one) for one in engine.step() if one.finished)
-
-
-def _generation(one: SequenceState) -> Generation:
-    return Generation(one.request.number, one.token_ids, one.ended, one.text, one.log_probabilities)
+        for one in engine.step():
+            if one.finished:
+                yield Generation(one.request.number, one.token_ids, one.ended, one.text, one.log_probabilities)

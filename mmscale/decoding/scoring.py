@@ -1,17 +1,16 @@
-"""Log-probabilities of a prompt's own tokens, under what would choose the next one."""
+"""Log-probabilities of tokens that are given, under what would choose the next one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mmscale.data.packing import pack
 from mmscale.data.segments import TokenizedExample
-from mmscale.decoding.ensemble import Ensemble
-from mmscale.decoding.stepper import ModelStepper
+from mmscale.decoding.ensemble import Ensemble, ModelStepper
 from mmscale.transfer import tensor_on
 
 _ROWS = 256
@@ -35,10 +34,33 @@ def score_prompt(ensemble: Ensemble, prompts: Sequence[TokenizedExample], altern
 
     All models have to read the same prompt ids. One rank only.
     """
-    ids, models = prompts[0].prompt_ids, ensemble.models[: 3 if ensemble.steering else 1]
+    ids = prompts[0].prompt_ids
     assert all(prompt.prompt_ids == ids for prompt in prompts), "a prompt that models read differently has no one score"
-    hidden = [_states(model, prompt) for model, prompt in zip(models, prompts, strict=False)]
-    found: list[ScoredToken] = []
+    return _scored(ensemble, prompts, ids, alternatives)
+
+
+@torch.inference_mode()
+def score_target(ensemble: Ensemble, examples: Sequence[TokenizedExample]) -> list[ScoredToken]:
+    """Every token of a target after its prompt; `examples[m]` has the prompt as model m reads it, and the base's target ids.
+
+    One rank only.
+    """
+    ids = examples[0].target_ids
+    steppers = ensemble.scoring
+    own = [
+        replace(one, target_ids=tuple(model.own_ids(tensor_on(ensemble.device, list(ids))).tolist()))
+        for model, one in zip(steppers, examples, strict=False)
+    ]
+    return _scored(ensemble, own, ids, 0)
+
+
+def _scored(
+    ensemble: Ensemble, examples: Sequence[TokenizedExample], ids: Sequence[int], alternatives: int
+) -> list[ScoredToken]:
+    """The last tokens `ids` of what the models read; a log softmax of _ROWS places exists at a time."""
+    models = ensemble.scoring
+    hidden = [_states_before(model, one, len(ids)) for model, one in zip(models, examples, strict=False)]
+    scored: list[ScoredToken] = []
     for begin in range(0, len(ids), _ROWS):
         chosen = slice(begin, min(begin + _ROWS, len(ids)))
         parts = [model.logits_of(states[chosen]) for model, states in zip(models, hidden, strict=True)]
@@ -48,14 +70,14 @@ def score_prompt(ensemble: Ensemble, prompts: Sequence[TokenizedExample], altern
         for token, value, others, values in zip(
             ids[chosen], own, best.indices.tolist(), best.values.tolist(), strict=True
         ):
-            found.append(ScoredToken(token, value, dict(zip(others, values, strict=True))))
-    return found
+            scored.append(ScoredToken(token, value, dict(zip(others, values, strict=True))))
+    return scored
 
 
-def _states(model: ModelStepper, prompt: TokenizedExample) -> Tensor:
-    """Hidden states [len, D] of the places before each prompt token."""
+def _states_before(model: ModelStepper, example: TokenizedExample, count: int) -> Tensor:
+    """Hidden states [count, D] of the places before each of the example's last tokens."""
     lm = model.model.language_model
-    row = pack([prompt], lm.specials).to(lm.device)
-    count = len(prompt.prompt_ids)
-    first = row.position_ids.shape[0] - count - 1  # the place before the first prompt token
-    return model.model.hidden(row)[first : first + count]
+    row = pack([example], lm.specials).to(lm.device)
+    after = 0 if example.target_ids else 1  # the last target token enters no input, the last prompt token does
+    end = row.position_ids.shape[0] - after
+    return model.model.hidden(row)[end - count : end]

@@ -8,7 +8,7 @@ from typing import Any
 from mmscale.config.cluster import ClusterConfig
 from mmscale.config.evaluation import TaskConfig
 from mmscale.config.run import RunConfig
-from mmscale.decoding.draft_length import CANDIDATES, tokens_a_round
+from mmscale.decoding.speculation import CANDIDATES, tokens_a_round
 from mmscale.models.counting import count, empty_language_model
 from mmscale.models.loading import DTYPES
 from mmscale.planning.memory import CONTEXT_BYTES, TIGHT

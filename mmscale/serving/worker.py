@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import torch
 
 from mmscale.answering.local import LoadedModels
-from mmscale.decoding.draft_length import DraftLengthController
 from mmscale.decoding.engine import DecodingEngine, GenerationRequest, SequenceState
 from mmscale.decoding.ensemble import Logits
 from mmscale.decoding.scoring import ScoredToken, score_prompt
+from mmscale.decoding.speculation import DraftLengthController
 from mmscale.progress import say
 
 

@@ -9,10 +9,9 @@ from mmscale_kernels import Parts, proxy_choose
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.packing import pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
-from mmscale.decoding.ensemble import Ensemble
-from mmscale.decoding.generate import generate, stream
+from mmscale.decoding.ensemble import Ensemble, ModelStepper
+from mmscale.decoding.generate import PromptDecoder
 from mmscale.decoding.sampling import DrawKey, draws, penalised
-from mmscale.decoding.stepper import ModelStepper
 from mmscale.decoding.stop_criteria import StopCriteria
 from mmscale.errors import UserError
 from tests.conftest import VOCABULARY, random_merged
@@ -42,7 +41,7 @@ def prompts(merged: bool, count: int = 6) -> list[TokenizedExample]:
 
 
 def run(ensemble, versions, config, **more):
-    found = [g for batch in generate(ensemble, versions, config, END, 256, **more) for g in batch]
+    found = [g for batch in PromptDecoder(ensemble, END, 256, **more).in_batches(versions, config) for g in batch]
     return [g.token_ids for g in sorted(found, key=lambda g: g.prompt)]
 
 
@@ -149,7 +148,7 @@ def test_prompts_prefilled_in_pieces_are_prompts_prefilled_whole(family, encoder
 def test_a_stream_whose_slots_are_filled_again_gives_the_same(slots, config):
     model, asked = random_merged("qwen2", "t5"), prompts(True, 9)
     once = config.model_copy(update={"batch_size": slots})
-    found = list(stream(alone(model), [asked], once, END, 256, skip=frozenset({4})))
+    found = list(PromptDecoder(alone(model), END, 256).stream([asked], once, skip=frozenset({4})))
     assert sorted(g.prompt for g in found) == [0, 1, 2, 3, 5, 6, 7, 8]
     right = run(alone(model), [asked], config)
     assert all(g.token_ids == right[g.prompt] for g in found)
@@ -175,7 +174,7 @@ def test_a_repetition_penalty_is_that_of_transformers():
 def test_log_probabilities_are_those_of_the_model():
     model, asked = random_merged(), prompts(False, 2)
     config = SAMPLED.model_copy(update={"max_new_tokens": 6})
-    for batch in generate(alone(model), [asked], config, END, 256):
+    for batch in PromptDecoder(alone(model), END, 256).in_batches([asked], config):
         for found in batch:
             prompt = asked[found.prompt]
             for place, (token, value) in enumerate(zip(found.token_ids, found.log_probabilities, strict=True)):
@@ -200,5 +199,6 @@ def test_stop_texts_of_letters_in_several_tokens_end_an_answer():
 
 
 def test_a_prompt_beyond_the_context_is_refused():
+    decoder = PromptDecoder(alone(random_merged()), END, 16)
     with pytest.raises(UserError, match="p0: a prompt of .* exceed the context of 16"):
-        list(generate(alone(random_merged()), [prompts(False, 1)], GenerationConfig(max_new_tokens=15), END, 16))
+        list(decoder.in_batches([prompts(False, 1)], GenerationConfig(max_new_tokens=15)))

@@ -7,10 +7,9 @@ import torch
 
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.decoding import graphs
-from mmscale.decoding.draft_length import DraftLengthController
-from mmscale.decoding.ensemble import Ensemble
-from mmscale.decoding.generate import stream
-from mmscale.decoding.stepper import ModelStepper
+from mmscale.decoding.ensemble import Ensemble, ModelStepper
+from mmscale.decoding.generate import PromptDecoder
+from mmscale.decoding.speculation import DraftLengthController
 from mmscale.errors import UserError
 from tests.conftest import random_merged
 from tests.decoding.tape import Tape
@@ -27,7 +26,7 @@ def short_recordings(monkeypatch):
 
 
 def answers(ensemble, versions, config, draft_length=None):
-    found = stream(ensemble, versions, config, END, 256, draft_length)
+    found = PromptDecoder(ensemble, END, 256, draft_length).stream(versions, config)
     return [one.token_ids for one in sorted(found, key=lambda one: one.prompt)]
 
 

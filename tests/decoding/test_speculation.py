@@ -10,11 +10,10 @@ from scipy import stats
 
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.segments import TokenizedExample
-from mmscale.decoding.draft_length import DraftLengthController, tokens_a_round
 from mmscale.decoding.engine import DecodingEngine, GenerationRequest
-from mmscale.decoding.ensemble import Ensemble
-from mmscale.decoding.generate import stream
-from mmscale.decoding.stepper import ModelStepper
+from mmscale.decoding.ensemble import Ensemble, ModelStepper
+from mmscale.decoding.generate import PromptDecoder
+from mmscale.decoding.speculation import DraftLengthController, tokens_a_round
 from mmscale.decoding.stop_criteria import StopCriteria
 from tests.conftest import random_merged
 from tests.decoding.test_generate import END, alone, perturbed, prompts, proxy, run
@@ -162,5 +161,5 @@ def test_a_dropped_request_frees_its_slot():
     while engine.busy:
         finished |= {one.request.number for one in engine.step() if one.finished}
     assert finished == {r.number for r in requests[:3]} - {running[0].number}
-    expected = {g.prompt: g.token_ids for g in stream(alone(model), [asked], config, END, 256)}
+    expected = {g.prompt: g.token_ids for g in PromptDecoder(alone(model), END, 256).stream([asked], config)}
     assert len(expected) == len(asked)

@@ -17,8 +17,8 @@ from mmscale.cli import devices
 from mmscale.cli.main import main
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.packing import pack
-from mmscale.decoding.draft_length import DraftLengthController
-from mmscale.decoding.generate import generate
+from mmscale.decoding.generate import PromptDecoder
+from mmscale.decoding.speculation import DraftLengthController
 from mmscale.training.objective import CausalObjective
 from mmscale.transfer import tensor_on
 from tests.conftest import random_merged
@@ -77,7 +77,7 @@ def decoded(config: GenerationConfig, tokens: int | None) -> Callable[[torch.dev
             proxy([perturbed(seed).to(device) for seed in (1, 2, 3)], 1.0),
             DraftLengthController(device, tokens),
         )
-        batches = list(generate(ensemble, [prompts(False)] * 3, config, END, 256, draft_length=draft_length))
+        batches = list(PromptDecoder(ensemble, END, 256, draft_length).in_batches([prompts(False)] * 3, config))
         if tokens is None:
             assert draft_length.drafting.seen and draft_length.drafting.value > 0
         return [one.token_ids for batch in batches for one in batch], draft_length.rounds, len(batches)
@@ -89,7 +89,9 @@ def answered(family: str, encoder: str | None) -> Callable[[torch.device], Any]:
     def work(device: torch.device) -> Any:
         model, asked = random_merged(family, encoder).to(device), prompts(encoder is not None)
         return [
-            one.token_ids for batch in generate(alone(model), [asked], DECODING["top-p"], END, 256) for one in batch
+            one.token_ids
+            for batch in PromptDecoder(alone(model), END, 256).in_batches([asked], DECODING["top-p"])
+            for one in batch
         ]
 
     return work

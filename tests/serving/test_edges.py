@@ -230,8 +230,7 @@ def _worker(fails):
     from mmscale.config.evaluation import GenerationConfig
     from mmscale.data.segments import TokenizedExample
     from mmscale.decoding.engine import GenerationRequest
-    from mmscale.decoding.ensemble import Ensemble
-    from mmscale.decoding.stepper import ModelStepper
+    from mmscale.decoding.ensemble import Ensemble, ModelStepper
     from mmscale.decoding.stop_criteria import StopCriteria
     from mmscale.serving.worker import GenerationJob, Worker
     from tests.conftest import random_merged
