@@ -105,14 +105,11 @@ VERBS = {
     ("cli/evaluate.py", "evaluate"),
     ("cli/generate.py", "generate"),
     ("cli/plan.py", "plan"),
+    ("cli/serve.py", "serve"),
 }
-VERBS |= {("cli/serve.py", "serve")}
 """Verbs, whose parameters are the options that users type."""
 MANY_PARAMETERS = VERBS | {
     ("models/attention.py", "attention"),  # as transformers calls every attention function
-    ("cli/generate.py", "_answer"),
-    ("decoding/generate.py", "generate"),
-    ("decoding/generate.py", "stream"),
 }
 
 

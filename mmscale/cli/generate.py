@@ -14,7 +14,6 @@ from mmscale.cli import options
 
 if TYPE_CHECKING:
     from mmscale.answering.asking import Asking
-    from mmscale.config.evaluation import GenerationConfig
     from mmscale.parallel.context import ParallelContext
 
 
@@ -67,6 +66,7 @@ def generate(
 
     Several ranks: `torchrun --nproc-per-node 8 launch/proxy_generate.py BASE --proxy TUNED UNTUNED --tensor-parallel-size 8 --input questions.txt --output answers.jsonl`
     """
+    from mmscale.answering.asking import Asking
     from mmscale.config.evaluation import GenerationConfig
     from mmscale.languages import language as known_language
 
@@ -85,10 +85,11 @@ def generate(
     said: dict[str, Any] = {"dtype": dtype, "trust": trust_remote_code}
     parts = options.model_parts(model, **said, encoder=encoder, mapping=mapping)
 
-    def load(context: ParallelContext) -> Any:
-        return options.loaded_solver(parts, model, steering, prompt, context, **said)
+    def ask(context: ParallelContext) -> Asking:
+        solver = options.loaded_solver(parts, model, steering, prompt, context, **said)
+        return Asking(solver, questions, language, config, analysis)
 
-    _answer(load, tensor_parallel_size, questions, language, config, analysis, output, as_json)
+    _answer(ask, tensor_parallel_size, output, as_json)
 
 
 def _questions(given: list[str] | None, file: Path | None) -> list[str]:
@@ -118,16 +119,9 @@ def _lines_of_input() -> list[str]:
 
 
 def _answer(
-    load: Callable[[ParallelContext], Any],
-    tensor_parallel_size: int,
-    questions: list[str],
-    language: str,
-    config: GenerationConfig,
-    analysis: bool,
-    output: Path | None,
-    as_json: bool,
+    ask: Callable[[ParallelContext], Asking], tensor_parallel_size: int, output: Path | None, as_json: bool
 ) -> None:
-    from mmscale.answering.asking import AnswerFile, Asking
+    from mmscale.answering.asking import AnswerFile
     from mmscale.cli.devices import joined, started
     from mmscale.config.parallel import ParallelConfig
     from mmscale.errors import UserError
@@ -139,7 +133,7 @@ def _answer(
         raise UserError("several ranks share the questions and write a file: give --output FILE")
     parallel = options.checked(ParallelConfig, tensor_parallel_size=tensor_parallel_size)
     with joined(parallel, world) as context:
-        asking = Asking(load(context), questions, language, config, analysis)
+        asking = ask(context)
         if output is None:
             found = sorted(asking.rows(context), key=lambda row: row["number"])
         else:

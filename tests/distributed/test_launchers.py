@@ -57,7 +57,9 @@ def test_a_launcher_makes_one_world_under_every_layout(tmp_path, undisturbed, la
     if shutil.which(LAUNCHERS[launcher][0]) is None:
         pytest.skip(f"{launcher} is not installed")
     started = [*LAUNCHERS[launcher], *command(tmp_path, *LAYOUTS[layout])]
-    done = subprocess.run(started, cwd=ranks.ROOT, env=ranks.environment(), capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(
+        started, cwd=ranks.ROOT, env=ranks.environment(), capture_output=True, text=True, timeout=1200
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("mindmerger.mapping/model") == 1, "one rank speaks"
     # float32 sums in another order, over all steps: 6e-7 was seen; a wrong world trains on other examples
