@@ -97,14 +97,18 @@ def found_file(config: LanguageModelConfig | EncoderConfig, name: str) -> Path |
     if Path(path).is_dir():
         file = Path(path) / name
         return file if file.is_file() else None
-    found = cached_file(
-        path,
-        name,
-        revision=config.revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    try:
+        found = cached_file(
+            path,
+            name,
+            revision=config.revision,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError) as error:  # no such repository or revision, or a name that none could have
+        kind = NotHereYet if _is_absent(path, error) else UserError
+        raise kind(f"cannot load {config.path}: {_reason(path, error)}") from error
     return Path(found) if found is not None else None
 
 
@@ -177,7 +181,7 @@ def load_tensors(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged pickle fails in any way
         said = "holds more than tensors" if "weights_only" in str(error) else str(error)
-        reason = said.splitlines()[0] if said else type(error).__name__
+        reason = said.splitlines()[0] if " " in said else type(error).__name__
         raise UserError(
             f"{path} is not a checkpoint of plain tensors, or damaged ({reason}): convert it where you trust it, or copy it "
             f"again"

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from mmscale.config.evaluation import LEAST_TEMPERATURE
 
 MOST_CHOICES = 16
-MOST_STOPS = 4
+MOST_STOPS = 16
 MOST_ALTERNATIVES = 20
 MOST_PROMPTS = 256
 MOST_MESSAGES = 1024

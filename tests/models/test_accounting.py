@@ -295,9 +295,10 @@ def test_a_folder_that_is_not_there_is_no_matter_of_the_network(tmp_path, monkey
     assert "huggingface.co" not in error and path in error
 
 
-def test_a_hub_id_that_cannot_be_had_may_be_a_folder_that_is_missing(capsys, monkeypatch):
+@pytest.mark.parametrize("path", ["nobody/nothing-of-this-name", "my model", "a..b", "{0}"])
+def test_a_hub_id_that_cannot_be_had_may_be_a_folder_that_is_missing(capsys, monkeypatch, path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert main(["generate", "nobody/nothing-of-this-name", "Hi"]) == 2
+    assert main(["generate", path, "Hi"]) == 2
     assert "there is no such folder here, and the hub" in capsys.readouterr().err
 
 

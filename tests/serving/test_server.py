@@ -143,7 +143,13 @@ def test_too_many_requests_are_sent_away(proxy):
         ("completions", {"model": "proxy", "prompt": "a", "tempreature": 1}, 400, "tempreature", "not permitted"),
         ("completions", {"model": "proxy", "prompt": "a", "presence_penalty": 1}, 400, "presence_penalty", "0"),
         ("completions", {"model": "proxy", "prompt": "a", "max_tokens": 9999}, 400, "max_tokens", "longest context"),
-        ("completions", {"model": "proxy", "prompt": "a", "stop": list("abcde")}, 400, None, "4 texts at most"),
+        (
+            "completions",
+            {"model": "proxy", "prompt": "a", "stop": list("abcdefghijklmnopq")},
+            400,
+            None,
+            "16 texts at most",
+        ),
         ("chat/completions", {"model": "proxy", "messages": []}, 400, "messages", "at least 1"),
         ("chat/completions", {"model": "proxy", "messages": [{"role": "x", "content": "a"}]}, 400, "messages", "role"),
         (
