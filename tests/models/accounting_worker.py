@@ -6,6 +6,7 @@ torchrun -m tests.models.accounting_worker FOLDER (NUMBER/model in it); prints o
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mmscale.config.training import OptimizerConfig, StageConfig
 from mmscale.errors import UserError
 from mmscale.models.language_model import load_language_model
 from mmscale.parallel.context import ParallelContext
-from mmscale.parallel.world import leave
+from mmscale.parallel.world import free_port, leave
 from mmscale.parallel.zero import partitioned_loading
 
 STAGE = StageConfig(
@@ -45,6 +46,9 @@ def main() -> None:
         with joined(ParallelConfig(tensor_parallel_size=size, zero=zero)) as context:
             found[kind] = [said(folder, context, zero) for folder in folders]
             gathered = context.gather(found)
+            port = context.from_first(free_port)
+        # a rank that is ahead would meet the others of the next world at this one's port, which then closes
+        os.environ["MASTER_PORT"] = str(port)
     if context.is_first:
         print(json.dumps(gathered))
 
