@@ -139,7 +139,7 @@ def _log_likelihood(models: LoadedModels, versions: Sequence[TokenizedExample]) 
         raise UserError(f"{base.origin}: prompt and target exceed the context of {models.context_length}: shorten them")
     target = base.target_ids[:-1]  # without end of text
     examples = [replace(one, target_ids=target) for one in versions]
-    return math.fsum(token.log_probability or 0.0 for token in score_target(models.ensemble, examples))
+    return math.fsum(score_target(models.ensemble, examples))
 
 
 def _limits(model: MergedModel) -> PackingConfig:

@@ -36,12 +36,13 @@ def score_prompt(ensemble: Ensemble, prompts: Sequence[TokenizedExample], altern
     """
     ids = prompts[0].prompt_ids
     assert all(prompt.prompt_ids == ids for prompt in prompts), "a prompt that models read differently has no one score"
-    return _scored(ensemble, prompts, ids, alternatives)
+    return [ScoredToken(*scored) for scored in _scored(ensemble, prompts, ids, alternatives)]
 
 
 @torch.inference_mode()
-def score_target(ensemble: Ensemble, examples: Sequence[TokenizedExample]) -> list[ScoredToken]:
-    """Every token of a target after its prompt; `examples[m]` has the prompt as model m reads it, and the base's target ids.
+def score_target(ensemble: Ensemble, examples: Sequence[TokenizedExample]) -> list[float]:
+    """Log-probability of every token of a target after its prompt; `examples[m]` has the prompt as model m reads it, and the
+    base's target ids.
 
     One rank only.
     """
@@ -51,16 +52,17 @@ def score_target(ensemble: Ensemble, examples: Sequence[TokenizedExample]) -> li
         replace(one, target_ids=tuple(model.own_ids(tensor_on(ensemble.device, list(ids))).tolist()))
         for model, one in zip(steppers, examples, strict=False)
     ]
-    return _scored(ensemble, own, ids, 0)
+    return [value for _, value, _ in _scored(ensemble, own, ids, 0)]
 
 
 def _scored(
     ensemble: Ensemble, examples: Sequence[TokenizedExample], ids: Sequence[int], alternatives: int
-) -> list[ScoredToken]:
-    """The last tokens `ids` of what the models read; a log softmax of _ROWS places exists at a time."""
+) -> list[tuple[int, float, dict[int, float]]]:
+    """(id, log-probability, likeliest) of the last tokens `ids` of what the models read; a log softmax of _ROWS places exists
+    at a time."""
     models = ensemble.scoring
     hidden = [_states_before(model, one, len(ids)) for model, one in zip(models, examples, strict=False)]
-    scored: list[ScoredToken] = []
+    scored: list[tuple[int, float, dict[int, float]]] = []
     for begin in range(0, len(ids), _ROWS):
         chosen = slice(begin, min(begin + _ROWS, len(ids)))
         parts = [model.logits_of(states[chosen]) for model, states in zip(models, hidden, strict=True)]
@@ -70,7 +72,7 @@ def _scored(
         for token, value, others, values in zip(
             ids[chosen], own, best.indices.tolist(), best.values.tolist(), strict=True
         ):
-            scored.append(ScoredToken(token, value, dict(zip(others, values, strict=True))))
+            scored.append((token, value, dict(zip(others, values, strict=True))))
     return scored
 
 
