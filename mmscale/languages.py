@@ -20,33 +20,48 @@ class Language:
 
 
 _TABLE = """
+am Amharic ETHIOPIC amh_Ethi
 ar Arabic ARABIC arb_Arab
 bg Bulgarian CYRILLIC bul_Cyrl
 bn Bengali BENGALI ben_Beng
 de German LATIN deu_Latn
+ee Ewe LATIN ewe_Latn
 el Greek GREEK ell_Grek
 en English LATIN eng_Latn
 es Spanish LATIN spa_Latn
 et Estonian LATIN est_Latn
 fr French LATIN fra_Latn
+ha Hausa LATIN hau_Latn
 hi Hindi DEVANAGARI hin_Deva
 ht Haitian LATIN hat_Latn
 id Indonesian LATIN ind_Latn
+ig Igbo LATIN ibo_Latn
 it Italian LATIN ita_Latn
 ja Japanese CJK jpn_Jpan
+lg Luganda LATIN lug_Latn
+ln Lingala LATIN lin_Latn
 nl Dutch LATIN nld_Latn
+om Oromo LATIN gaz_Latn
 pl Polish LATIN pol_Latn
 pt Portuguese LATIN por_Latn
 qu Quechua LATIN quy_Latn
 ru Russian CYRILLIC rus_Cyrl
+rw Kinyarwanda LATIN kin_Latn
+sn Shona LATIN sna_Latn
+st Sotho LATIN sot_Latn
 sw Swahili LATIN swh_Latn
 ta Tamil TAMIL tam_Taml
 te Telugu TELUGU tel_Telu
 th Thai THAI tha_Thai
 tr Turkish LATIN tur_Latn
+tw Twi LATIN twi_Latn
 ur Urdu ARABIC urd_Arab
 vi Vietnamese LATIN vie_Latn
+wo Wolof LATIN wol_Latn
+xh Xhosa LATIN xho_Latn
+yo Yoruba LATIN yor_Latn
 zh Chinese CJK zho_Hans
+zu Zulu LATIN zul_Latn
 """
 
 LANGUAGES: dict[str, Language] = {
@@ -59,7 +74,7 @@ _OTHER_NAMES: dict[str, str] = {
     "jap": "ja",
     # ISO 639-2 and 639-3 codes that differ from FLORES-200's
     "ara": "ar", "cmn": "zh", "chi": "zh", "ekk": "et", "dut": "nl", "fre": "fr", "ger": "de", "gre": "el",
-    "que": "qu", "swa": "sw",
+    "orm": "om", "que": "qu", "swa": "sw",
     # names with more to them
     "haitian creole": "ht", "mandarin": "zh", "modern greek": "el",
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """The one registry: everything that a user calls by name, built in or from another package.
 
-A name stands for "module:attribute", imported when it is asked for and not before. Another package adds names through
+A name stands for "module:attribute", imported when it is asked for and not before, or for a file of configs/tasks, read then. Another
+package adds names through
 entry points of the group `mmscale.KIND` (docs/extending.md); `mmscale list` shows all of them.
 """
 
@@ -14,6 +15,7 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -30,11 +32,13 @@ class Kind:
     type: str
     """The class of them, or the class of which they are subclasses; "" where any callable will do."""
     built_in: dict[str, str]
+    read: str = ""
+    """What reads a file that a built-in name stands for."""
 
 
 _SOURCES = (
-    "bilingual_pairs", "bitext", "gsm8k", "gsm8kinstruct", "gsmtrans", "mathinstruct", "mcot_math", "metamath", "mgsm",
-    "msvamp", "query_translation", "table", "tinyworld", "xcopa", "xcsqa", "xnli",
+    "afrimgsm", "afrixnli", "bilingual_pairs", "bitext", "gsm8k", "gsm8kinstruct", "gsmtrans", "mathinstruct", "mcot_math", "metamath", "mgsm",
+    "msvamp", "query_translation", "svamp", "table", "tinyworld", "xcopa", "xcsqa", "xnli",
 )  # fmt: skip
 _PROMPTS = (
     "question_translation", "question_translation_published", "alpaca", "mapping", "mindmerger_math", "langbridge", "xcsqa",
@@ -45,6 +49,7 @@ _FILTERS = (
     "not_nfc", "digits_differ", "no_gold", "gold_not_numeric", "empty_option", "corrupt_relation", "wrong_gold",
     "ill_posed", "duplicate_question", "conflicting_answers",
 )  # fmt: skip
+_TASKS = Path(str(resources.files("mmscale.configs"))) / "tasks"
 _RULES = {
     "default": "locale_aware",
     "last_number": "last_number",
@@ -84,10 +89,8 @@ KINDS: dict[str, Kind] = {
     "tasks": Kind(
         "task",
         "mmscale.config.evaluation:TaskConfig",
-        {
-            name: f"mmscale.evaluation.tasks:{name.upper()}"
-            for name in ("mgsm", "msvamp", "xcsqa", "xnli", "xcopa", "tinyworld")
-        },
+        {file.stem: str(file) for file in sorted(_TASKS.glob("*.yaml"))},
+        read="mmscale.config.evaluation:read_task",
     ),
     "answerers": Kind("answerer", "", {"local": "mmscale.answering.local:local_answerer"}),
     "trackers": Kind(
@@ -141,7 +144,8 @@ def get(kind: str, name: str) -> Any:
     if len(added) + (target is not None) > 1:
         raise _registered_twice(kind, name)
     if target is not None:
-        return _import(target)
+        reader = kind_of(kind).read
+        return _import(reader)(Path(target)) if reader else _import(target)
     return _load(kind, added[0])
 
 
@@ -216,7 +220,11 @@ def entries(kind: str) -> Iterator[Entry]:
 
 
 def _summary(target: str) -> str:
-    """The first sentence of what a target's docstring says, else its module's; read from the file, nothing is run."""
+    """The first sentence of what a target's docstring says, else its module's; read from the file, nothing is run. Of a YAML file
+    the first line, a comment."""
+    if target.endswith(".yaml"):
+        with open(target, encoding="utf-8") as lines:
+            return lines.readline().strip("# \n")
     module, _, attribute = target.partition(":")
     file = _file_of(module)
     if file is None:

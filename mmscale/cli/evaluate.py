@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmscale import registry
+from mmscale.cli import evaluate_options as o
 from mmscale.cli import options
 
 if TYPE_CHECKING:
@@ -16,48 +16,26 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[str | None, typer.Argument(help="model folder, hub id or tinyworld:NAME to run on a task")] = None,
-    files: Annotated[
-        list[str] | None, typer.Argument(help="with --predictions more FILE, with --consistency more LANG=FILE")
-    ] = None,
-    predictions: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="FILE or LANG=FILE to score, more may follow: JSONL or JSON array, the authors' forms or ours"
-        ),
-    ] = None,
-    against: Annotated[
-        Path | None, typer.Option(help="second prediction file over the same rows: paired bootstrap")
-    ] = None,
-    consistency: Annotated[
-        list[str] | None, typer.Option(help="LANG=FILE, at least two: CC and IC of all pairs")
-    ] = None,
-    rule: Annotated[str | None, typer.Option(help=f"one of {registry.listed('rules')}; by default default")] = None,
-    language: Annotated[
-        str | None,
-        typer.Option(help="language of rows that do not name theirs; by default the file's name says it, else en"),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(help=f"with MODEL: benchmark whose settings the others change: {registry.listed('tasks')}"),
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(help=f"with MODEL: data source: {registry.listed('sources')}; by default the task's, else mgsm"),
-    ] = None,
-    path: Annotated[str, typer.Option(help="with MODEL: path of its files")] = "",
-    languages: Annotated[str, typer.Option(help="with MODEL: comma-separated codes")] = "en",
-    split: Annotated[str | None, typer.Option(help="with MODEL: split of the source; by default test")] = None,
-    limit: Annotated[int | None, typer.Option(help="with MODEL: first rows of each language")] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help=f"with MODEL: prompt template: {registry.listed('prompts')}")
-    ] = None,
+    model: o.Model = None,
+    files: o.MoreFiles = None,
+    predictions: o.Predictions = None,
+    against: o.Against = None,
+    consistency: o.Consistency = None,
+    rule: o.Rule = None,
+    language: o.Language = None,
+    task: o.Task = None,
+    source: o.Source = None,
+    path: o.Data = None,
+    languages: o.Languages = None,
+    split: o.Split = None,
+    limit: o.Limit = None,
+    prompt: o.Prompt = None,
     encoder: options.EncoderPath = None,
     mapping: options.MappingPath = None,
     trust_remote_code: options.TrustRemoteCode = False,
-    max_new_tokens: Annotated[int | None, typer.Option(help="with MODEL; by default the task's, else 512")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="with MODEL; by default 32")] = None,
-    output: Annotated[Path, typer.Option(help="with MODEL: folder of its prediction files")] = Path("predictions"),
+    max_new_tokens: o.MaxNewTokens = None,
+    batch_size: o.BatchSize = None,
+    output: o.Output = Path("predictions"),
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Score answers by a named rule.
@@ -65,6 +43,8 @@ def evaluate(
     Example: `mmscale evaluate --predictions predictions.jsonl --rule last_number --json`
 
     Example: `mmscale evaluate --consistency de=de.jsonl --consistency fr=fr.jsonl --rule mcot --json`
+
+    Example: `mmscale evaluate MODEL --task mgsm --data mgsm/`
 
     Example: `mmscale evaluate tinyworld:llm --source tinyworld --languages en,sw --limit 20 --prompt tinyworld_math --max-new-tokens 64`
     """
@@ -87,7 +67,7 @@ def evaluate(
     elif model is not None:
         if files:
             raise UserError(f"one model is evaluated at a time: leave {' '.join(files)} out")
-        codes = [code.strip() for code in languages.split(",") if code.strip()]
+        codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
         data = {"source": source, "path": path, "languages": codes, "split": split, "limit_per_language": limit}
         asked = {"rule": rule, "prompt": prompt}
         wanted = _task(task, data, asked, {"max_new_tokens": max_new_tokens, "batch_size": batch_size})
@@ -124,8 +104,17 @@ def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> d
     context = ParallelContext(device=default_device())
     solver = local_answerer(model, parts, None, context)
     with Interruption(InterruptionConfig(), context) as stop:
-        rows, _ = evaluate_task(solver, task.data.source, task, task.data.languages, output, context, stop)
+        name = task.task or task.data.source
+        rows, _ = evaluate_task(solver, name, task, _languages(task), output, context, stop)
     return {code: score([row.correct for row in found]).to_json() for code, found in rows.items()}
+
+
+def _languages(task: TaskConfig) -> tuple[str, ...]:
+    """Those asked for; else all that a named task is in."""
+    from mmscale.data.sources import source
+
+    own = source(task.data.source).languages if task.task else ()
+    return task.data.languages or own or ("en",)
 
 
 def _show_consistency(found: dict[str, Any]) -> None:

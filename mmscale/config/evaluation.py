@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,7 @@ from mmscale.config.base import AnswererName, Config, LanguageCodes, PromptName,
 from mmscale.config.data import DataConfig
 from mmscale.config.model import LanguageModelConfig
 from mmscale.errors import UserError
+from mmscale.storage.reading import read_yaml_with_lines
 
 LEAST_TEMPERATURE = 1e-4
 MOST_ALPHA = 1000
@@ -48,6 +50,41 @@ class GenerationConfig(Config):
         return value
 
 
+def read_task(path: Path) -> TaskConfig:
+    """The task that a YAML file describes."""
+    values, _ = read_yaml_with_lines(path)
+    return TaskConfig(**values)
+
+
+def named_tasks(given: Any) -> Any:
+    """`evaluation.tasks` as a mapping: a list holds names of benchmarks, {NAME: what is laid over it}, or settings with `task: NAME`."""
+    if not isinstance(given, (list, tuple)):
+        return {name: _begun(name, task) for name, task in given.items()} if isinstance(given, dict) else given
+    tasks: dict[str, Any] = {}
+    for one in given:
+        if isinstance(one, dict) and len(one) == 1 and "task" not in one:
+            ((name, settings),) = one.items()
+        elif isinstance(one, dict):
+            name, settings = one.get("task"), one
+        else:
+            name, settings = one, None
+        if not isinstance(name, str) or name in tasks:
+            said = f"names '{name}' twice" if name in tasks else f"holds {one!r:.60}, which names no task"
+            raise UserError(f"a list of tasks {said}: give names, {{NAME: settings}} or a mapping of names of your own")
+        tasks[name] = _begun(name, {} if settings is None else settings, always=True)
+    return tasks
+
+
+def _begun(name: Any, task: Any, always: bool = False) -> Any:
+    """Settings that say of which benchmark they are: by default the one that they are called after, where they name no source."""
+    if task is None:
+        task = {}
+    if not isinstance(task, dict) or "task" in task or not (always or name in registry.names("tasks")):
+        return task
+    own = task.get("data")
+    return task if isinstance(own, dict) and "source" in own and not always else {"task": name, **task}
+
+
 def task_values(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """The settings of a named benchmark with those given laid over them."""
     found: TaskConfig = registry.get("tasks", name)
@@ -68,6 +105,8 @@ class TaskConfig(Config):
     needs its own."""
     generation: GenerationConfig = GenerationConfig()
     """How answers are decoded."""
+    rows: dict[str, int] = {}
+    """Split -> rows that were published of it in each language; a file that holds more or fewer is told of."""
 
     @model_validator(mode="before")
     @classmethod
@@ -108,17 +147,32 @@ class ProxyConfig(Config):
     """Those of the run's languages that are asked about; empty means all."""
 
 
+def _or_a_list(schema: dict[str, Any]) -> None:
+    """Tasks as a mapping, or as a list of names and of mappings from one name to its settings."""
+    mapping = {key: schema.pop(key) for key in ("type", "additionalProperties")}
+    one = [{"enum": registry.names("tasks")}, {"type": "object", "minProperties": 1}]
+    schema["anyOf"] = [mapping, {"type": "array", "items": {"anyOf": one}}]
+
+
 class EvaluationConfig(Config):
     """What is measured after training, and with what confidence."""
 
-    tasks: dict[str, TaskConfig] = {}
-    """name -> task that every model answers."""
+    tasks: dict[str, TaskConfig] = Field(default={}, json_schema_extra=_or_a_list)
+    """name -> task that every model answers; or a list of benchmarks (`mmscale list tasks`), each by name or as {NAME: settings}."""
     answerer: AnswererName = "local"
     """What answers the tasks: `local` runs the models in this process (`mmscale list answerers`)."""
     base: bool = True
     """Also score the untouched model."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Level of the intervals in scores and report."""
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        try:
+            return named_tasks(given)
+        except UserError as error:  # pydantic collects what is a ValueError
+            raise ValueError(str(error)) from error
 
     @model_validator(mode="before")
     @classmethod

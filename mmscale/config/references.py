@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mmscale import registry
+from mmscale.config.evaluation import named_tasks
 from mmscale.errors import UserError, unknown_name
 from mmscale.storage.reading import KeyPath
 
@@ -41,8 +42,16 @@ def _keys(node: Any) -> list[str]:
     return [key for key in node if isinstance(key, str)] if isinstance(node, dict) else []
 
 
+def _tasks(values: Any) -> list[str]:
+    """Names of the tasks, however they are given; none where that is wrong, which is told elsewhere."""
+    try:
+        return _keys(named_tasks(_in(values, "evaluation", "tasks")))
+    except UserError:
+        return []
+
+
 def _of_recipes(values: Any) -> Iterator[tuple[KeyPath, str]]:
-    recipes, tasks = _in(values, "recipes"), _keys(_in(values, "evaluation", "tasks"))
+    recipes, tasks = _in(values, "recipes"), _tasks(values)
     asked = _in(values, "methods")
     asked = [name for name in asked if isinstance(name, str)] if isinstance(asked, (list, tuple)) else []
     for method in dict.fromkeys([*_keys(recipes), *asked]):
@@ -76,7 +85,7 @@ def _unfilled(recipes: Any, method: str, stages: list[str]) -> Iterator[tuple[Ke
 
 def _of_proxy(values: Any) -> Iterator[tuple[KeyPath, str]]:
     expert, tasks = _in(values, "proxy", "expert"), _in(values, "proxy", "tasks")
-    recipes, known = _keys(_in(values, "recipes")), _keys(_in(values, "evaluation", "tasks"))
+    recipes, known = _keys(_in(values, "recipes")), _tasks(values)
     if isinstance(expert, str) and expert not in recipes:
         yield ("proxy", "expert"), str(unknown_name("method of this configuration", expert, recipes))
     for i, task in enumerate(tasks if isinstance(tasks, (list, tuple)) else ()):

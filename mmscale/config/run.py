@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,15 +18,18 @@ from pydantic import (
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import ErrorDetails, InitErrorDetails
 
-from mmscale.config.base import Config, ConnectorName, LanguageCodes, MethodName, TrackerName
-from mmscale.config.documents import Document, find_config, read_document, with_overrides
-from mmscale.config.evaluation import EvaluationConfig, ProxyConfig
+from mmscale.config.base import Config, ConnectorName, LanguageCodes, MethodName, TrackerName, deep_merge
+from mmscale.config.documents import Document, find_config, key_paths, read_document, with_overrides
+from mmscale.config.evaluation import EvaluationConfig, ProxyConfig, named_tasks
 from mmscale.config.mistakes import mistakes
 from mmscale.config.model import DEFAULT_CONNECTOR, EncoderConfig, LanguageModelConfig
 from mmscale.config.parallel import ParallelConfig
 from mmscale.config.references import wrong_references
 from mmscale.config.training import StageConfig
+from mmscale.errors import UserError
 from mmscale.languages import MGSM_LANGUAGES
+
+_TASKS = ("evaluation", "tasks")
 
 
 def _again(one: ErrorDetails) -> InitErrorDetails:
@@ -97,7 +101,26 @@ class RunConfig(Config):
 
 def load_run(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """A checked RunConfig from a YAML file and overrides; UserError tells every mistake with file, line and key."""
-    return parse_document(with_overrides(read_document(find_config(name)), overrides))
+    return parse_document(with_overrides(_by_task(read_document(find_config(name))), overrides))
+
+
+def _by_task(document: Document) -> Document:
+    """The document with its tasks as a mapping, so that an override reaches one by name."""
+    section = document.values.get("evaluation")
+    if not isinstance(section, dict) or not isinstance(section.get("tasks"), list):
+        return document
+    try:
+        tasks = named_tasks(section["tasks"])
+    except UserError:  # told with all else that is wrong
+        return document
+    lines = {
+        i: line for path, line in document.origins.items() if path[:2] == _TASKS and len(path) == 3 for i in path[2:]
+    }
+    origins = {path: line for path, line in document.origins.items() if path[:2] != _TASKS or len(path) == 2}
+    for i, (name, values) in enumerate(tasks.items()):
+        paths = ((*_TASKS, name, *below) for below in ((), *key_paths(values)))
+        origins |= dict.fromkeys(paths, lines.get(i, document.where(_TASKS)))
+    return replace(document, values=deep_merge(document.values, {"evaluation": {"tasks": tasks}}), origins=origins)
 
 
 def parse_run(values: dict[str, Any], origin: str) -> RunConfig:

@@ -40,6 +40,8 @@ class DataAccount:
     flagged: dict[str, list[str]] = field(default_factory=dict)
     """Filter name -> origins of the rows it flags."""
     dropped: int = 0
+    expected: int | None = None
+    """Rows that a language was published with, where that is known."""
 
     @property
     def read(self) -> dict[str, int]:
@@ -68,6 +70,7 @@ class DataAccount:
             "dropped": self.dropped,
             "bad": {"count": len(self.bad), "first": self.bad[:5]},
             "left_out": self.left_out,
+            **({} if self.expected is None else {"expected": self.expected}),
             "languages": {code: count.to_json() for code, count in self.counts.items()},
             "flagged": {name: {"count": len(rows), "first": rows[:5]} for name, rows in self.flagged.items()},
         }

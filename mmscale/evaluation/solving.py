@@ -96,6 +96,21 @@ def solve(
     return judge([log.rows[record.origin] for record in records], rule_name)
 
 
+def _expected(task: TaskConfig) -> int | None:
+    """Rows of a language that the task's split was published with, where all of them are asked for."""
+    return None if task.data.limit_per_language is not None else task.rows.get(task.data.split)
+
+
+def _tell_of_other_rows(name: str, code: str, account: DataAccount) -> None:
+    """A line where a language has more or fewer rows than were published: its score is then another one's."""
+    read = account.read[code]
+    if account.expected is not None and read != account.expected:
+        say(
+            f"{name} ({code}): {account.path} has {read} readable rows, {'more' if read > account.expected else 'fewer'} than the "
+            f"{account.expected} that were published: the score is not comparable with others'"
+        )
+
+
 def evaluate_task(
     answerer: Answerer,
     name: str,
@@ -123,6 +138,8 @@ def evaluate_task(
                 )
             require_readable(template(answerer.prompt), records)
             require_scorable(records, task.rule)
+            account.expected = _expected(task)
+            _tell_of_other_rows(name, code, account)
             accounts.append(account)
             log = PredictionLog(folder / f"{code}.jsonl", work, context, answerer.models)
             rows[code] = solve(answerer, records, task.generation, log, task.rule, interruption, progress)

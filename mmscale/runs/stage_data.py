@@ -29,6 +29,7 @@ from mmscale.data.preview import Segment, segments
 from mmscale.data.prompts import template
 from mmscale.data.records import Record
 from mmscale.data.segments import ExampleTokenizer, TokenizedExample, special_tokens
+from mmscale.data.sources.hub import local_folder, on_hub
 from mmscale.data.token_store import TokenStore, content_of, token_folder, token_parts
 from mmscale.errors import UserError
 from mmscale.models.encoders import load_encoder_tokenizer
@@ -223,6 +224,8 @@ def require_context(examples: Sequence[TokenizedExample], context_length: int) -
 
 def _file_states(config: DataConfig) -> list[list[Any]]:
     """Name, size and time of change of every local file that a data set may read; beside `train.sw` also `train.en`."""
+    if on_hub(config.path):
+        return [[str(local_folder(config.path, ()))]]  # it is named by its commit
     pattern = re.sub(r"\{([Ll]anguage|split)\}", "*", str(Path(config.path).expanduser()))
     roots = [Path(root) for root in sorted(glob.glob(pattern))] if config.path else []
     files = {

@@ -68,7 +68,7 @@ def schemas(capsys):
 
 
 def test_every_shipped_configuration_passes_its_schema(schemas):
-    files = sorted(CONFIGS.rglob("*.yaml"))
+    files = sorted(file for file in CONFIGS.rglob("*.yaml") if file.parent.name != "tasks")
     assert len(files) > 15
     for file in files:
         found = schemas["cluster" if file.parent.name == "cluster" else "run"].iter_errors(read_yaml(file))

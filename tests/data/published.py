@@ -169,6 +169,28 @@ FORMS: tuple[Form, ...] = (
         {"sw": 2},
         split="test",
     ),
+    # masakhane/afrimgsm and afrixnli as pandas wrote them, SVAMP's authors'
+    Form(
+        "afrimgsm",
+        {"data/hau/test.tsv": 'question\tanswer\tanswer_number\tequation_solution\n"a ""b"""\t\t18\t\nc\t\t2.0\t\n'},
+        {"ha": 2},
+        split="test",
+    ),
+    Form(
+        "afrixnli",
+        {"data/zul/dev.tsv": "premise\thypothesis\tlabel\nA\tB\tneutral\nA\tC\t0\n"},
+        {"zu": 2},
+        split="dev",
+    ),
+    Form(
+        "svamp",
+        {
+            "SVAMP.json": array(
+                [{"ID": "c", "Body": "He has 2.", "Question": "What?", "Equation": "2", "Answer": 2.0}] * 2
+            )
+        },
+        {"en": 2},
+    ),
     # TIGER-Lab/MathInstruct, XTREME's and the original XNLI, XCOPA, CommonsenseQA
     Form(
         "mathinstruct",

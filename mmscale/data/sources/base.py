@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.data.records import Record
+from mmscale.data.sources.hub import local_folder, on_hub
 from mmscale.errors import NotHereYet, UserError
 from mmscale.languages import LANGUAGES, language
 from mmscale.storage.reading import is_file
@@ -39,10 +40,10 @@ class SourceRequest:
         """
         path = self._find(self.language, layouts)
         if path is None:
-            root = Path(_fill(self.path, self._names(self.language))).expanduser()
+            root = Path(_fill(self._root(layouts), self._names(self.language))).expanduser()
             if not root.is_dir():
                 raise NotHereYet(f"data not found: {root} is neither a file nor a folder; check data.path")
-            tried = ", ".join(dict.fromkeys(Path(_fill(name, self._names(self.language))).name for name in layouts))
+            tried = ", ".join(dict.fromkeys(_fill(name, self._names(self.language)).split("/")[-1] for name in layouts))
             raise UserError(
                 f"no file for language '{self.language}' under {root}: looked for {tried}; "
                 f"leave the language out, or give data.path as a pattern with {{language}}"
@@ -54,10 +55,20 @@ class SourceRequest:
             )
         return path
 
+    def has(self, *layouts: str) -> bool:
+        """Whether there is such a file."""
+        return self._find(self.language, layouts) is not None
+
     def shares(self, *layouts: str) -> bool:
         """Whether the file asked for is also the one of another language."""
         other = next(code for code in LANGUAGES if code != self.language)
         return self._find(self.language, layouts) == self._find(other, layouts)
+
+    def _root(self, layouts: tuple[str, ...]) -> str:
+        """`path`, or where the hub's files of this language lie in the local cache."""
+        if not on_hub(self.path):
+            return self.path
+        return str(local_folder(self.path, tuple(_fill(name, self._names(self.language)) for name in layouts)))
 
     def _names(self, code: str) -> dict[str, str]:
         own = self.codes.get(code, code)
@@ -65,9 +76,14 @@ class SourceRequest:
 
     def _find(self, code: str, layouts: tuple[str, ...]) -> Path | None:
         names = self._names(code)
-        path = Path(_fill(self.path, names)).expanduser()
-        candidates = [path, *(path / _fill(context, names) for context in layouts)]
+        path = Path(_fill(self._root(layouts), names)).expanduser()
+        candidates = [path, *(file for name in layouts for file in _matching(path, _fill(name, names)))]
         return next((candidate for candidate in candidates if is_file(candidate)), None)
+
+
+def _matching(folder: Path, name: str) -> list[Path]:
+    """The files below a folder that a name stands for; `*` is what the hub puts there."""
+    return sorted(folder.glob(name)) if "*" in name else [folder / name]
 
 
 def _fill(pattern: str, names: dict[str, str]) -> str:

@@ -37,7 +37,8 @@ def _rows(request: SourceRequest) -> Rows:
     return of_language(lambda: rows(file), request, request.shares(*_LAYOUTS))
 
 
-def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
+def parse(raw: Any, request: SourceRequest, origin: str) -> Record:
+    """A record of a row of any of the forms."""
     if isinstance(raw, str):
         fields = raw.split("\t")
         if len(fields) != 2 or not all(field.strip() for field in fields):
@@ -57,4 +58,4 @@ def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     )
 
 
-SOURCE = Source(_rows, _parse, MGSM_LANGUAGES)
+SOURCE = Source(_rows, parse, MGSM_LANGUAGES)

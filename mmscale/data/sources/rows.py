@@ -97,12 +97,16 @@ def parquet_rows(path: Path) -> Rows:
         raise UserError(f"cannot read {path} as parquet: {str(error).splitlines()[0]}") from error
 
 
-def csv_rows(path: Path) -> Rows:
-    """Rows of a CSV file with a header, or of a TSV file, in which no quotes count: every value is the text in the file."""
+def csv_rows(path: Path, quoted: bool = False) -> Rows:
+    """Rows of a CSV file with a header, or of a TSV file, in which no quotes count unless it is `quoted`: every value is the
+    text in the file."""
     tabs = path.suffix == ".tsv"
     csv.field_size_limit(_FIELD_CHARACTERS)
     lines = (text + "\n" for _, text in numbered_lines(path))
-    reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines, strict=True)
+    if tabs and not quoted:
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines, delimiter="\t" if tabs else ",", strict=True)
     header: list[str] | None = None
     for origin, fields in _csv_records(path, reader):
         if isinstance(fields, Exception):

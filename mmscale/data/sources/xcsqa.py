@@ -25,6 +25,9 @@ _NAMED = (
     "x-csqa/{}/{{split}}.jsonl",
     "X-CSQA-{}/{{split}}-00000-of-00001.parquet",
 )
+_VALIDATION = tuple(f"X-CSQA-{name}/validation-00000-of-00001.parquet" for name in ("{language}", "{code}"))
+"""What the hub calls dev."""
+LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "nl", "pl", "pt", "ru", "sw", "ur", "vi", "zh")
 _LAYOUTS = (
     "X-CSQA_{language}_sample/{split}.jsonl",
     *(name.format(code) for code in ("{language}", "{code}") for name in _NAMED),
@@ -35,7 +38,8 @@ _ENGLISH = ("{split}_rand_split.jsonl", "{split}_rand_split_no_answers.jsonl")
 
 def _rows(request: SourceRequest) -> Rows:
     request = replace(request, codes=_FILE_CODES)
-    layouts = (*_LAYOUTS, *(_ENGLISH if request.language == "en" else ()), "{split}.jsonl")
+    hub = _VALIDATION if request.split == "dev" else ()
+    layouts = (*_LAYOUTS, *hub, *(_ENGLISH if request.language == "en" else ()), "{split}.jsonl")
     file = request.file(*layouts, of_many=True)
     return of_language(lambda: file_rows(file), request, request.shares(*layouts))
 
@@ -77,4 +81,4 @@ def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     )
 
 
-SOURCE = Source(_rows, _parse)
+SOURCE = Source(_rows, _parse, LANGUAGES)

@@ -62,7 +62,8 @@ def _label(text: str) -> str:
     return text
 
 
-def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
+def parse(raw: Any, request: SourceRequest, origin: str) -> Record:
+    """A record of a row of any of the forms."""
     if isinstance(raw, str):
         fields = [field.strip() for field in raw.split("\t")]
         if len(fields) not in (2, 3) or not all(fields[:2]):
@@ -73,4 +74,4 @@ def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
     return Entailment(premise, hypothesis, request.language, label, origin)
 
 
-SOURCE = Source(_rows, _parse, LANGUAGES)
+SOURCE = Source(_rows, parse, LANGUAGES)
