@@ -12,7 +12,7 @@ LAYERS = (
     {"errors", "languages", "progress", "registry", "transfer", "versions"},
     {"logs", "storage"},
     {"config"},
-    {"data"},
+    {"data", "execution"},
     {"parallel"},
     {"models"},
     {"training", "decoding", "conversion"},
