@@ -88,13 +88,13 @@ def _loaded(name: str, answerer: LocalAnswerer) -> Model:
 
 
 def _parts(path: str | Path, dtype: str | None, trust_remote_code: bool) -> ModelParts:
-    found, trust = read_parts(str(path)), {"trust_remote_code": trust_remote_code}
-    said = {**found.language_model.model_dump(), **trust, **({"dtype": dtype} if dtype else {})}
+    parts, trust = read_parts(str(path)), {"trust_remote_code": trust_remote_code}
+    said = {**parts.language_model.model_dump(), **trust, **({"dtype": dtype} if dtype else {})}
     try:
         own = LanguageModelConfig.model_validate(said)
     except ValidationError as error:
         raise validation_sentence(LanguageModelConfig, error, "load_model") from error
-    return replace(found, language_model=own, encoder=found.encoder and found.encoder.model_copy(update=trust))
+    return replace(parts, language_model=own, encoder=parts.encoder and parts.encoder.model_copy(update=trust))
 
 
 def load_records(data: DataConfig) -> list[Record]:

@@ -111,10 +111,10 @@ def kind_of(name: str) -> Kind:
 @functools.cache
 def _added(kind: str) -> dict[str, tuple[EntryPoint, ...]]:
     """What other packages add: name -> its entry points, several where packages do not know of each other."""
-    found: dict[str, tuple[EntryPoint, ...]] = {}
+    points: dict[str, tuple[EntryPoint, ...]] = {}
     for point in sorted(entry_points(group=f"mmscale.{kind}"), key=lambda point: (point.name, point.value)):
-        found[point.name] = (*found.get(point.name, ()), point)
-    return found
+        points[point.name] = (*points.get(point.name, ()), point)
+    return points
 
 
 def names(kind: str) -> list[str]:

@@ -30,26 +30,26 @@ def require_known_versions(extra: str = "") -> None:
         except InvalidRequirement:
             continue
         belongs = wanted.marker.evaluate({"extra": extra}) if wanted.marker else not extra
-        found = _version(wanted.name) if belongs else None
-        if found is not None and not wanted.specifier.contains(found, prereleases=True):
+        installed = _version(wanted.name) if belongs else None
+        if installed is not None and not wanted.specifier.contains(installed, prereleases=True):
             raise UserError(
-                f"{wanted.name} {found} is installed, mmscale needs {wanted.name}{wanted.specifier}: "
+                f"{wanted.name} {installed} is installed, mmscale needs {wanted.name}{wanted.specifier}: "
                 f"pip install '{wanted.name}{wanted.specifier}'"
             )
 
 
 def untried() -> list[str]:
     """Libraries newer than any that was tried, with the command that brings the newest tried one back."""
-    found = []
+    wrong = []
     for name, tried in TRIED.items():
         version = _version(name)
         if version is not None and (version.major, version.minor) > Version(tried).release[:2]:
             major, minor = Version(tried).release[:2]
-            found.append(
+            wrong.append(
                 f"{name} {version} is newer than {tried}, the newest that mmscale was tried with: "
                 f"pip install '{name}<{major}.{minor + 1}'"
             )
-    return found
+    return wrong
 
 
 def _requirements() -> list[str]:

@@ -71,7 +71,7 @@ class Asking:
             "finished": one.finished,
         }
         if self.analyst is not None:
-            seen = self.analyst.found.pop(one.prompt, [])
+            seen = self.analyst.tokens.pop(one.prompt, [])
             row["analysis"] = {**summary(seen), "of_tokens": [token.to_json() for token in seen]}
         return row
 

@@ -92,10 +92,10 @@ class LocalAnswerer(Answerer):
     @functools.cached_property
     def loaded(self) -> LoadedModels:
         before = self.models
-        found = self._load()
+        loaded = self._load()
         if before != self._look():
             raise UserError(f"{self.title}: its files changed while they were loaded: run the same command again")
-        return replace(found, fingerprint=digest([found.fingerprint, before]))
+        return replace(loaded, fingerprint=digest([loaded.fingerprint, before]))
 
     def answer(
         self,
@@ -275,12 +275,12 @@ def _members(base: ModelParts, steering: Steering, prompt: str | None) -> list[_
     def member(role: str, parts: ModelParts, asked_by: str | None) -> _Member:
         return _Member(role=role, parts=parts, prompt=asked_by or parts.prompt or default)
 
-    found = [
+    members = [
         member("base", base, prompt),
         member("expert", steering.expert, steering.expert_prompt or prompt),
         member("anti-expert", steering.antiexpert, prompt),
     ]
-    return [*found, *([member("drafter", steering.drafter, default)] if steering.drafter else [])]
+    return [*members, *([member("drafter", steering.drafter, default)] if steering.drafter else [])]
 
 
 def proxy_answerer(

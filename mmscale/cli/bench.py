@@ -17,8 +17,8 @@ from mmscale.errors import UserError, unknown_name
 def _scripts() -> dict[str, Path]:
     """Name -> file of the benchmarks; the other modules help them."""
     folder = Path(str(resources.files("mmscale.benchmarks")))
-    found = [file for file in sorted(folder.glob("*.py")) if "__main__" in file.read_text(encoding="utf-8")]
-    return {file.stem.replace("_", "-"): file for file in found}
+    files = [file for file in sorted(folder.glob("*.py")) if "__main__" in file.read_text(encoding="utf-8")]
+    return {file.stem.replace("_", "-"): file for file in files}
 
 
 def bench(

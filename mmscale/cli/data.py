@@ -127,9 +127,9 @@ def stats(
     print(text_histogram(lengths))
     for name, rows in account.flagged.items():
         print(f"{name:26} {len(rows):6} rows, first {rows[0]}")
-    for code, found in account.counts.items():
+    for code, of_language in account.counts.items():
         print(
-            f"{code}: {found.rows} rows, {found.read} read, {found.bad} unreadable, {sum(found.left_out.values())} left out"
+            f"{code}: {of_language.rows} rows, {of_language.read} read, {of_language.bad} unreadable, {sum(of_language.left_out.values())} left out"
         )
     for reason, number in account.left_out.items():
         print(f"left out: {reason}, {number} rows")
@@ -177,8 +177,8 @@ def overlap(
         )
         return
     print(f"{len(sides[1])} test rows against {len(sides[0])} training rows: {len(exact)} the same, {len(near)} nearly")
-    for found in (*exact[:10], *near[:10]):
-        print(f"{found.similarity:.2f}  {found.test}  ~  {found.train}  {found.question[:80]}")
+    for pair in (*exact[:10], *near[:10]):
+        print(f"{pair.similarity:.2f}  {pair.test}  ~  {pair.train}  {pair.question[:80]}")
 
 
 @app.command()

@@ -58,8 +58,8 @@ def evaluate(
     if consistency:
         from mmscale.evaluation.scoring import consistency_of_files
 
-        found = consistency_of_files([*consistency, *more], rule or "default")
-        _show(found, as_json) if as_json else _show_consistency(found)
+        consistent = consistency_of_files([*consistency, *more], rule or "default")
+        _show(consistent, as_json) if as_json else _show_consistency(consistent)
     elif predictions is not None:
         from mmscale.evaluation.scoring import score_files
 
@@ -106,7 +106,7 @@ def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> d
     with Interruption(InterruptionConfig(), context) as stop:
         name = task.task or task.data.source
         rows, _ = evaluate_task(solver, name, task, _languages(task), output, context, stop)
-    return {code: score([row.correct for row in found]).to_json() for code, found in rows.items()}
+    return {code: score([row.correct for row in judged]).to_json() for code, judged in rows.items()}
 
 
 def _languages(task: TaskConfig) -> tuple[str, ...]:
@@ -117,19 +117,22 @@ def _languages(task: TaskConfig) -> tuple[str, ...]:
     return task.data.languages or own or ("en",)
 
 
-def _show_consistency(found: dict[str, Any]) -> None:
+def _show_consistency(consistent: dict[str, Any]) -> None:
     """CC and IC as tables in per cent; a dash where an IC rests on few wrong answers."""
     from mmscale.evaluation.consistency import FEW, worth_showing
 
-    codes = list(found["cc"])
-    print(f"{found['n']} problems, matched by {found['by']}, rule {found['rule']}; per cent")
+    codes = list(consistent["cc"])
+    print(f"{consistent['n']} problems, matched by {consistent['by']}, rule {consistent['rule']}; per cent")
     for kind in ("cc", "ic"):
         print(f"{kind.upper():>6} " + " ".join(f"{code:>6}" for code in codes))
         for a in codes:
-            shown = [found[kind][a][b] if kind == "cc" or worth_showing(found["wrong"], a, b) else None for b in codes]
+            shown = [
+                consistent[kind][a][b] if kind == "cc" or worth_showing(consistent["wrong"], a, b) else None
+                for b in codes
+            ]
             print(f"{a:>6} " + " ".join(f"{'–' if x is None else format(100 * x, '.1f'):>6}" for x in shown))
-    print(f"{'wrong':>6} " + " ".join(f"{found['wrong'][code]:>6}" for code in codes))
-    if min(found["wrong"].values()) < FEW:
+    print(f"{'wrong':>6} " + " ".join(f"{consistent['wrong'][code]:>6}" for code in codes))
+    if min(consistent["wrong"].values()) < FEW:
         print(f"– : fewer than {FEW} wrong answers in one of the languages")
 
 

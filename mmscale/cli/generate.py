@@ -135,12 +135,12 @@ def _answer(
     with joined(parallel, world) as context:
         asking = ask(context)
         if output is None:
-            found = sorted(asking.rows(context), key=lambda row: row["number"])
+            rows = sorted(asking.rows(context), key=lambda row: row["number"])
         else:
             with context.alone_in(AnswerFile.folder_of(output)):
-                found = AnswerFile(output, asking, context).fill()
+                rows = AnswerFile(output, asking, context).fill()
         if context.is_first:
-            _show(found, asking, output, as_json)
+            _show(rows, asking, output, as_json)
 
 
 def _show(rows: list[dict[str, Any]], asking: Asking, output: Path | None, as_json: bool) -> None:

@@ -21,16 +21,16 @@ def list_names(
     What another package adds names that package; what of it cannot be used says why.
     """
     kinds = [kind] if kind else list(registry.KINDS)
-    found = [(name, entry) for name in kinds for entry in registry.entries(name)]
+    listed = [(name, entry) for name in kinds for entry in registry.entries(name)]
     if as_json:
-        rows = [_row(name, entry, with_kind=not kind) for name, entry in found]
+        rows = [_row(name, entry, with_kind=not kind) for name, entry in listed]
         print(json.dumps(rows, ensure_ascii=False, indent=2))
         return
-    width = max((len(entry.name) for _, entry in found), default=0)
+    width = max((len(entry.name) for _, entry in listed), default=0)
     for name in kinds:
         if not kind:
             print(f"{name}:")
-        for entry in (entry for of, entry in found if of == name):
+        for entry in (entry for of, entry in listed if of == name):
             print(f"{'' if kind else '  '}{entry.name:{width}}  {_told(entry)}".rstrip())
 
 

@@ -130,19 +130,19 @@ def model_parts(
     from mmscale.errors import UserError
     from mmscale.models.assembly import read_parts
 
-    found = read_parts(path)
+    parts = read_parts(path)
     said = {**({"dtype": dtype} if dtype != "auto" else {}), "trust_remote_code": trust}
-    own = checked(type(found.language_model), **{**found.language_model.model_dump(), **said})
-    found = replace(found, language_model=own)
+    own = checked(type(parts.language_model), **{**parts.language_model.model_dump(), **said})
+    parts = replace(parts, language_model=own)
     if (encoder is None) != (mapping is None):
         raise UserError("--encoder and --mapping belong together: give both")
     if encoder is not None:
-        if found.encoder is not None:
+        if parts.encoder is not None:
             raise UserError(f"{path} has an encoder and a mapping already: leave --encoder and --mapping out")
-        return replace(found, encoder=EncoderConfig(path=encoder, trust_remote_code=trust), mapping=str(mapping))
-    if found.encoder is not None:
-        found = replace(found, encoder=found.encoder.model_copy(update={"trust_remote_code": trust}))
-    return found
+        return replace(parts, encoder=EncoderConfig(path=encoder, trust_remote_code=trust), mapping=str(mapping))
+    if parts.encoder is not None:
+        parts = replace(parts, encoder=parts.encoder.model_copy(update={"trust_remote_code": trust}))
+    return parts
 
 
 def loaded_solver(

@@ -33,7 +33,7 @@ def plan(
     from mmscale.planning.plan import Given, Planner
 
     planner = Planner(load_run(config, overrides or []), load_cluster(cluster))
-    found = showing.describe(planner, Given(example_tokens, target_tokens, examples), search)
-    (showing.show_json if as_json else showing.show)(found)
-    if not found["fits"]:
-        raise showing.does_not_fit(found)
+    described = showing.describe(planner, Given(example_tokens, target_tokens, examples), search)
+    (showing.show_json if as_json else showing.show)(described)
+    if not described["fits"]:
+        raise showing.does_not_fit(described)

@@ -112,14 +112,14 @@ def _dry_run(loaded: RunConfig, cluster: str | None, as_json: bool) -> None:
     from mmscale.config.cluster import load_cluster
     from mmscale.planning import dry_run
 
-    found = dry_run.dry_run(loaded)
+    described = dry_run.dry_run(loaded)
     if cluster is not None:
         from mmscale.planning import rehearsal
 
-        found["full_size"] = rehearsal.rehearse(loaded, load_cluster(cluster))
+        described["full_size"] = rehearsal.rehearse(loaded, load_cluster(cluster))
     if as_json:
-        print(json.dumps(found, ensure_ascii=False, indent=2))
+        print(json.dumps(described, ensure_ascii=False, indent=2))
         return
-    dry_run.show(found)
+    dry_run.show(described)
     if cluster is not None:
-        rehearsal.show(found["full_size"])
+        rehearsal.show(described["full_size"])

@@ -87,8 +87,8 @@ def _begun(name: Any, task: Any, always: bool = False) -> Any:
 
 def task_values(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """The settings of a named benchmark with those given laid over them."""
-    found: TaskConfig = registry.get("tasks", name)
-    return deep_merge(found.model_dump(mode="json", exclude_unset=True), given)
+    task: TaskConfig = registry.get("tasks", name)
+    return deep_merge(task.model_dump(mode="json", exclude_unset=True), given)
 
 
 class TaskConfig(Config):

@@ -50,7 +50,7 @@ def unknown_key(root: type[BaseModel], path: KeyPath) -> str:
         return f"unknown key '{name}': {RETIRED['.'.join(map(str, path))]}"
     known, note = USUAL_NAMES.get(name, (None, ""))
     ours = [] if not known else [known]
-    ours += [".".join(map(str, found)) for found, _ in walk(root) if found[-1] == name]
+    ours += [".".join(map(str, path)) for path, _ in walk(root) if path[-1] == name]
     if known == "" and not ours:
         return f"unknown key '{name[:80]}': {note}"
     if ours:

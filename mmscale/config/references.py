@@ -76,10 +76,10 @@ def _of_recipes(values: Any) -> Iterator[tuple[KeyPath, str]]:
 
 def _unfilled(recipes: Any, method: str, stages: list[str]) -> Iterator[tuple[KeyPath, str]]:
     for stage in stages:
-        found = _in(recipes, method, stage)
-        if found is None:
+        given = _in(recipes, method, stage)
+        if given is None:
             yield ("recipes", method, stage), "is missing: give the stage its data and steps or epochs"
-        elif not _in(found, "data") and isinstance(found, (dict, BaseModel)):
+        elif not _in(given, "data") and isinstance(given, (dict, BaseModel)):
             yield ("recipes", method, stage, "data"), "is empty: name at least one data set"
 
 

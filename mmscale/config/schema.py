@@ -34,15 +34,15 @@ def json_schema(root: type[Config]) -> dict[str, Any]:
 
 def _recipes() -> list[tuple[str, dict[str, Any]]]:
     """The stages of each method, so that an editor offers them; a method that cannot be loaded is left open."""
-    found: list[tuple[str, dict[str, Any]]] = []
+    keys: list[tuple[str, dict[str, Any]]] = []
     for name in registry.names("methods"):
         try:
             method = registry.get("methods", name)
         except UserError:
-            found.append((name, {"type": "object"}))
+            keys.append((name, {"type": "object"}))
             continue
         stages = {stage.name: {"$ref": "#/$defs/StageConfig"} for stage in method.stages}
         about = f"{method.title} ({method.paper})" if method.paper else method.title
         entry = {"type": "object", "description": about, "properties": stages, "additionalProperties": False}
-        found.append((name, entry))
-    return found
+        keys.append((name, entry))
+    return keys

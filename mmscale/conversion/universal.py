@@ -56,8 +56,8 @@ def to_hugging_face(zero: Path, base: Path, target: Path, to: dtype | None) -> s
     copy_besides_weights(base, target)
     writer = ShardWriter(target)
     for name, parameter in expected.items():
-        found = _parameter(zero / (prefix + name), tuple(parameter.shape), parameter.numel())
-        writer.add(name, converted(found, to))
+        value = _parameter(zero / (prefix + name), tuple(parameter.shape), parameter.numel())
+        writer.add(name, converted(value, to))
     writer.close()
     note_dtype(target, writer)
     extra = len(have) - len(expected)

@@ -44,7 +44,7 @@ class Analyst:
 
     def __init__(self, ensemble: Ensemble, decode: Callable[[list[int]], str]) -> None:
         self.ensemble, self.decode = ensemble, decode
-        self.found: dict[int, list[TokenAnalysis]] = {}
+        self.tokens: dict[int, list[TokenAnalysis]] = {}
 
     def __call__(self, one: SequenceState, number: int, logits: Logits) -> None:
         lm = self.ensemble.base.model.language_model
@@ -68,14 +68,14 @@ class Analyst:
             changed_top=changed,
             moved_by=moved,
         )
-        self.found.setdefault(one.request.number, []).append(seen)
+        self.tokens.setdefault(one.request.number, []).append(seen)
 
 
-def summary(found: list[TokenAnalysis]) -> dict[str, float]:
+def summary(tokens: list[TokenAnalysis]) -> dict[str, float]:
     """Over all tokens: share of changed top tokens, and the mean of Delta_t."""
-    count = max(1, len(found))
+    count = max(1, len(tokens))
     return {
-        "tokens": len(found),
-        "changed_top_share": sum(token.changed_top for token in found) / count,
-        "mean_delta": sum(token.delta for token in found) / count,
+        "tokens": len(tokens),
+        "changed_top_share": sum(token.changed_top for token in tokens) / count,
+        "mean_delta": sum(token.delta for token in tokens) / count,
     }

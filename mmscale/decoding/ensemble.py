@@ -65,15 +65,15 @@ class ModelStepper:
 
     def admit(self, prompts: Sequence[TokenizedExample]) -> Tensor:
         """Prefill prompts into the next slots, packed; logits [n, v] after the last token of each."""
-        found, begin = [], 0
+        logits, begin = [], 0
         while begin < len(prompts):
             end, total = begin + 1, prompts[begin].merged_length
             while end < len(prompts) and total + prompts[end].merged_length <= self.prefill_tokens:
                 total += prompts[end].merged_length
                 end += 1
-            found.append(self._prefill(prompts[begin:end]))
+            logits.append(self._prefill(prompts[begin:end]))
             begin = end
-        return torch.cat(found)
+        return torch.cat(logits)
 
     def _prefill(self, prompts: Sequence[TokenizedExample]) -> Tensor:
         lm, cache = self.model.language_model, self._held
@@ -197,16 +197,16 @@ class Ensemble:
 
     def admit(self, prompts: Sequence[Sequence[TokenizedExample]]) -> Logits:
         """Prefill new sequences; `prompts[m]` are theirs as model m reads them."""
-        found = [model.admit(own) for model, own in zip(self.models, prompts, strict=True)]
-        return self.side_by_side(found)
+        logits = [model.admit(own) for model, own in zip(self.models, prompts, strict=True)]
+        return self.side_by_side(logits)
 
-    def side_by_side(self, found: Sequence[Tensor]) -> Logits:
+    def side_by_side(self, logits: Sequence[Tensor]) -> Logits:
         """The logits of the models in order, over the tokens that all have; expert and anti-expert cut to the base's columns here."""
-        base = self._shared(found[0])
+        base = self._shared(logits[0])
         if self.steering is None:
             return Logits(base, first=self._first)
         expert, antiexpert = (
-            self._beside(base, _whole(model, part)) for model, part in zip(self.steering, found[1:3], strict=True)
+            self._beside(base, _whole(model, part)) for model, part in zip(self.steering, logits[1:3], strict=True)
         )
         return Logits(base, expert, antiexpert, self._first)
 
@@ -227,8 +227,8 @@ class Ensemble:
     def _beside(self, base_Nv: Tensor, whole_NV: Tensor) -> Tensor:
         """A small model's columns of the base's tokens here; zeros for those that it lacks."""
         width = base_Nv.shape[1]
-        found = whole_NV[:, self._first : self._first + width]
-        return found if found.shape[1] == width else torch.nn.functional.pad(found, (0, width - found.shape[1]))
+        columns = whole_NV[:, self._first : self._first + width]
+        return columns if columns.shape[1] == width else torch.nn.functional.pad(columns, (0, width - columns.shape[1]))
 
     def roll_back(self, dropped: Sequence[int]) -> None:
         for model in self.models:
@@ -240,12 +240,12 @@ class Ensemble:
 
     def verify(self, tokens_BQ: Tensor, drafted_by_expert: Tensor | None) -> Logits:
         """Logits [B * Q] after each token; the expert's are given where it made the drafts."""
-        found = [self.base.extend(tokens_BQ)]
+        logits = [self.base.extend(tokens_BQ)]
         if self.steering is not None:
             expert, antiexpert = self.steering
-            found.append(expert.extend(tokens_BQ) if drafted_by_expert is None else drafted_by_expert)
-            found.append(antiexpert.extend(tokens_BQ))
-        return self.side_by_side(found)
+            logits.append(expert.extend(tokens_BQ) if drafted_by_expert is None else drafted_by_expert)
+            logits.append(antiexpert.extend(tokens_BQ))
+        return self.side_by_side(logits)
 
     def choose(self, logits: Logits, places: Sequence[DrawKey], held: Sequence[Sequence[int]] | None = None) -> Chosen:
         """A token of every row, the same on every rank. `held` are each row's tokens so far, for a repetition penalty."""

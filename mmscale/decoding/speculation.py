@@ -218,7 +218,7 @@ def choose_by_rejection(
     wanted = probabilities(Parts(combined), how)
     proposed = probabilities(Parts(ensemble.drafted(drafts.logits)), how)
     draft = drafts.tokens.flatten()
-    p, q = (found.gather(1, draft[:, None])[:, 0] for found in (wanted, proposed))
+    p, q = (probabilities.gather(1, draft[:, None])[:, 0] for probabilities in (wanted, proposed))
     kept = uniform(how.seed, how.row, how.position, ACCEPT) * q < p
     left = (wanted - proposed).clamp_(min=0)
     noise = gumbel(how.seed, how.row, how.position, 0, left.shape[1], RESIDUAL)

@@ -40,7 +40,7 @@ def read_vocabulary_map(path: Path, base: Any, other: Any, rows: int, what: str)
     """
     existing_file(path, "vocabulary map")
     named = read_json_object(path, f"write an object, token of the base -> token of the {what}")
-    ids, found = other.get_vocab(), torch.zeros(rows, dtype=torch.int64)
+    ids, mapped = other.get_vocab(), torch.zeros(rows, dtype=torch.int64)
     seen: dict[str, str] = {}
     for index, token in sorted(_tokens(base).items()):
         wanted = named.get(token, token)
@@ -53,5 +53,5 @@ def read_vocabulary_map(path: Path, base: Any, other: Any, rows: int, what: str)
                 f"{path}: {seen[wanted]!r} and {token!r} both lead to {wanted!r}: map each to one of its own"
             )
         seen[wanted] = token
-        found[index] = ids[wanted]
-    return found
+        mapped[index] = ids[wanted]
+    return mapped

@@ -8,8 +8,8 @@ from mmscale.methods.base import Method, StageSpec
 
 def method(name: str) -> Method:
     """The method of a name; UserError naming the nearest when there is none."""
-    found: Method = registry.get("methods", name)
-    return found
+    method_of_name: Method = registry.get("methods", name)
+    return method_of_name
 
 
 __all__ = ["Method", "StageSpec", "method"]

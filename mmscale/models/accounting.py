@@ -38,7 +38,7 @@ def require_whole(
     with unpartitioned(), _silent():
         with torch.device("meta"):
             empty = build()
-        model, found = type(empty).from_pretrained(
+        model, report = type(empty).from_pretrained(
             None,
             config=empty.config,
             state_dict=outline,
@@ -47,7 +47,7 @@ def require_whole(
             ignore_mismatched_sizes=True,
             **arguments,
         )
-    _refuse(found, origin, beside)
+    _refuse(report, origin, beside)
     _require_equal_ties(getattr(model, "all_tied_weights_keys", None) or {}, files, origin)
 
 
@@ -61,18 +61,20 @@ def _refuse_integers(outline: dict[str, Tensor], origin: str) -> None:
             )
 
 
-def _refuse(found: dict[str, Any], origin: str, beside: re.Pattern[str] | None) -> None:
-    for name in sorted(found["missing_keys"]):
+def _refuse(report: dict[str, Any], origin: str, beside: re.Pattern[str] | None) -> None:
+    for name in sorted(report["missing_keys"]):
         raise UserError(
-            f"{origin} lacks the tensor {name} ({len(found['missing_keys'])} are missing): it is no whole checkpoint of this "
+            f"{origin} lacks the tensor {name} ({len(report['missing_keys'])} are missing): it is no whole checkpoint of this "
             f"architecture, or config.json is of another size: {AGAIN}"
         )
-    for name, there, wanted in sorted(found["mismatched_keys"]):
+    for name, there, wanted in sorted(report["mismatched_keys"]):
         raise UserError(
             f"{origin}: tensor {name} has shape {list(there)}, config.json says {list(wanted)}: use the configuration that "
             f"belongs to these weights"
         )
-    left = [n for n in sorted(found["unexpected_keys"]) if not _BUFFERS.search(n) and not (beside and beside.search(n))]
+    left = [
+        n for n in sorted(report["unexpected_keys"]) if not _BUFFERS.search(n) and not (beside and beside.search(n))
+    ]
     for name in left:
         raise UserError(
             f"{origin} holds the tensor {name} that its architecture has no place for ({len(left)} are left over): "

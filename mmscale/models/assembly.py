@@ -125,9 +125,9 @@ def _parts_of(values: dict[str, Any], folder: Path) -> ModelParts:
 
 
 def _trained_with(values: Any) -> dict[str, Digests]:
-    if not isinstance(values, dict) or not all(isinstance(found, dict) for found in values.values()):
+    if not isinstance(values, dict) or not all(isinstance(held, dict) for held in values.values()):
         raise ValueError("trained_with holds the digests of files")
-    return {part: {str(name): str(digest) for name, digest in found.items()} for part, found in values.items()}
+    return {part: {str(name): str(digest) for name, digest in held.items()} for part, held in values.items()}
 
 
 def _untrusted(values: dict[str, Any]) -> dict[str, Any]:
@@ -148,21 +148,21 @@ def require_sealed_unchanged(parts: ModelParts, context: ParallelContext) -> Non
 
 def trained_with(parts: ModelParts) -> dict[str, Digests]:
     """What lies at the paths of parts that no stage of ours wrote."""
-    found = {"language_model": digests(parts.language_model), "encoder": parts.encoder and digests(parts.encoder)}
-    return {part: held for part, held in found.items() if held}
+    parts_held = {"language_model": digests(parts.language_model), "encoder": parts.encoder and digests(parts.encoder)}
+    return {part: held for part, held in parts_held.items() if held}
 
 
 def answering_files(parts: ModelParts) -> dict[str, Digests]:
     """What lies at the paths of parts that no stage of ours wrote, by path, and decides what they answer; without what is
     not here (now)."""
-    found: dict[str, Digests] = {}
+    files: dict[str, Digests] = {}
     for config in (parts.language_model, parts.encoder):
         with suppress(NotHereYet):
             if config is not None:
-                found[_name(config)] = digests(config, ANSWERING)
+                files[_name(config)] = digests(config, ANSWERING)
     if parts.mapping and Path(parts.mapping).is_file() and Path(parts.mapping).parent not in _sealed(parts):
-        found[parts.mapping] = {Path(parts.mapping).name: file_digest(Path(parts.mapping))}
-    return {path: held for path, held in found.items() if held}
+        files[parts.mapping] = {Path(parts.mapping).name: file_digest(Path(parts.mapping))}
+    return {path: held for path, held in files.items() if held}
 
 
 def _name(config: LanguageModelConfig | EncoderConfig) -> str:

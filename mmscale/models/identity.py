@@ -36,8 +36,8 @@ def digests(config: LanguageModelConfig | EncoderConfig, more: Sequence[str] = (
     folder = Path(config.path).expanduser()
     if is_sealed(folder) or is_sealed(folder.parent):
         return {}
-    found = {name: found_file(config, name) for name in (*_BESIDE, *more, *_weights(config))}
-    return {name: file_digest(file) for name, file in found.items() if file is not None}
+    files = {name: found_file(config, name) for name in (*_BESIDE, *more, *_weights(config))}
+    return {name: file_digest(file) for name, file in files.items() if file is not None}
 
 
 def _weights(config: LanguageModelConfig | EncoderConfig) -> list[str]:

@@ -69,8 +69,8 @@ class LanguageModel(nn.Module):
     @property
     def stop_ids(self) -> frozenset[int]:
         """EOS of ours and of the model's generation config (LLaMA-3 has several)."""
-        found = getattr(getattr(self.causal_lm, "generation_config", None), "eos_token_id", None)
-        configured = found if isinstance(found, (list, tuple)) else [found]
+        ids = getattr(getattr(self.causal_lm, "generation_config", None), "eos_token_id", None)
+        configured = ids if isinstance(ids, (list, tuple)) else [ids]
         return frozenset({self.specials.eos, *(index for index in configured if index is not None)})
 
     def embed(self, token_ids: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class LanguageModel(nn.Module):
         `cache` holds; `new` says where in it they go. Those of the rows `read` (int64 [N], none twice) alone: [N, D].
         """
         trunk, inputs = self.causal_lm.get_decoder(), inputs_TD[None]
-        found: Tensor = trunk(
+        output: Tensor = trunk(
             inputs_embeds=inputs if self._tensor_parallel is None else self._tensor_parallel.regions.begin(inputs),
             position_ids=position_ids[None],
             attention_mask=None,
@@ -100,7 +100,7 @@ class LanguageModel(nn.Module):
             mmscale_new=new,
             mmscale_read_rows=self._known_to_layers(read),
         ).last_hidden_state
-        states: Tensor = found[0] if self._tensor_parallel is None else self._tensor_parallel.regions.end(found)[0]
+        states: Tensor = output[0] if self._tensor_parallel is None else self._tensor_parallel.regions.end(output)[0]
         return states if read is None else TakeRows.apply(states, read)
 
     def _known_to_layers(self, read: Tensor | None) -> Tensor | None:

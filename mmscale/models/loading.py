@@ -98,7 +98,7 @@ def found_file(config: LanguageModelConfig | EncoderConfig, name: str) -> Path |
         file = Path(path) / name
         return file if file.is_file() else None
     try:
-        found = cached_file(
+        cached = cached_file(
             path,
             name,
             revision=config.revision,
@@ -109,7 +109,7 @@ def found_file(config: LanguageModelConfig | EncoderConfig, name: str) -> Path |
     except (OSError, ValueError) as error:  # no such repository or revision, or a name that none could have
         kind = NotHereYet if _is_absent(path, error) else UserError
         raise kind(f"cannot load {config.path}: {_reason(path, error)}") from error
-    return Path(found) if found is not None else None
+    return Path(cached) if cached is not None else None
 
 
 def load_model_configuration(config: LanguageModelConfig | EncoderConfig, what: str) -> Any:
@@ -123,21 +123,21 @@ def load_model_configuration(config: LanguageModelConfig | EncoderConfig, what: 
             f"or remove that file"
         )
     _require_readable(config)
-    found = load_pretrained(AutoConfig, config, what)
-    method = getattr(found, "quantization_config", None)
+    configuration = load_pretrained(AutoConfig, config, what)
+    method = getattr(configuration, "quantization_config", None)
     if method is not None:
         name = method.get("quant_method", "unknown") if isinstance(method, dict) else type(method).__name__
         raise UserError(
             f"{config.path} is quantised already ({name}), which is not supported: take the model it was made from, and "
             f"language_model.quantization where it has to be small"
         )
-    if getattr(found, "transformers_weights", None) is not None:
+    if getattr(configuration, "transformers_weights", None) is not None:
         raise UserError(
             f"{config.path}: config.json names its weights itself (transformers_weights): remove that key, and give them "
             f"the usual name"
         )
-    found._attn_implementation = found._experts_implementation = None  # either may name code on the hub
-    return found
+    configuration._attn_implementation = configuration._experts_implementation = None  # either may name code on the hub
+    return configuration
 
 
 def _require_readable(config: LanguageModelConfig | EncoderConfig) -> None:

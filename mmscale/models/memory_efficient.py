@@ -91,8 +91,8 @@ class SwiGlu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_proj(x), self.up_proj(x)
-        found: Tensor = self.down_proj(_Gated.apply(gate, up) if torch.is_grad_enabled() else F.silu(gate).mul_(up))
-        return found
+        output: Tensor = self.down_proj(_Gated.apply(gate, up) if torch.is_grad_enabled() else F.silu(gate).mul_(up))
+        return output
 
 
 class _Gated(torch.autograd.Function):

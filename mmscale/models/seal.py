@@ -42,10 +42,10 @@ def is_sealed(folder: Path) -> bool:
 def read_seal(folder: Path) -> Seal:
     """UserError where the file is damaged, or names what is not in the folder."""
     path = folder / SEAL_FILE
-    found = read_json_object(path, _REMEDY)
-    if set(found) != {"fingerprint", "files"} or not _are_hashes(found["files"]):
+    values = read_json_object(path, _REMEDY)
+    if set(values) != {"fingerprint", "files"} or not _are_hashes(values["files"]):
         raise UserError(f"{path} is damaged, or of an older version: it names no files and their hashes: {_REMEDY}")
-    return Seal(str(found["fingerprint"]), found["files"])
+    return Seal(str(values["fingerprint"]), values["files"])
 
 
 def _are_hashes(files: object) -> bool:
@@ -89,8 +89,8 @@ def _require(folder: Path, seal: Seal, names: Sequence[str]) -> None:
     for name in names:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing, which its stage wrote: {_REMEDY}")
-    for name, found in hashes(folder, names).items():
-        if found != seal.files[name]:
+    for name, digest in hashes(folder, names).items():
+        if digest != seal.files[name]:
             raise UserError(f"{folder / name} is not what its stage wrote (its hash differs): {_REMEDY}")
     for file in sorted(folder.iterdir()):
         if file.suffix in _READ and file.name not in (*seal.files, SEAL_FILE):

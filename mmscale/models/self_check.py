@@ -58,19 +58,19 @@ def require_known_right(
     All ranks of a layout call it, each tensor group cuts its small model as it will the real one.
     """
     kept = _cache_file(model_config, context)
-    found = context.from_first(lambda: _remembered(kept))
-    if found is None:
+    difference = context.from_first(lambda: _remembered(kept))
+    if difference is None:
         problems = context.gather(_problem(model_config, context, wrap, trust_remote_code))
-        found = next((problem for problem in problems if problem), "")
+        difference = next((problem for problem in problems if problem), "")
         if (
-            context.is_first and not found
+            context.is_first and not difference
         ):  # what failed once is compared again: it may have been memory, or a cut network
             _remember(kept)
-    if found:
+    if difference:
         name = (getattr(model_config, "architectures", None) or [type(model_config).__name__])[0]
         where = f" cut into {context.tensor_size} parts" if context.tensor_size > 1 else ""
         raise UserError(
-            f"{path}: {name}{where} is not supported: {found}; docs/architectures.md lists the models that are"
+            f"{path}: {name}{where} is not supported: {difference}; docs/architectures.md lists the models that are"
         )
 
 
@@ -128,14 +128,14 @@ def _of_making(error: Exception) -> str:
 
 def _compared(ours: LanguageModel, reference: Any, ids: list[Tensor], expected: dict[str, Tensor]) -> str:
     try:
-        found = _found(ours, ids)
+        ours_by_name = _found(ours, ids)
     except UserError as error:
         return str(error)
     except AssertionError:
         return "it does not hand packed rows on to its attention"
     except Exception as error:
         return f"it does not run on packed rows ({_line(error)})"
-    for name, value in found.items():
+    for name, value in ours_by_name.items():
         far = _difference(value, expected[name], 0.0)
         if not far <= _BOUND:
             return f"its {name} here differs by {100 * far:.1f} % from that of transformers"
@@ -157,10 +157,10 @@ def _compared_gradients(ours: LanguageModel, reference: dict[str, Any]) -> str:
     return ""
 
 
-def _difference(found: Tensor, right: Tensor, least: float) -> float:
+def _difference(ours: Tensor, right: Tensor, least: float) -> float:
     if not right.numel():
         return 0.0
-    return float((found - right).abs().max() / right.abs().max().clamp_min(max(least, 1e-6)))
+    return float((ours - right).abs().max() / right.abs().max().clamp_min(max(least, 1e-6)))
 
 
 @torch.no_grad()

@@ -50,5 +50,5 @@ class _ReadRows:
         self.total = args[0].shape[1]
         return (TakeRows.apply(args[0][0], self.rows)[None],)
 
-    def _put(self, part: nn.Module, args: tuple[Tensor], found: Tensor) -> Tensor | None:
-        return None if self.rows is None else PutRows.apply(found[0], self.rows, self.total)[None]
+    def _put(self, part: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
+        return None if self.rows is None else PutRows.apply(output[0], self.rows, self.total)[None]

@@ -62,7 +62,7 @@ def _widths(config: Any, values: dict[str, Any], multiple: int) -> dict[str, Any
     whole = int(config.hidden_size) == heads * int(
         getattr(config, "head_dim", None) or int(config.hidden_size) // heads
     )
-    found: dict[str, Any] = {
+    small: dict[str, Any] = {
         "num_attention_heads": count,
         "num_key_value_heads": few if shared < heads else count,
         "hidden_size": count * _HEAD if whole else _WIDTH * multiple,
@@ -71,25 +71,25 @@ def _widths(config: Any, values: dict[str, Any], multiple: int) -> dict[str, Any
         "ffn_dim": _WIDTH * multiple,
     }
     if "qk_rope_head_dim" not in values and values.get("head_dim") is not None:
-        found["head_dim"] = _HEAD
-    found |= {key: _WIDTH * multiple for key in values if "intermediate_size" in key and isinstance(values[key], int)}
-    found |= {key: min(4, values[key]) for key in _EXPERTS if isinstance(values.get(key), int)}
-    found |= {key: 1 for key in _GROUPS if isinstance(values.get(key), int)}
+        small["head_dim"] = _HEAD
+    small |= {key: _WIDTH * multiple for key in values if "intermediate_size" in key and isinstance(values[key], int)}
+    small |= {key: min(4, values[key]) for key in _EXPERTS if isinstance(values.get(key), int)}
+    small |= {key: 1 for key in _GROUPS if isinstance(values.get(key), int)}
     if isinstance(values.get("num_experts_per_tok"), int):
-        found["num_experts_per_tok"] = min(2, values["num_experts_per_tok"])
+        small["num_experts_per_tok"] = min(2, values["num_experts_per_tok"])
     for key in ("rope_scaling", "rope_parameters"):
         if isinstance(values.get(key), dict):
-            found[key] = _rope(values[key], _HEAD)
-    return found
+            small[key] = _rope(values[key], _HEAD)
+    return small
 
 
 def _rope(values: dict[str, Any], head: int) -> dict[str, Any]:
     """Factors per frequency for the smaller head; where there are several layer types, rules for each."""
     part = float(values.get("partial_rotary_factor") or 1.0)
-    found = dict(values)
+    small = dict(values)
     for key, value in values.items():
         if isinstance(value, dict):
-            found[key] = _rope(value, head)
+            small[key] = _rope(value, head)
         elif key in ("long_factor", "short_factor") and isinstance(value, list):
-            found[key] = value[: int(head * part) // 2]
-    return found
+            small[key] = value[: int(head * part) // 2]
+    return small

@@ -86,7 +86,7 @@ def flash_3(
             "attention=flash_attention_3 has no dropout: set it to 0 in the model's config, or attention=auto"
         )
     ends, longest = layout.cu_seqlens, layout.longest
-    found = flash_attn_varlen_func(
+    output = flash_attn_varlen_func(
         query,
         key,
         value,
@@ -99,7 +99,7 @@ def flash_3(
         window_size=(-1, -1) if window is None else (window - 1, 0),
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
-    out: Tensor = found[0] if isinstance(found, tuple) else found  # older ones return the log-sum-exp too
+    out: Tensor = output[0] if isinstance(output, tuple) else output  # older ones return the log-sum-exp too
     return out
 
 
@@ -118,8 +118,8 @@ def torch_varlen(
     ends, longest = layout.cu_seqlens, layout.longest
     limits = (-1 if window is None else window - 1, 0)
     grouped = query.shape[1] != key.shape[1]
-    found = varlen_attn(
+    output = varlen_attn(
         query, key, value, ends, ends, longest, longest, scale=scaling, window_size=limits, enable_gqa=grouped
     )
-    assert isinstance(found, Tensor)
-    return found
+    assert isinstance(output, Tensor)
+    return output

@@ -64,9 +64,9 @@ class ParallelContext:
         """What every rank holds, in rank order; plain numbers, strings, lists and dicts only."""
         if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value, group=self.world_group)
-        return found
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.world_group)
+        return values
 
     def barrier(self) -> None:
         self.gather(0)
@@ -83,16 +83,16 @@ class ParallelContext:
 
     def from_first(self, action: Callable[[], Any]) -> Any:
         """What the first rank finds, on every rank; plain values only. Its UserError is raised on every rank."""
-        found: list[Any] = []
-        self.on_first(lambda: found.append(action()))
-        return self.gather(found)[0][0]
+        value: list[Any] = []
+        self.on_first(lambda: value.append(action()))
+        return self.gather(value)[0][0]
 
     def in_turns(self, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
         """What each task returns, on every rank; plain values only. Each is done by one rank, as many at a time as there
         are, and ranks meet after every turn: nobody waits in a collective for more than one task. A UserError is raised on
         every rank.
         """
-        found: list[Any] = []
+        results: list[Any] = []
         for begin in range(0, len(tasks), self.size):
             turn, value, problem = tasks[begin : begin + self.size], None, None
             if self.rank < len(turn):
@@ -101,8 +101,8 @@ class ParallelContext:
                 except UserError as error:
                     problem = str(error)
             self.agree(problem)
-            found += self.gather(value)[: len(turn)]
-        return found
+            results += self.gather(value)[: len(turn)]
+        return results
 
     def agree(self, problem: str | None) -> None:
         """UserError on every rank when any of them has a problem; ranks must not part ways."""

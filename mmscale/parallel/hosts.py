@@ -60,14 +60,14 @@ def _hosts(name: str, nodes: str) -> list[str]:
 
 
 def _numbers(inside: str, nodes: str) -> list[str]:
-    found: list[str] = []
+    numbers: list[str] = []
     for one in inside.split(","):
         match = _RANGE.fullmatch(one)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if match is None or not 0 <= last - first < _MOST_HOSTS:
             raise _unreadable(nodes)
-        found += [f"{number:0{len(match[1])}d}" for number in range(first, last + 1)]
-    return found
+        numbers += [f"{number:0{len(match[1])}d}" for number in range(first, last + 1)]
+    return numbers
 
 
 def _unreadable(nodes: str) -> UserError:

@@ -51,8 +51,8 @@ def mark(parameter: Tensor, shard: Shard) -> None:
 
 def shard_of(parameter: Tensor) -> Shard:
     """The part that a parameter is; the whole when nobody said otherwise, also where ZeRO-3 keeps a stretch of it."""
-    found: Shard | None = getattr(parameter, "shard", None)
-    return found or whole_shard(tuple(getattr(parameter, "ds_shape", parameter.shape)))
+    shard: Shard | None = getattr(parameter, "shard", None)
+    return shard or whole_shard(tuple(getattr(parameter, "ds_shape", parameter.shape)))
 
 
 def is_sharded(parameter: Tensor) -> bool:

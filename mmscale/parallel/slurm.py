@@ -66,10 +66,10 @@ def state(job: str) -> str:
     Of an array: that of an element which has not ended, else of one that did not succeed.
     """
     done = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True)
-    found = re.findall(r"JobState=(\S+)", done.stdout)
-    going = [one for one in found if one not in FINAL_STATES]
-    failed = [one for one in found if one != "COMPLETED"]
-    return next(iter([*going, *failed, *found]), "UNKNOWN")
+    states = re.findall(r"JobState=(\S+)", done.stdout)
+    going = [one for one in states if one not in FINAL_STATES]
+    failed = [one for one in states if one != "COMPLETED"]
+    return next(iter([*going, *failed, *states]), "UNKNOWN")
 
 
 def job_end() -> float | None:
@@ -87,8 +87,8 @@ def job_end() -> float | None:
     except subprocess.TimeoutExpired:
         say(f"Slurm job {number}: the controller does not answer, so its end is not known; signals are still heeded")
         return None
-    found = re.search(r"EndTime=(\d{4}-\d\d-\d\dT[\d:]+)", done.stdout)
-    return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
+    match = re.search(r"EndTime=(\d{4}-\d\d-\d\dT[\d:]+)", done.stdout)
+    return time.mktime(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S")) if match else None
 
 
 def job() -> str | None:

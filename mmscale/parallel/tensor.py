@@ -78,8 +78,8 @@ def shard_model(
         else:
             raise UserError(f"{type(model).__name__} wants its layer {name} cut as '{style}', which is not supported")
         model.set_submodule(name, made)
-    for name, found in columns.items():
-        _enter_together(name, model.get_submodule(name), found, regions.enter)
+    for name, linears in columns.items():
+        _enter_together(name, model.get_submodule(name), linears, regions.enter)
     if model.config.tie_word_embeddings:
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
     partly_seen = [pattern for pattern, style in plan.items() if style == _PARTIAL_GRADIENT]
@@ -91,15 +91,15 @@ def shard_model(
 
 def _partly_used(model: Any, patterns: Sequence[str], context: ParallelContext) -> set[str]:
     """Parameters that are whole on every rank of the tensor group, each of which sees a part of their uses."""
-    found = {
+    names = {
         f"{name}.{own}"
         for name, module in model.named_modules()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
         for own, _ in module.named_parameters()
     }
     if context.sequence_parallel:  # what is whole on every rank sees a stretch of the tokens there
-        found |= {name for name, parameter in model.named_parameters() if not is_sharded(parameter)}
-    return found
+        names |= {name for name, parameter in model.named_parameters() if not is_sharded(parameter)}
+    return names
 
 
 @dataclass(frozen=True)

@@ -37,49 +37,51 @@ def discover(environment: Mapping[str, str] | None = None) -> World:
 
     Raises UserError where the launcher started several processes that would each be a world of their own.
     """
-    found = dict(os.environ) if environment is None else dict(environment)
-    if "RANK" in found and "WORLD_SIZE" in found:
-        world = _from_variables(found)
-    elif _mpi_size(found) > _slurm_size(found):  # in an allocation mpirun starts its own servants by srun, one per node
-        world = _from_mpi(found)
-    elif _slurm_size(found) > 1 and "SLURM_PROCID" in found:
-        world = _from_slurm(found)
+    variables = dict(os.environ) if environment is None else dict(environment)
+    if "RANK" in variables and "WORLD_SIZE" in variables:
+        world = _from_variables(variables)
+    elif _mpi_size(variables) > _slurm_size(
+        variables
+    ):  # in an allocation mpirun starts its own servants by srun, one per node
+        world = _from_mpi(variables)
+    elif _slurm_size(variables) > 1 and "SLURM_PROCID" in variables:
+        world = _from_slurm(variables)
     else:
         world = World()
-    _require_one_world(world, found)
+    _require_one_world(world, variables)
     return world
 
 
-def _from_variables(found: Mapping[str, str]) -> World:
+def _from_variables(variables: Mapping[str, str]) -> World:
     """torchrun and deepspeed set these."""
-    missing = [name for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in found]
-    if missing and int(found["WORLD_SIZE"]) > 1:
+    missing = [name for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in variables]
+    if missing and int(variables["WORLD_SIZE"]) > 1:
         raise UserError(f"RANK and WORLD_SIZE are set but {missing[0]} is not: start with torchrun, srun or mpirun")
-    launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in found else "environment"
+    launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in variables else "environment"
     return World(
-        rank=int(found["RANK"]),
-        size=int(found["WORLD_SIZE"]),
-        local_rank=int(found.get("LOCAL_RANK", "0")),
-        address=found.get("MASTER_ADDR", "127.0.0.1"),
-        port=int(found.get("MASTER_PORT", DEFAULT_PORT)),
+        rank=int(variables["RANK"]),
+        size=int(variables["WORLD_SIZE"]),
+        local_rank=int(variables.get("LOCAL_RANK", "0")),
+        address=variables.get("MASTER_ADDR", "127.0.0.1"),
+        port=int(variables.get("MASTER_PORT", DEFAULT_PORT)),
         launcher=launcher,
     )
 
 
-def _slurm_size(found: Mapping[str, str]) -> int:
+def _slurm_size(variables: Mapping[str, str]) -> int:
     """Tasks of the job step; a batch script is none."""
-    return int(found.get("SLURM_STEP_NUM_TASKS", "1"))
+    return int(variables.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
-def _from_slurm(found: Mapping[str, str]) -> World:
+def _from_slurm(variables: Mapping[str, str]) -> World:
     """srun: one task a rank. The port follows from the job, so that jobs sharing a node do not meet."""
-    job = int(found.get("SLURM_JOB_ID", "0"))
+    job = int(variables.get("SLURM_JOB_ID", "0"))
     return World(
-        rank=int(found["SLURM_PROCID"]),
-        size=_slurm_size(found),
-        local_rank=int(found["SLURM_LOCALID"]),
-        address=found.get("MASTER_ADDR") or first_host(found["SLURM_STEP_NODELIST"]),
-        port=int(found.get("MASTER_PORT") or 20000 + job % 10000),
+        rank=int(variables["SLURM_PROCID"]),
+        size=_slurm_size(variables),
+        local_rank=int(variables["SLURM_LOCALID"]),
+        address=variables.get("MASTER_ADDR") or first_host(variables["SLURM_STEP_NODELIST"]),
+        port=int(variables.get("MASTER_PORT") or 20000 + job % 10000),
         launcher="srun",
     )
 
@@ -88,11 +90,11 @@ _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
 """Open MPI; MPICH, Intel MPI and MVAPICH; PMIx."""
 
 
-def _mpi_size(found: Mapping[str, str]) -> int:
-    return max(int(found.get(name, "1")) for name in _MPI_SIZES)
+def _mpi_size(variables: Mapping[str, str]) -> int:
+    return max(int(variables.get(name, "1")) for name in _MPI_SIZES)
 
 
-def _from_mpi(found: Mapping[str, str]) -> World:
+def _from_mpi(variables: Mapping[str, str]) -> World:
     """mpirun: ranks agree through mpi4py on the first one's host and a port that is free there."""
     try:
         from mpi4py import MPI
@@ -102,9 +104,9 @@ def _from_mpi(found: Mapping[str, str]) -> World:
         ) from error
     everyone = MPI.COMM_WORLD
     rank, size = everyone.Get_rank(), everyone.Get_size()
-    if size != _mpi_size(found):
+    if size != _mpi_size(variables):
         raise UserError(
-            f"mpirun started {_mpi_size(found)} processes but mpi4py sees {size}: it was built for another MPI; "
+            f"mpirun started {_mpi_size(variables)} processes but mpi4py sees {size}: it was built for another MPI; "
             f"reinstall mpi4py with the mpicc of this mpirun, or use torchrun"
         )
     place = everyone.bcast((socket.gethostname(), free_port()) if rank == 0 else None)
@@ -122,12 +124,12 @@ _PER_NODE_LAUNCHERS = ("GROUP_WORLD_SIZE", "CROSS_SIZE")
 """On how many nodes torchrun and deepspeed know of each other; where they start the ranks, Slurm's task is the launcher."""
 
 
-def _require_one_world(world: World, found: Mapping[str, str]) -> None:
+def _require_one_world(world: World, variables: Mapping[str, str]) -> None:
     """`deepspeed --launcher slurm` on its own starts N worlds of one rank that all train the same and succeed, and
     `srun torchrun --standalone` a world on each node.
     """
-    started = max(_slurm_size(found), _mpi_size(found))
-    launchers = [int(found[name]) for name in _PER_NODE_LAUNCHERS if name in found]
+    started = max(_slurm_size(variables), _mpi_size(variables))
+    launchers = [int(variables[name]) for name in _PER_NODE_LAUNCHERS if name in variables]
     if started > (min(launchers) if launchers else world.size):
         raise UserError(
             f"the launcher started {started} processes but this one belongs to a world of {world.size}, so each would "

@@ -23,25 +23,25 @@ from mmscale.runs.stage_data import StageData
 
 
 def _parameters(run: RunConfig) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    counts: dict[str, Any] = {}
     widths = []
     try:
         model = empty_language_model(run.language_model)
-        found["language_model"] = count(model)
+        counts["language_model"] = count(model)
         widths.append(int(model.config.hidden_size))
     except NotHereYet as error:
-        found["language_model"] = f"not found: {error}"
+        counts["language_model"] = f"not found: {error}"
     if run.encoder is None:
-        return found
+        return counts
     try:
-        found["encoder"] = count(empty_encoder(run.encoder))
+        counts["encoder"] = count(empty_encoder(run.encoder))
         widths.append(encoder_width(run.encoder))
     except NotHereYet as error:
-        found["encoder"] = f"not found: {error}"
+        counts["encoder"] = f"not found: {error}"
     if len(widths) == 2:
         with torch.device("meta"):
-            found["connector"] = count(connector(run.connector).build(widths[1], widths[0]))
-    return found
+            counts["connector"] = count(connector(run.connector).build(widths[1], widths[0]))
+    return counts
 
 
 def _trainable(parameters: dict[str, Any], stage: Stage) -> dict[str, Any]:
@@ -112,12 +112,12 @@ def _task(run: RunConfig, name: str) -> dict[str, Any]:
     return entry | {"problems": dict(Counter(record.language for record in records)), "data": accounts.summary()}
 
 
-def show(found: dict[str, Any]) -> None:
+def show(described: dict[str, Any]) -> None:
     """Print a dry run for a person."""
-    print(f"run {found['name']} -> {found['output_dir']}")
-    for name, value in found["parameters"].items():
+    print(f"run {described['name']} -> {described['output_dir']}")
+    for name, value in described["parameters"].items():
         print(f"  {name:16} {value if isinstance(value, str) else format(value, ',') + ' parameters'}")
-    for name, entry in found["stages"].items():
+    for name, entry in described["stages"].items():
         trainable = "?" if entry["trainable"] is None else f"{entry['trainable']:,}"
         print(f"  {name}: prompt {entry['prompt']}, trainable {trainable}, frozen {entry['frozen']:,}")
         if "tokens" in entry:
@@ -131,6 +131,6 @@ def show(found: dict[str, Any]) -> None:
             )
         if "missing" in entry:
             print(f"    missing: {entry['missing']}")
-    for name, task in found["tasks"].items():
+    for name, task in described["tasks"].items():
         told = ", ".join(f"{code} {count:,}" for code, count in task.get("problems", {}).items())
         print(f"  task {name} ({task['source']}): {told or 'missing: ' + task['missing']}")

@@ -74,19 +74,19 @@ def inference(
     model = _Model.of(model_config, llm, DTYPES[run.language_model.dtype].itemsize, demand, parts)
     if quantized is not None:
         model = replace(model, weights=quantized, read=model.read - model.weights + quantized)
-    found = {
+    memory_bytes = {
         "llm_weights": round(model.weights),
         "encoder_weights": encoder * (DTYPES[run.encoder.dtype].itemsize if run.encoder else 0),
         "key_value_cache": round(model.cache),
         "context": CONTEXT_BYTES if cluster.gpus_per_node else 0,
     }
-    found["peak"] = sum(found.values())
+    memory_bytes["peak"] = sum(memory_bytes.values())
     answer = {
         "batch_size": demand.batch,
         "max_new_tokens": demand.new,
         "tensor_parallel_size": parts,
-        "memory_bytes": found,
-        **_judged(found["peak"], cluster),
+        "memory_bytes": memory_bytes,
+        **_judged(memory_bytes["peak"], cluster),
         "tokens_per_s_per_gpu": demand.batch / parts / (model.read / (1e9 * cluster.gpu.memory_gbytes)),
     }
     return answer | ({"proxy": _proxy(run, cluster, model_config, llm, demand)} if run.proxy is not None else {})

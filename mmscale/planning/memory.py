@@ -65,7 +65,7 @@ def _replicated(trained: Trained) -> dict[str, int]:
     """The local engine: weights, gradients and AdamW's two moments in the parameter's own dtype."""
     width = _size(trained.llm_dtype) if trained.trains_llm else FLOAT32
     count = sum(trained.trainable)
-    found = {
+    bytes_of = {
         "llm_weights": sum(trained.llm) * _size(trained.llm_dtype) if trained.llm_bytes is None else trained.llm_bytes,
         "encoder_weights": _encoder_bytes(trained),
         "connector_weights": sum(trained.connector) * FLOAT32,
@@ -73,8 +73,8 @@ def _replicated(trained: Trained) -> dict[str, int]:
         "optimizer": 2 * count * width,
     }
     if trained.autocast and trained.trains_llm and trained.llm_dtype == "float32":
-        found["autocast_weights"] = 2 * count  # the bfloat16 copies that torch.autocast keeps during a forward pass
-    return found
+        bytes_of["autocast_weights"] = 2 * count  # the bfloat16 copies that torch.autocast keeps during a forward pass
+    return bytes_of
 
 
 def _partitioned(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig) -> dict[str, int]:
@@ -91,7 +91,7 @@ def _partitioned(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig
         # small parameters are gathered once and kept beside their part
         return partitioned(sizes, data) + sum(size for size in sizes if size < zero.persistence_threshold)
 
-    found = {
+    bytes_of = {
         "llm_weights": weights(trained.llm) * width,
         "encoder_weights": _encoder_bytes(trained),  # frozen, kept out of DeepSpeed
         "connector_weights": weights(trained.connector) * connector_width,
@@ -100,10 +100,10 @@ def _partitioned(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig
         "optimizer": 3 * FLOAT32 * owned,
     }
     if zero.offload_optimizer.device != "none":
-        found["gradients"], found["optimizer"] = (0 if stage > 1 else found["gradients"]), 0
+        bytes_of["gradients"], bytes_of["optimizer"] = (0 if stage > 1 else bytes_of["gradients"]), 0
     if zero.offload_parameters.device != "none":
-        found["llm_weights"] = 0
-    return found
+        bytes_of["llm_weights"] = 0
+    return bytes_of
 
 
 def transient_bytes(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig) -> dict[str, int]:
@@ -112,10 +112,10 @@ def transient_bytes(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroCon
         return {}
     width = 2 if trained.autocast else _size(trained.llm_dtype)
     count = sum(trained.trainable)
-    found = {"communication_buffers": 2 * min(zero.bucket_elements, count) * width}  # two, since they overlap
+    bytes_of = {"communication_buffers": 2 * min(zero.bucket_elements, count) * width}  # two, since they overlap
     if parallel_plan.stage == 3:
-        found["gathered_layers"] = min(MAX_LIVE_ELEMENTS, sum(trained.llm)) * width
-    return found
+        bytes_of["gathered_layers"] = min(MAX_LIVE_ELEMENTS, sum(trained.llm)) * width
+    return bytes_of
 
 
 def optimizer_step_bytes(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig) -> int:

@@ -218,20 +218,20 @@ class Planner:
 
     def _memory(self, stage: Stage, trained: Trained, parallel_plan: ParallelPlan, work: Work) -> dict[str, int]:
         zero = self.run.parallel.zero
-        found = memory.state_bytes(trained, parallel_plan, zero)
+        held = memory.state_bytes(trained, parallel_plan, zero)
         row = self._row(work)
         other = self._row(replace(work, checkpointing=not work.checkpointing))
         step = memory.optimizer_step_bytes(trained, parallel_plan, zero)
-        states = sum(found.values())
+        states = sum(held.values())
         passing = memory.transient_bytes(trained, parallel_plan, zero)
         if self.dequantized:
             passing["dequantized_layer"] = self.dequantized
         context = memory.CONTEXT_BYTES if self.cluster.gpus_per_node else 0
-        found |= {"activations": row.forward, "logits_and_temporaries": row.peak - row.forward, **passing}
+        held |= {"activations": row.forward, "logits_and_temporaries": row.peak - row.forward, **passing}
         peak = states + context + max(row.peak + sum(passing.values()), step)
         told = "without_checkpointing" if work.checkpointing else "with_checkpointing"
         return {
-            **found,
+            **held,
             "context": context,
             "peak": peak,
             f"peak_{told}": peak - row.peak + other.peak,
@@ -266,7 +266,7 @@ class Planner:
 
     def fitting(self, stage: Stage, mean: Examples) -> list[Planned]:
         """Every spread of the cluster's ranks that fits, the fastest first."""
-        ranks, found = self.cluster.nodes * self.cluster.ranks_on_node, []
+        ranks, plans = self.cluster.nodes * self.cluster.ranks_on_node, []
         if self.quantized is not None:  # whole on every rank
             only = self.stage(stage, ParallelPlan(ranks, 1, 0), mean)
             return [only] if only.fits else []
@@ -277,8 +277,8 @@ class Planner:
                 continue
             sequence = tensor > 1 and self.run.parallel.sequence_parallel
             zero_stages = [zero for zero in range(4) if stage.keeps_updates(zero)]
-            found += [self.stage(stage, ParallelPlan(ranks, tensor, zero, sequence), mean) for zero in zero_stages]
-        return sorted((p for p in found if p.fits), key=lambda p: (p.step_seconds, p.memory_bytes["peak"]))
+            plans += [self.stage(stage, ParallelPlan(ranks, tensor, zero, sequence), mean) for zero in zero_stages]
+        return sorted((p for p in plans if p.fits), key=lambda p: (p.step_seconds, p.memory_bytes["peak"]))
 
     def stages(self) -> list[Stage]:
         return stages_of(self.run)

@@ -139,7 +139,7 @@ def rehearse(run: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
     built = {rank: build(planner, rank, parallel_plan) for rank in chosen}
     return {
         "layout": str(parallel_plan),
-        "ranks": [found.shown() for found in built.values()],
+        "ranks": [rank.shown() for rank in built.values()],
         "parameters": planner.llm,
         "elements_by_plan": sum(local_parameters(planner.config, parallel_plan.tensor)),
         "uncovered": uncovered([built[rank] for rank in range(parallel_plan.tensor)]),
@@ -162,18 +162,18 @@ def _stage(planner: Planner, stage: Stage, parallel_plan: ParallelPlan) -> dict[
     }
 
 
-def show(found: dict[str, Any]) -> None:
+def show(rehearsed: dict[str, Any]) -> None:
     """Print a rehearsal for a person."""
-    print(f"at full size: {found['layout']}")
-    for rank in found["ranks"]:
+    print(f"at full size: {rehearsed['layout']}")
+    for rank in rehearsed["ranks"]:
         groups = f"tensor group {_range(rank['tensor_group'])}, data group {_range(rank['data_group'])}"
         print(f"  rank {rank['rank']}: {groups}, {rank['elements']:,} elements of the LLM")
     covered = "every element of the LLM is held once in a tensor group"
-    if found["uncovered"]:
-        covered = f"NOT held once in a tensor group: {', '.join(found['uncovered'][:3])}"
-    equal = all(rank["elements"] == found["elements_by_plan"] for rank in found["ranks"])
+    if rehearsed["uncovered"]:
+        covered = f"NOT held once in a tensor group: {', '.join(rehearsed['uncovered'][:3])}"
+    equal = all(rank["elements"] == rehearsed["elements_by_plan"] for rank in rehearsed["ranks"])
     print(f"  {covered}; elements of each rank {'as' if equal else 'NOT as'} planned")
-    for name, stage in found["stages"].items():
+    for name, stage in rehearsed["stages"].items():
         calls = ", ".join(f"{count:,} {kind}" for kind, count in stage["tensor_collectives"].items()) or "none"
         sent = stage["tensor_bytes"]
         print(f"  {name}: a step of {stage['rows_per_step']} rows of {stage['row_tokens']:,} tokens per rank")

@@ -46,8 +46,8 @@ def describe(planner: Planner, given: Given, search: bool) -> dict[str, Any]:
 
 def _answering(answers: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What answers tasks, by name: the run's own models, and those of proxy-tuning together."""
-    found = {"evaluation": answers} if answers else {}
-    return found | ({"proxy-tuning": answers["proxy"]} if "proxy" in answers else {})
+    answering = {"evaluation": answers} if answers else {}
+    return answering | ({"proxy-tuning": answers["proxy"]} if "proxy" in answers else {})
 
 
 def _verdict(part: dict[str, Any]) -> str:
@@ -82,21 +82,21 @@ def _entry(planned: Planned) -> dict[str, Any]:
     }
 
 
-def show_json(found: dict[str, Any]) -> None:
-    print(json.dumps(found, indent=2))
+def show_json(described: dict[str, Any]) -> None:
+    print(json.dumps(described, indent=2))
 
 
-def show(found: dict[str, Any]) -> None:
+def show(described: dict[str, Any]) -> None:
     """Tables on standard output, as wide as they need to be."""
-    for name, entry in found["stages"].items():
-        print(f"{found['name']} {name}: {_layout(entry['layout'])}; examples: {entry['assumed']}")
-        _print(_memory(entry, found["gpu_memory_bytes"]))
+    for name, entry in described["stages"].items():
+        print(f"{described['name']} {name}: {_layout(entry['layout'])}; examples: {entry['assumed']}")
+        _print(_memory(entry, described["gpu_memory_bytes"]))
         _print(_speed(entry))
         if entry.get("fitting"):
             print("layouts that fit, the fastest first:")
             _print(_fitting(entry["fitting"]))
-    if found["inference"]:
-        answer = found["inference"]
+    if described["inference"]:
+        answer = described["inference"]
         print(
             f"evaluation, batch {answer['batch_size']} on {answer['tensor_parallel_size']} GPUs: "
             f"{answer['memory_bytes']['peak'] / _GIB:.1f} GiB each ({_verdict(answer)}), "
@@ -182,14 +182,14 @@ def _fitting(entries: list[dict[str, Any]]) -> Table:
     return table
 
 
-def does_not_fit(found: dict[str, Any]) -> UserError:
+def does_not_fit(described: dict[str, Any]) -> UserError:
     """One sentence: what needs how much, and the nearest layout or setting that fits."""
-    have = found["gpu_memory_bytes"] / _GIB
-    for name, entry in found["stages"].items():
+    have = described["gpu_memory_bytes"] / _GIB
+    for name, entry in described["stages"].items():
         if not entry["fits"]:
             needs = max(value for key, value in entry["memory_bytes"].items() if key in _PEAKS) / _GIB
             return UserError(f"{name} needs {needs:.1f} GiB on each GPU, which has {have:.1f}: {_layout_remedy(entry)}")
-    name, part = next((name, part) for name, part in _answering(found["inference"]).items() if not part["fits"])
+    name, part = next((name, part) for name, part in _answering(described["inference"]).items() if not part["fits"])
     peak = part["memory_bytes"]["peak"] / _GIB
     return UserError(
         f"{name} needs {peak:.1f} GiB on each GPU, which has {have:.1f}: raise parallel.tensor_parallel_size, hold the model "

@@ -150,8 +150,8 @@ def run_row(model: LanguageModel, work: Work, between: Callable[[], int] = lambd
     if not work.trained:
         inputs = inputs.detach().requires_grad_()
     hidden = model.hidden(inputs, positions, PackedLayout((work.tokens,), DEVICE), read=targets)
-    found = between()
+    result = between()
     loss = model.cross_entropy_sum(hidden, targets)
     del hidden
     loss.backward()
-    return found
+    return result

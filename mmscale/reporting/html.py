@@ -48,13 +48,13 @@ def _samples(folder: Path, model: str, task: str, rule_name: str) -> list[dict[s
     """The first right and the first wrong answer of each language."""
     chosen, samples = rule(rule_name), []
     for file in sorted((folder / "predictions" / model / task).glob("*.jsonl")):
-        found: dict[bool, tuple[Prediction, str]] = {}
+        examples: dict[bool, tuple[Prediction, str]] = {}
         for row in read_log(file):
             prediction, correct = verdict(row, chosen)
-            found.setdefault(correct, (row, prediction))
-            if len(found) == 2:
+            examples.setdefault(correct, (row, prediction))
+            if len(examples) == 2:
                 break
-        for correct, (row, prediction) in sorted(found.items(), reverse=True):
+        for correct, (row, prediction) in sorted(examples.items(), reverse=True):
             samples.append({"language": file.stem, "correct": correct, "row": row, "prediction": prediction})
     return samples
 
@@ -126,8 +126,8 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     environment.globals.update(few=FEW, worth_showing=worth_showing)
     names = {code: language.name for code, language in LANGUAGES.items()}
     with as_written(*(Path(run) / "scores.json" for run in runs)):
-        found = [_run(Path(run)) for run in runs]
-        text = environment.get_template("report.html.j2").render(runs=found, names=names)
+        shown = [_run(Path(run)) for run in runs]
+        text = environment.get_template("report.html.j2").render(runs=shown, names=names)
     with atomic_write(output) as handle:
         handle.write(text)
     return output

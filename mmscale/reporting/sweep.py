@@ -26,12 +26,12 @@ def sweep_picture(scores: dict[str, Any], task: str) -> str | None:
     figure = Figure(figsize=(5.2, 3.0), layout="constrained")
     axis = figure.add_subplot()
     for key, colour, label in _LINES:
-        found = [(alpha, cells[key]) for alpha, cells in points if key in cells]
-        values = [100 * cell["accuracy"] for _, cell in found]
-        below = [100 * (cell["accuracy"] - cell["interval"][0]) for _, cell in found]
-        above = [100 * (cell["interval"][1] - cell["accuracy"]) for _, cell in found]
-        if found:
-            places = [alpha for alpha, _ in found]
+        here = [(alpha, cells[key]) for alpha, cells in points if key in cells]
+        values = [100 * cell["accuracy"] for _, cell in here]
+        below = [100 * (cell["accuracy"] - cell["interval"][0]) for _, cell in here]
+        above = [100 * (cell["interval"][1] - cell["accuracy"]) for _, cell in here]
+        if here:
+            places = [alpha for alpha, _ in here]
             axis.errorbar(places, values, yerr=[below, above], color=colour, label=label, marker="o", capsize=2)
     steered = next(model for model in scores.values() if model.get("alpha") is not None)
     codes = [code for code in steered["tasks"][task]["languages"] if code != "en"]

@@ -127,10 +127,10 @@ class CompletionAnswers(_Answers):
 
     def _by_name(self, likeliest: dict[int, float]) -> dict[str, float] | None:
         """The best of each name, since two tokens may look alike (halves of a letter); None where nothing was before."""
-        found: dict[str, float] = {}
+        by_token: dict[str, float] = {}
         for index, value in likeliest.items():
-            found.setdefault(self._token(index), value)
-        return found or None
+            by_token.setdefault(self._token(index), value)
+        return by_token or None
 
 
 class ChatAnswers(_Answers):

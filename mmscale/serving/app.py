@@ -81,11 +81,11 @@ class Server:
             raise InterfaceError(400, str(error), param="language") from error
         self._require_short(asked)
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(
+        examples = await loop.run_in_executor(
             self._tokenizing, functools.partial(prompts.of_request, self.solver, asked, language)
         )
-        self.metrics.prompt_tokens.inc(sum(own[0].merged_length for own in found))
-        return found
+        self.metrics.prompt_tokens.inc(sum(own[0].merged_length for own in examples))
+        return examples
 
     def _require_short(self, asked: CompletionRequest | ChatRequest) -> None:
         """InterfaceError for a prompt that could not fit whatever its tokens are, before anything reads it."""
@@ -212,15 +212,15 @@ def _event(value: dict[str, Any]) -> str:
 
 def _echoed(server: Server, asked: CompletionRequest) -> list[Grown]:
     """What each choice begins with: its prompt again, where that is asked for."""
-    found = []
+    grown = []
     for prompt in asked.prompts if asked.echo else ():
         text = prompt if isinstance(prompt, str) else server.solver.end.decode(prompt)
         first = [] if isinstance(prompt, str) or not asked.wants_logprobs else prompt[:1]
         if first and not prompts.starts_with_bos(server.solver.tokenizers[0], first):
             first = []
         # a BOS that the client brings has nothing before it
-        found += [Grown(text, tokens=[(token, None, {}) for token in first]) for _ in range(asked.n)]
-    return found
+        grown += [Grown(text, tokens=[(token, None, {}) for token in first]) for _ in range(asked.n)]
+    return grown
 
 
 def application(server: Server, stop_timeout_s: float = 30) -> FastAPI:

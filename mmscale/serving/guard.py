@@ -77,15 +77,15 @@ class Guard:
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced[:20]) > most:
             raise _too_large(most)
-        found = bytearray()
+        body = bytearray()
 
         async def read() -> None:
             while True:
                 message = await receive()
                 if message["type"] != "http.request":
                     raise InterfaceError(499, "the client went away", kind="client_error")
-                found.extend(message.get("body", b""))
-                if len(found) > most:
+                body.extend(message.get("body", b""))
+                if len(body) > most:
                     raise _too_large(most)
                 if not message.get("more_body"):
                     return
@@ -96,7 +96,7 @@ class Guard:
             raise InterfaceError(
                 408, f"the request did not arrive whole within {self.limits.body_timeout_s:g} s"
             ) from error
-        return bytes(found)
+        return bytes(body)
 
 
 def _too_large(most: int) -> InterfaceError:

@@ -197,8 +197,8 @@ class Worker:
         """Score a prompt where that is asked for, and let the engine know of the request."""
         try:
             if job.scores_prompt:
-                found = score_prompt(self.solver.ensemble, job.request.prompts, job.alternatives)
-                job.send(Progress(prompt=tuple(found)))
+                scores = score_prompt(self.solver.ensemble, job.request.prompts, job.alternatives)
+                job.send(Progress(prompt=tuple(scores)))
             self._engine.add(job.request)
         except Exception as error:
             self._give_up(job, error)

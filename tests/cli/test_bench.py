@@ -30,6 +30,14 @@ def test_what_there_is_is_listed_and_a_wrong_name_gets_the_nearest(capsys):
     assert "did you mean 'train-step'?" in capsys.readouterr().err
 
 
+def test_the_way_of_a_command_through_the_files_is_listed(capfd):
+    assert main(["bench", "follow", "--since", "_code_of", "--until", "entries", "list", "rules"]) == 0
+    said = capfd.readouterr().out.splitlines()
+    files = said[said.index("mmscale/cli/main.py") :]
+    assert "mmscale/cli/list.py" in files
+    assert files[-2] == "mmscale/cli/list.py", "the way ends where it was told to"
+
+
 def test_a_benchmark_is_started_as_a_module_wherever_one_stands(tmp_path):
     """Also in a folder that has an mmscale of its own, as a checkout does."""
     (tmp_path / "mmscale").mkdir()

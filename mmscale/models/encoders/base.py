@@ -65,8 +65,8 @@ def family_of(config: EncoderConfig) -> str:
 
 def family(name: str) -> Family:
     """The family of a name; UserError naming the nearest when there is none."""
-    found: Family = registry.get("encoders", name)
-    return found
+    family_of_name: Family = registry.get("encoders", name)
+    return family_of_name
 
 
 class FamilyTokenizer:
@@ -103,8 +103,8 @@ class Encoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of its states."""
-        found: torch.dtype = next(self.model.parameters()).dtype
-        return found
+        dtype: torch.dtype = next(self.model.parameters()).dtype
+        return dtype
 
     def train(self, mode: bool = True) -> Encoder:
         """Stays in evaluation mode: a frozen encoder with dropout on is a fault of the original code."""
