@@ -157,10 +157,10 @@ def _probe(executable: str, environment: dict[str, str]) -> tuple[list[str], int
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=True
         )
-        found = json.loads(done.stdout.splitlines()[-1])
+        listing = json.loads(done.stdout.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         raise UserError(f"cannot look at the Python that programs would run in, {executable} ({error})") from error
-    return found["files"], int(found["size"])
+    return listing["files"], int(found["size"])
 
 
 def _with_aliases(files: list[str]) -> list[str]:

@@ -36,9 +36,9 @@ def program_of(response: str) -> str | None:
     """
     blocks = list(fenced(response))
     for names in (_PYTHON, ("",)):
-        found = [body for name, body in blocks if name in names and body.strip()]
-        if found:
-            return found[-1]
+        bodies = [body for name, body in blocks if name in names and body.strip()]
+        if bodies:
+            return bodies[-1]
     return response if not blocks and looks_like_program(response) else None
 
 
