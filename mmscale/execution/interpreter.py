@@ -160,7 +160,7 @@ def _probe(executable: str, environment: dict[str, str]) -> tuple[list[str], int
         listing = json.loads(done.stdout.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         raise UserError(f"cannot look at the Python that programs would run in, {executable} ({error})") from error
-    return listing["files"], int(found["size"])
+    return listing["files"], int(listing["size"])
 
 
 def _with_aliases(files: list[str]) -> list[str]:
