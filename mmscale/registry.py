@@ -42,7 +42,7 @@ _SOURCES = (
 )  # fmt: skip
 _PROMPTS = (
     "question_translation", "question_translation_published", "alpaca", "mapping", "mindmerger_math", "langbridge", "xcsqa",
-    "xnli", "xcopa", "mcot", "proxy_gsm", "tinyworld_math", "tinyworld_translation", "document",
+    "xnli", "xcopa", "xcsqa_text", "xcopa_text", "mcot", "proxy_gsm", "tinyworld_math", "tinyworld_translation", "document",
 )  # fmt: skip
 _FILTERS = (
     "untranslated", "leaked_solution", "repetition_loop", "foreign_script", "other_language_rationale", "native_digits",

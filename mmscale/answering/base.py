@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from mmscale.config.evaluation import GenerationConfig
+from mmscale.data.prompts import template
 from mmscale.data.records import Record
 from mmscale.errors import UserError
 from mmscale.models.assembly import ModelParts
@@ -20,6 +21,16 @@ class Answer:
 
     record: Record
     text: str
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a text is behind a prompt."""
+
+    log_likelihood: float
+    """In nats, the end of text not counted."""
+    tokens: int
+    """Of the model, that the text is made of."""
 
 
 class Answerer(ABC):
@@ -53,12 +64,21 @@ class Answerer(ABC):
         depend on no others than `records`. UserError where a question leaves no room for its answer.
         """
 
-    def log_likelihood(self, records: Sequence[Record]) -> list[float]:
-        """Log-probability of each record's target after its prompt, in nats, the end of text not counted.
+    def targets(self, records: Sequence[Record]) -> list[str]:
+        """What it would be right to answer to each record, as its prompt puts it."""
+        chosen = template(self.prompt)
+        return [chosen.target(record) for record in records]
 
-        UserError where this cannot be known.
+    def likelihoods(self, records: Sequence[Record]) -> list[Likelihood]:
+        """How likely each record's target is after its prompt. UserError where this cannot be known.
+
+        Ranks that share a model's layers call it with the same records.
         """
         raise UserError(f"{self.title} gives no probabilities of texts that it did not write")
+
+    def log_likelihood(self, records: Sequence[Record]) -> list[float]:
+        """`likelihoods` without the lengths."""
+        return [one.log_likelihood for one in self.likelihoods(records)]
 
 
 AnswererFactory = Callable[[str, ModelParts, str | None, ParallelContext], Answerer]

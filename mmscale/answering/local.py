@@ -10,17 +10,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mmscale.answering.base import Answer, Answerer
+from mmscale.answering.base import Answer, Answerer, Likelihood
 from mmscale.config.data import PackingConfig
 from mmscale.config.evaluation import MOST_ALPHA, GenerationConfig
 from mmscale.data.chat import in_chat_format
 from mmscale.data.prompts import Template, template
 from mmscale.data.records import Record
-from mmscale.data.segments import ExampleTokenizer, TokenizedExample
+from mmscale.data.segments import ExampleTokenizer
 from mmscale.decoding.ensemble import Ensemble, ModelStepper
 from mmscale.decoding.generate import PromptDecoder, batches
 from mmscale.decoding.graphs import recorder
-from mmscale.decoding.scoring import score_target
+from mmscale.decoding.scoring import score_targets
 from mmscale.decoding.speculation import DraftLengthController
 from mmscale.decoding.stop_criteria import StopCriteria, stop_criteria
 from mmscale.decoding.vocabulary import read_vocabulary_map, require_same_vocabulary
@@ -122,24 +122,24 @@ class LocalAnswerer(Answerer):
         for batch in decoder.in_batches(prompts, config, mine):
             yield [Answer(records[one.prompt], one.text) for one in batch]
 
-    def log_likelihood(self, records: Sequence[Record]) -> list[float]:
-        """Log-probability of each record's target after its prompt, in nats, the end of text not counted.
+    def likelihoods(self, records: Sequence[Record]) -> list[Likelihood]:
+        """How likely each record's target is after its prompt; what prompts begin with is computed once.
 
-        Proxy-tuned: of the combined logits. UserError where prompt or target is longer than what the models read.
+        Proxy-tuned: by the combined logits. UserError where prompt or target is longer than what the models read.
         """
+        if not records:
+            return []
         models = self.loaded
         versions = [tokenize(records) for tokenize in models.tokenizers]
-        return [_log_likelihood(models, one) for one in zip(*versions, strict=True)]
-
-
-def _log_likelihood(models: LoadedModels, versions: Sequence[TokenizedExample]) -> float:
-    """`versions[m]`: an example as model m reads it; its target counts in the base's tokens."""
-    base = versions[0]
-    if any(one.truncated or one.merged_length > models.context_length for one in versions):
-        raise UserError(f"{base.origin}: prompt and target exceed the context of {models.context_length}: shorten them")
-    target = base.target_ids[:-1]  # without end of text
-    examples = [replace(one, target_ids=target) for one in versions]
-    return math.fsum(score_target(models.ensemble, examples))
+        for one in (one for own in versions for one in own):
+            if one.truncated or one.merged_length > models.context_length:
+                raise UserError(
+                    f"{one.origin}: prompt and target exceed the context of {models.context_length}: shorten them"
+                )
+        targets = [one.target_ids[:-1] for one in versions[0]]  # without end of text
+        examples = [[replace(one, target_ids=ids) for one, ids in zip(own, targets, strict=True)] for own in versions]
+        scored = score_targets(models.ensemble, examples)
+        return [Likelihood(math.fsum(values), len(values)) for values in scored]
 
 
 def _limits(model: MergedModel) -> PackingConfig:

@@ -35,6 +35,8 @@ def evaluate(
     trust_remote_code: options.TrustRemoteCode = False,
     max_new_tokens: o.MaxNewTokens = None,
     batch_size: o.BatchSize = None,
+    scoring: o.Scoring = None,
+    length_normalization: o.LengthNormalization = None,
     output: o.Output = Path("predictions"),
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
@@ -45,6 +47,8 @@ def evaluate(
     Example: `mmscale evaluate --consistency de=de.jsonl --consistency fr=fr.jsonl --rule mcot --json`
 
     Example: `mmscale evaluate MODEL --task mgsm --data mgsm/`
+
+    Example: `mmscale evaluate MODEL --task xcopa --prompt xcopa_text --scoring log_likelihood --length-normalization bytes`
 
     Example: `mmscale evaluate tinyworld:llm --source tinyworld --languages en,sw --limit 20 --prompt tinyworld_math --max-new-tokens 64`
     """
@@ -63,13 +67,19 @@ def evaluate(
     elif predictions is not None:
         from mmscale.evaluation.scoring import score_files
 
-        _show(score_files([*predictions, *more], against, rule or "default", language), as_json)
+        normalization = options.checked_normalization(length_normalization)
+        _show(score_files([*predictions, *more], against, rule or "default", language, normalization), as_json)
     elif model is not None:
         if files:
             raise UserError(f"one model is evaluated at a time: leave {' '.join(files)} out")
         codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
         data = {"source": source, "path": path, "languages": codes, "split": split, "limit_per_language": limit}
-        asked = {"rule": rule, "prompt": prompt}
+        asked = {
+            "rule": rule,
+            "prompt": prompt,
+            "scoring": scoring,
+            "length_normalization": length_normalization,
+        }
         wanted = _task(task, data, asked, {"max_new_tokens": max_new_tokens, "batch_size": batch_size})
         parts = options.model_parts(model, trust=trust_remote_code, encoder=encoder, mapping=mapping)
         _show(_evaluate_model(model, parts, wanted, output), as_json)
@@ -96,7 +106,7 @@ def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> d
     from mmscale.answering.local import local_answerer
     from mmscale.cli.devices import default_device
     from mmscale.config.parallel import InterruptionConfig
-    from mmscale.evaluation.predictions import score
+    from mmscale.evaluation.scores import language_scores
     from mmscale.evaluation.solving import evaluate_task
     from mmscale.parallel.context import ParallelContext
     from mmscale.parallel.interruption import Interruption
@@ -106,7 +116,7 @@ def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> d
     with Interruption(InterruptionConfig(), context) as stop:
         name = task.task or task.data.source
         rows, _ = evaluate_task(solver, name, task, _languages(task), output, context, stop)
-    return {code: score([row.correct for row in judged]).to_json() for code, judged in rows.items()}
+    return {code: language_scores(judged) for code, judged in rows.items()}
 
 
 def _languages(task: TaskConfig) -> tuple[str, ...]:

@@ -49,3 +49,13 @@ Prompt = Annotated[str | None, typer.Option(help=f"with MODEL: prompt template: 
 MaxNewTokens = Annotated[int | None, typer.Option(help="with MODEL; by default the task's, else 512")]
 BatchSize = Annotated[int | None, typer.Option(help="with MODEL; by default 32")]
 Output = Annotated[Path, typer.Option(help="with MODEL: folder of its prediction files")]
+Scoring = Annotated[
+    str | None,
+    typer.Option(help="with MODEL: generation, or log_likelihood of each option of a question; by default the task's"),
+]
+LengthNormalization = Annotated[
+    str | None,
+    typer.Option(
+        help="with log_likelihood, or --predictions of one: none, characters (lm-eval's acc_norm), bytes (acc_bytes) or tokens"
+    ),
+]

@@ -81,6 +81,16 @@ def checked(kind: Any, **values: Any) -> Any:
         raise validation_sentence(kind, error, "command line") from error
 
 
+def checked_normalization(name: str | None) -> str | None:
+    """The name of a length normalization; UserError naming the nearest when there is none."""
+    from mmscale.config.evaluation import NORMALIZATIONS
+    from mmscale.errors import unknown_name
+
+    if name is not None and name not in NORMALIZATIONS:
+        raise unknown_name("length normalization", name, NORMALIZATIONS)
+    return name
+
+
 def needs_proxy(option: str) -> Exception:
     from mmscale.errors import UserError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,6 +18,8 @@ LEAST_TEMPERATURE = 1e-4
 MOST_ALPHA = 1000
 """Beyond, sums of logits are of other numbers than the models gave."""
 MOST_DRAFT_TOKENS = 256
+NORMALIZATIONS = ("none", "characters", "bytes", "tokens")
+"""What a log-likelihood may be divided by, the length of its text."""
 
 
 class GenerationConfig(Config):
@@ -105,8 +107,21 @@ class TaskConfig(Config):
     needs its own."""
     generation: GenerationConfig = GenerationConfig()
     """How answers are decoded."""
+    scoring: Literal["generation", "log_likelihood"] = "generation"
+    """What is taken as the answer: what the model writes, or the option of a question that is likeliest behind it."""
+    length_normalization: Literal["none", "characters", "bytes", "tokens"] = "none"
+    """What an option's log-likelihood is divided by: its length in characters (lm-eval's `acc_norm`), UTF-8 bytes (`acc_bytes`)
+    or tokens."""
     rows: dict[str, int] = {}
     """Split -> rows that were published of it in each language; a file that holds more or fewer is told of."""
+
+    @model_validator(mode="after")
+    def _normalizes_what_there_is(self) -> TaskConfig:
+        if self.length_normalization != "none" and self.scoring != "log_likelihood":
+            raise ValueError(
+                f"length_normalization={self.length_normalization} divides log-likelihoods: set scoring=log_likelihood too"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

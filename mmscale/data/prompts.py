@@ -120,9 +120,17 @@ def _xnli(record: Record) -> Prompt:
 
 def _xcopa(record: Record) -> Prompt:
     choice = _expect(MultipleChoice, record)
-    ask = "What was the cause?" if choice.relation == "cause" else "What happened as a result?"
     options = "\n".join(f"{label}. {text}" for label, text in choice.choices)
-    return Prompt("", choice.question, f"\n{ask}\n{options}\nAnswer:")
+    return Prompt("", choice.question, f"\n{_asked_of_cause(choice)}\n{options}\nAnswer:")
+
+
+def _xcopa_open(record: Record) -> Prompt:
+    choice = _expect(MultipleChoice, record)
+    return Prompt("", choice.question, f"\n{_asked_of_cause(choice)}\nAnswer:")
+
+
+def _asked_of_cause(choice: MultipleChoice) -> str:
+    return "What was the cause?" if choice.relation == "cause" else "What happened as a result?"
 
 
 def _around(before: str, after: str) -> Callable[[Record], Prompt]:
@@ -139,6 +147,10 @@ def _other_side(record: Record) -> str:
 
 def _chosen_label(record: Record) -> str:
     return _expect(MultipleChoice, record).answer
+
+
+def _chosen_text(record: Record) -> str:
+    return " " + _expect(MultipleChoice, record).chosen
 
 
 def _full_text(render: Callable[[Record], Prompt]) -> Callable[[Record], str]:
@@ -183,6 +195,10 @@ XCOPA = Template(
     prompt=_xcopa, target=_chosen_label, joined=False, encoder_text=_full_text(_xcopa), reads=MultipleChoice
 )
 """XCOPA: a premise, what is asked about it and two options, answered by a label."""
+XCSQA_TEXT = Template(prompt=_around("Question: ", "\nAnswer:"), target=_chosen_text, reads=MultipleChoice)
+"""A question without its options, answered by the text of one: what log-likelihoods choose among."""
+XCOPA_TEXT = Template(prompt=_xcopa_open, target=_chosen_text, reads=MultipleChoice)
+"""XCOPA's premise and what is asked about it, answered by the text of an option: what log-likelihoods choose among."""
 # mCoT (Lai & Nissim 2024).
 MCOT = Template(prompt=_mcot, target=_rationale)
 """Multilingual CoT: the question, then "let's think step by step" in its language."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+ENTAILMENT_LABELS = ("entailment", "neutral", "contradiction")
+"""In the order of the hub's numbers."""
 
 
 class Record(ABC):
@@ -33,6 +36,11 @@ class Record(ABC):
     def asked_beside(self) -> str:
         """What the question says beside its text: options, a hypothesis."""
         return ""
+
+    @property
+    def options(self) -> tuple[Record, ...]:
+        """The record with each of its possible answers as its gold; none where an answer is anything."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,15 @@ class MultipleChoice(_Question):
     def asked_beside(self) -> str:
         return repr(self.choices) + self.relation
 
+    @property
+    def options(self) -> tuple[Record, ...]:
+        return tuple(replace(self, answer=label) for label, _ in self.choices)
+
+    @property
+    def chosen(self) -> str:
+        """The text of the right option."""
+        return dict(self.choices)[self.answer]
+
 
 @dataclass(frozen=True)
 class Entailment(Record):
@@ -137,3 +154,8 @@ class Entailment(Record):
     @property
     def asked_beside(self) -> str:
         return self.hypothesis
+
+    @property
+    def options(self) -> tuple[Record, ...]:
+        written = str.capitalize if self.label[:1].isupper() else str.lower
+        return tuple(replace(self, label=written(label)) for label in ENTAILMENT_LABELS)

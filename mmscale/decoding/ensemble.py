@@ -9,7 +9,7 @@ Legend: N rows, B running sequences, Q new tokens of each, V entries of the voca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from mmscale_kernels import Chosen, Draws, Parts, proxy_choose
@@ -18,6 +18,7 @@ from torch import Tensor
 from mmscale.data.packing import pack
 from mmscale.data.segments import TokenizedExample
 from mmscale.decoding.graphs import GraphRecorder, GraphRunner
+from mmscale.decoding.prefix import LEAST_SHARED_TOKENS, SharedPrefix, common_prefix
 from mmscale.decoding.sampling import DrawKey, draws, penalised
 from mmscale.models.key_value_cache import KeyValueCache, NewTokens
 from mmscale.models.merge import MergedModel
@@ -46,6 +47,7 @@ class ModelStepper:
         """
         self.model, self.prefill_tokens, self.vocabulary = model, prefill_tokens, vocabulary
         self.cache: KeyValueCache | None = None
+        self._shared: SharedPrefix | None = None
         self._recorder = recorder
         self._replay: GraphRunner | None = None
 
@@ -63,32 +65,77 @@ class ModelStepper:
             self.cache = self.model.language_model.new_cache(slots, capacity)
             self._replay = GraphRunner(self._forward, self.cache, self._recorder) if self._recorder else None
 
+    def share(self, prompts: Sequence[TokenizedExample]) -> None:
+        """Compute what all of these prompts begin with, once, for those that are admitted from now on, where that is more than
+        little. The weights must not change before the next call."""
+        self._shared = None
+        length = common_prefix(prompts)
+        if length >= LEAST_SHARED_TOKENS and len(prompts) > 1:
+            first = prompts[0]
+            beside = len(first.encoder_ids) + 1 if first.encoder_ids else 0
+            ids = first.prompt_ids[: length - 1 - beside]
+            cache = self.model.language_model.new_cache(1, length)
+            self._prefill([replace(first, prompt_ids=ids, target_ids=())], cache)
+            self._shared = SharedPrefix(first.encoder_ids, ids, length, cache)
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens that are computed already of every prompt that begins as those of the last `share` do."""
+        return 0 if self._shared is None else self._shared.length
+
     def admit(self, prompts: Sequence[TokenizedExample]) -> Tensor:
         """Prefill prompts into the next slots, packed; logits [n, v] after the last token of each."""
+        known = self._shared is not None and all(map(self._shared.begins, prompts))
+        lengths = [one.merged_length - (self.shared_tokens if known else 0) for one in prompts]
         logits, begin = [], 0
         while begin < len(prompts):
-            end, total = begin + 1, prompts[begin].merged_length
-            while end < len(prompts) and total + prompts[end].merged_length <= self.prefill_tokens:
-                total += prompts[end].merged_length
+            end, total = begin + 1, lengths[begin]
+            while end < len(prompts) and total + lengths[end] <= self.prefill_tokens:
+                total += lengths[end]
                 end += 1
-            logits.append(self._prefill(prompts[begin:end]))
+            logits.append(self._prefill(prompts[begin:end], self._held, self._shared if known else None))
             begin = end
         return torch.cat(logits)
 
-    def _prefill(self, prompts: Sequence[TokenizedExample]) -> Tensor:
-        lm, cache = self.model.language_model, self._held
-        row = pack(prompts, lm.specials).to(lm.device)
-        inputs, places = self.model.merged_inputs(row), row.position_ids
-        new = cache.admit(row.lengths)
+    def _prefill(
+        self, prompts: Sequence[TokenizedExample], cache: KeyValueCache, shared: SharedPrefix | None = None
+    ) -> Tensor:
+        lm = self.model.language_model
+        if shared is None:
+            row = pack(prompts, lm.specials).to(lm.device)
+            inputs, lengths = self.model.merged_inputs(row), row.lengths
+            new = cache.admit(lengths)
+        else:
+            inputs, lengths = self._behind(shared, prompts)
+            new = cache.fork(shared.cache, [0] * len(prompts), lengths)
         limit = self.prefill_tokens if len(prompts) == 1 else inputs.shape[0]
-        first = PackedLayout(tuple(row.lengths) if len(prompts) > 1 else (min(limit, inputs.shape[0]),), inputs.device)
-        last = tensor_on(lm.device, row.lengths).cumsum(0) - 1
-        read = last if limit >= inputs.shape[0] else None
-        hidden = lm.hidden(inputs[:limit], places[:limit], first, cache, _part(new, 0, limit), read)
+        first = PackedLayout(tuple(lengths) if len(prompts) > 1 else (min(limit, inputs.shape[0]),), inputs.device)
+        last = tensor_on(lm.device, lengths).cumsum(0) - 1
+        read, layout = (last if limit >= inputs.shape[0] else None), (first if shared is None else None)
+        hidden = lm.hidden(inputs[:limit], new.places[:limit], layout, cache, _part(new, 0, limit), read)
         for begin in range(limit, inputs.shape[0], limit):
             end = begin + limit
-            hidden = lm.hidden(inputs[begin:end], places[begin:end], None, cache, _part(new, begin, end))
+            hidden = lm.hidden(inputs[begin:end], new.places[begin:end], None, cache, _part(new, begin, end))
         return self.logits_of(hidden if read is not None else hidden[-1:])
+
+    def _behind(self, shared: SharedPrefix, prompts: Sequence[TokenizedExample]) -> tuple[Tensor, list[int]]:
+        """Input rows [N, D] of what stands behind a shared prefix in each prompt, and how many each has."""
+        lm, lengths = self.model.language_model, [one.merged_length - shared.length for one in prompts]
+        if not shared.encoder_ids:
+            ids = [token for one in prompts for token in one.prompt_ids[len(shared.prompt_ids) :]]
+            return lm.embed(tensor_on(lm.device, ids)), lengths
+        row = pack(prompts, lm.specials).to(lm.device)
+        return self.model.merged_inputs(row)[row.position_ids >= shared.length], lengths
+
+    def continued(self, slots: Sequence[int], targets: Sequence[Sequence[int]]) -> Tensor:
+        """Hidden states [N, D] of the tokens of targets, end to end, each behind the sequence in its slot; the sequences
+        stay as they are. Targets may be behind the same sequence; the tokens are named by the others' ids."""
+        lm, lengths = self.model.language_model, [len(ids) for ids in targets]
+        longest = max(self._held.lengths[slot] + more for slot, more in zip(slots, lengths, strict=True))
+        cache = lm.new_cache(len(slots), longest)
+        new = cache.fork(self._held, slots, lengths)
+        tokens = self.own_ids(tensor_on(lm.device, [token for ids in targets for token in ids]))
+        return lm.hidden(lm.embed(tokens), new.places, None, cache, new)
 
     def extend(self, tokens_BQ: Tensor) -> Tensor:
         """Append Q tokens to every running sequence; logits [B * Q, v] after each of them."""
@@ -129,10 +176,10 @@ class ModelStepper:
 
 def _part(new: NewTokens, begin: int, end: int) -> NewTokens:
     """Some of the tokens of one pass; the only sequence of it where that is less than all."""
-    held = new.held if new.count > 1 else min(end, new.held)
-    return NewTokens(
-        owners=new.owners[begin:end], places=new.places[begin:end], first=new.first, count=new.count, held=held
-    )
+    if begin == 0 and end >= new.owners.shape[0]:
+        return new
+    held = new.held - max(0, new.owners.shape[0] - end)
+    return NewTokens(owners=new.owners[begin:end], places=new.places[begin:end], first=new.first, count=1, held=held)
 
 
 @dataclass(frozen=True)
@@ -194,6 +241,12 @@ class Ensemble:
     def reserve(self, slots: int, capacity: int) -> None:
         for model in self.models:
             model.reserve(slots, capacity)
+
+    def share(self, prompts: Sequence[Sequence[TokenizedExample]]) -> int:
+        """Compute what prompts begin with once; `prompts[m]` are theirs as model m reads them. Tokens of it in the base."""
+        for model, own in zip(self.models, prompts, strict=True):
+            model.share(own)
+        return self.base.shared_tokens
 
     def admit(self, prompts: Sequence[Sequence[TokenizedExample]]) -> Logits:
         """Prefill new sequences; `prompts[m]` are theirs as model m reads them."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.segments import TokenizedExample
 from mmscale.decoding.engine import DecodingEngine, GenerationRequest, Observer
@@ -58,6 +60,8 @@ class PromptDecoder:
     """Tokens of the longest prompt and its continuation."""
     draft_length: DraftLengthController | None = None
     observer: Observer | None = None
+    share: bool = True
+    """Whether the common beginning of all prompts is computed once."""
 
     def in_batches(
         self, prompts: Sequence[PromptSet], config: GenerationConfig, chosen: Sequence[list[int]] | None = None
@@ -71,6 +75,7 @@ class PromptDecoder:
         wanted = batches(prompts[0], config.batch_size) if chosen is None else chosen
         if not wanted:
             return
+        self._share(prompts)
         engine = self._engine(max(map(len, wanted)), capacity)
         for batch in wanted:
             for number in batch:
@@ -87,11 +92,18 @@ class PromptDecoder:
         Raises UserError like `in_batches`.
         """
         capacity = require_room(prompts, config.max_new_tokens, self.context_length)
+        self._share(prompts)
         engine = self._engine(min(config.batch_size, max(1, len(prompts[0]))), capacity)
         for number in (i for batch in batches(prompts[0], config.batch_size) for i in batch):
             if number not in skip:
                 engine.add(self._request(prompts, number, config))
         yield from _finished(engine)
+
+    def _share(self, prompts: Sequence[PromptSet]) -> None:
+        """What all prompts begin with, whoever answers which, is computed once."""
+        if self.share:
+            with torch.inference_mode():
+                self.ensemble.share(prompts)
 
     def _engine(self, slots: int, capacity: int) -> DecodingEngine:
         return DecodingEngine(self.ensemble, slots, capacity, self.draft_length, self.observer)

@@ -15,6 +15,8 @@ from mmscale.transfer import tensor_on
 
 _ROWS = 256
 """Places whose logits exist at a time."""
+_PROMPTS = 32
+"""Prompts whose keys and values exist at a time."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,69 @@ def score_prompt(ensemble: Ensemble, prompts: Sequence[TokenizedExample], altern
 
 
 @torch.inference_mode()
-def score_target(ensemble: Ensemble, examples: Sequence[TokenizedExample]) -> list[float]:
-    """Log-probability of every token of a target after its prompt; `examples[m]` has the prompt as model m reads it, and the
-    base's target ids.
+def score_targets(ensemble: Ensemble, examples: Sequence[Sequence[TokenizedExample]]) -> list[list[float]]:
+    """Log-probability of every token of each target after its prompt; `examples[m][i]` has prompt i as model m reads it, and
+    the base's target ids.
 
-    One rank only.
+    What all prompts begin with is computed once, and so is a prompt that several targets stand behind. All ranks that share
+    the base have to call it with the same.
     """
-    ids = examples[0].target_ids
     steppers = ensemble.scoring
-    own = [
-        replace(one, target_ids=tuple(model.own_ids(tensor_on(ensemble.device, list(ids))).tolist()))
-        for model, one in zip(steppers, examples, strict=False)
+    versions = [tuple(own[i] for own in examples[: len(steppers)]) for i in range(len(examples[0]))]
+    keys = [tuple((one.prompt_ids, one.encoder_ids) for one in version) for version in versions]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    prompts = [
+        [replace(one, target_ids=()) for one in (own[keys.index(key)] for key in numbers)]
+        for own in examples[: len(steppers)]
     ]
-    return [value for _, value, _ in _scored(ensemble, own, ids, 0)]
+    for model, own in zip(steppers, prompts, strict=True):
+        model.share(own)
+    scored: list[list[float]] = [[] for _ in versions]
+    slots = [numbers[key] for key in keys]
+    for begin in range(0, len(numbers), _PROMPTS):
+        held = range(begin, min(begin + _PROMPTS, len(numbers)))
+        chosen = [i for i, slot in enumerate(slots) if slot in held]
+        targets = [versions[i][0].target_ids for i in chosen]
+        of_prompts = [[own[number] for number in held] for own in prompts]
+        for i, values in zip(chosen, _scored_behind(ensemble, of_prompts, [slots[i] - begin for i in chosen], targets)):
+            scored[i] = values
+    return scored
+
+
+def _scored_behind(
+    ensemble: Ensemble,
+    prompts: Sequence[Sequence[TokenizedExample]],
+    slots: Sequence[int],
+    targets: Sequence[tuple[int, ...]],
+) -> list[list[float]]:
+    """Log-probabilities of each target's tokens behind the prompt in its slot."""
+    models = ensemble.scoring
+    for model, own in zip(models, prompts, strict=True):
+        model.reserve(len(own), max(one.merged_length for one in own))
+    after = [model.admit(own) for model, own in zip(models, prompts, strict=True)]
+    rows = ensemble.combined(ensemble.side_by_side(after)).log_softmax(-1)
+    first = rows[tensor_on(rows.device, list(slots)), tensor_on(rows.device, [ids[0] for ids in targets])].tolist()
+    more = [k for k, ids in enumerate(targets) if len(ids) > 1]
+    scored = [[value] for value in first]
+    if more:
+        read = [list(targets[k][:-1]) for k in more]
+        hidden = [model.continued([slots[k] for k in more], read) for model in models]
+        rest = _log_probabilities(ensemble, hidden, [token for k in more for token in targets[k][1:]])
+        for k in more:
+            scored[k] += rest[: len(targets[k]) - 1]
+            del rest[: len(targets[k]) - 1]
+    return scored
+
+
+def _log_probabilities(ensemble: Ensemble, hidden: Sequence[Tensor], ids: Sequence[int]) -> list[float]:
+    """Of each token after the state [N, D] that stands before it, in every model; _ROWS places at a time."""
+    found: list[float] = []
+    for begin in range(0, len(ids), _ROWS):
+        chosen = slice(begin, begin + _ROWS)
+        parts = [model.logits_of(states[chosen]) for model, states in zip(ensemble.scoring, hidden, strict=True)]
+        rows = ensemble.combined(ensemble.side_by_side(parts)).log_softmax(-1)
+        found += rows.gather(1, tensor_on(rows.device, list(ids[chosen]))[:, None])[:, 0].tolist()
+    return found
 
 
 def _scored(

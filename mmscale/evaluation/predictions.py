@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmscale.data.sources.rows import json_rows, row_language
 from mmscale.errors import BadRow, LeftOut, UserError
 from mmscale.evaluation.answers import Rule
+from mmscale.evaluation.options import Option, likeliest, option_of
 from mmscale.evaluation.prediction_forms import identifier, language_of_name, parts_of
 from mmscale.evaluation.statistics import wilson_interval
 from mmscale.parallel.context import ParallelContext
@@ -33,6 +34,8 @@ class Prediction:
     """That made `prediction` and `correct`."""
     identifier: str = ""
     """Names the problem, the same in every language and model, where the file has one."""
+    options: tuple[Option, ...] = ()
+    """Where the likeliest of them is the answer: how likely each is, and so what any length normalization makes of it."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def read(path: Path, language: str | None = None) -> list[Prediction]:
                     language=row_language(row) or given,
                     origin=str(row.get("origin", origin)),
                     identifier=identifier(row),
+                    options=tuple(option_of(one) for one in _listed(row.get("options"))),
                 )
             )
         except BadRow as problem:
@@ -83,6 +87,16 @@ def read(path: Path, language: str | None = None) -> list[Prediction]:
     if not rows:
         raise UserError(f"{path} has no rows: nothing to score")
     return rows
+
+
+def _listed(value: Any) -> list[Any]:
+    """The options of a row of ours; none of one that has something else by that name."""
+    return value if isinstance(value, list) and value and isinstance(value[0], dict) and "tokens" in value[0] else []
+
+
+def decided(rows: Sequence[Prediction], normalization: str) -> list[Prediction]:
+    """The rows with the likeliest option as their response, where they have options."""
+    return [replace(row, response=likeliest(row.options, normalization)) if row.options else row for row in rows]
 
 
 def require_scorable(rows: Sequence[Prediction], rule: Rule) -> None:
@@ -107,15 +121,21 @@ def read_log(path: Path) -> list[Prediction]:
 
 def _row(line: bytes, _: str) -> Prediction | None:
     try:
-        row = Prediction(**parse_json(line.decode()))
-    except (ValueError, TypeError):  # neither UTF-8 nor JSON, or of other keys
+        values = parse_json(line.decode())
+        options = tuple(option_of(one) for one in values.pop("options", ()))
+        row = Prediction(**values)
+    except (ValueError, TypeError, AttributeError, BadRow):  # neither UTF-8 nor JSON, or of other keys
         return None
-    return (
-        row if all(isinstance(value, bool if key == "correct" else str) for key, value in asdict(row).items()) else None
-    )
+    whole = all(isinstance(value, bool if key == "correct" else str) for key, value in values.items())
+    return replace(row, options=options) if whole else None
 
 
-_FORM = RowForm(key=lambda row: row.origin, to_json=asdict, parse=_row)
+def _to_json(row: Prediction) -> dict[str, Any]:
+    values = asdict(row)
+    return values if row.options else {key: value for key, value in values.items() if key != "options"}
+
+
+_FORM = RowForm(key=lambda row: row.origin, to_json=_to_json, parse=_row)
 
 
 class PredictionLog(RowLog[str, Prediction]):

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mmscale.answering.base import Answer, Answerer
-from mmscale.config.evaluation import GenerationConfig, TaskConfig
+from mmscale.config.evaluation import TaskConfig
 from mmscale.data.loading import DataAccount, load_records, wanted_languages
 from mmscale.data.prompts import require_readable, template
 from mmscale.data.records import Record
 from mmscale.errors import Interrupted, UserError
 from mmscale.evaluation.answers import rule
-from mmscale.evaluation.predictions import Prediction, PredictionLog
+from mmscale.evaluation.options import require_options, weighed
+from mmscale.evaluation.predictions import Prediction, PredictionLog, decided
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
 from mmscale.progress import Bar, bar, say
 from mmscale.storage.files import digest
 
+LOG_LIKELIHOOD = "log_likelihood"
 _VERDICTS = 1 << 16
 """Judged answers that are remembered: rows are judged when they are written and when they are scored."""
 
@@ -61,16 +63,39 @@ def accuracy(answerer: Answerer, task: TaskConfig, languages: Sequence[str]) -> 
     records, _ = load_records(task.data, languages)
     require_scorable(records, task.rule)
     asked = answerer if task.prompt is None else answerer.asked_by(task.prompt)
-    answered = [unjudged(one) for batch in asked.answer(records, task.generation) for one in batch]
+    _require_choosable(records, task)
+    answered = [row for batch in _answered(asked, records, task) for row in batch]
     return sum(row.correct for row in judge(answered, task.rule)) / len(answered)
+
+
+def _require_choosable(records: Sequence[Record], task: TaskConfig) -> None:
+    """UserError naming the first record without options where one of them is to be chosen."""
+    if task.scoring == LOG_LIKELIHOOD:
+        require_options(records, f"scoring={LOG_LIKELIHOOD}")
+
+
+def _answered(
+    answerer: Answerer,
+    records: Sequence[Record],
+    task: TaskConfig,
+    done: Container[str] = (),
+    context: ParallelContext | None = None,
+) -> Iterator[list[Prediction]]:
+    """This rank's answers, not yet judged, a batch at a time: what is written, or the likeliest option."""
+    if task.scoring != LOG_LIKELIHOOD:
+        for batch in answerer.answer(records, task.generation, done, context):
+            yield [unjudged(one) for one in batch]
+        return
+    for weighed_batch in weighed(answerer, records, task.generation.batch_size, done, context):
+        rows = [replace(unjudged(Answer(record, "")), options=options) for record, options in weighed_batch]
+        yield decided(rows, task.length_normalization)
 
 
 def solve(
     answerer: Answerer,
     records: Sequence[Record],
-    config: GenerationConfig,
+    task: TaskConfig,
     log: PredictionLog,
-    rule_name: str,
     interruption: Interruption,
     progress: Bar,
 ) -> list[Prediction]:
@@ -81,8 +106,8 @@ def solve(
     """
     done, answered = frozenset(log.rows), len(log.rows)
     if not done.issuperset(record.origin for record in records):  # all ranks know of the same rows
-        for batch in answerer.answer(records, config, done, log.context):
-            new = judge([unjudged(one) for one in batch if one.record.origin not in done], rule_name)
+        for batch in _answered(answerer, records, task, done, log.context):
+            new = judge([row for row in batch if row.origin not in done], task.rule)
             log.append(new)
             answered = min(len(records), answered + len(new) * log.context.data_size)  # other ranks answer as many
             progress.advance(0, note=f"{log.path.stem}: {answered} of {len(records)} answered")
@@ -93,7 +118,15 @@ def solve(
         say(f"{answerer.title}: stopped by {reason}; the same command goes on from there")
         raise Interrupted(reason, interruption.signal)
     log.collect([record.origin for record in records])
-    return judge([log.rows[record.origin] for record in records], rule_name)
+    rows = [log.rows[record.origin] for record in records]
+    return judge(decided(rows, task.length_normalization), task.rule)
+
+
+def _how(task: TaskConfig) -> list[object]:
+    """All of a task that decides what it is answered with; what a length normalization makes of options does not."""
+    if task.scoring == LOG_LIKELIHOOD:
+        return [LOG_LIKELIHOOD, task.generation.batch_size]
+    return [task.generation.model_dump(mode="json")]
 
 
 def _expected(task: TaskConfig) -> int | None:
@@ -127,7 +160,7 @@ def evaluate_task(
     accounts = []
     if task.prompt is not None:
         answerer = answerer.asked_by(task.prompt)
-    work = digest([answerer.fingerprint, task.generation.model_dump(mode="json")])
+    work = digest([answerer.fingerprint, *_how(task)])
     folder = folder / name
     with context.alone_in(folder), bar(f"{answerer.title} on {name}", len(languages)) as progress:
         for code in languages:
@@ -138,10 +171,11 @@ def evaluate_task(
                 )
             require_readable(template(answerer.prompt), records)
             require_scorable(records, task.rule)
+            _require_choosable(records, task)
             account.expected = _expected(task)
             _tell_of_other_rows(name, code, account)
             accounts.append(account)
             log = PredictionLog(folder / f"{code}.jsonl", work, context, answerer.models)
-            rows[code] = solve(answerer, records, task.generation, log, task.rule, interruption, progress)
+            rows[code] = solve(answerer, records, task, log, interruption, progress)
             progress.advance(note=code)
     return rows, accounts

@@ -37,11 +37,11 @@ def _cached(
     The query heads that share a key head are laid one after another, as more queries of it: asked to group them itself
     under a mask, torch repeats keys and values for each (its only kernel that groups under a mask is the plain one).
     """
-    queries = query_NHD.unflatten(0, (new.count, -1)).transpose(1, 2)  # [B, H, Q, D]
+    queries = new.by_sequence(query_NHD).transpose(1, 2)  # [B, H, Q, D]
     shared = queries.reshape(new.count, keys.shape[1], -1, queries.shape[3])  # [B, K, H / K * Q, D]
     mask = new.visible(window, queries.shape[1] // keys.shape[1])
     out = F.scaled_dot_product_attention(shared, keys, values, attn_mask=mask, scale=scaling)
-    return out.reshape(queries.shape).transpose(1, 2).flatten(0, 1)
+    return new.end_to_end(out.reshape(queries.shape).transpose(1, 2))
 
 
 def _attend(varlen_function: Any) -> Any:

@@ -8,6 +8,7 @@ Legend: S slots, K key/value heads, C capacity in tokens, D head width, N new to
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -27,9 +28,11 @@ class NewTokens:
     """int64 [N]: its place in its sequence."""
     first: int
     count: int
-    """Slots first..first+count-1 get tokens, each as many where they attend to what is held already."""
+    """Slots first..first+count-1 get tokens."""
     held: int
     """Tokens of the longest of them, these included."""
+    each: tuple[int, ...] | None = None
+    """How many tokens each of them gets; None where all get as many, or attend to each other alone."""
     _visible: dict[tuple[int | None, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def visible(self, window: int | None, heads: int) -> Tensor:
@@ -38,13 +41,41 @@ class NewTokens:
         """
         key = (window, heads)
         if key not in self._visible:
-            places = self.places.unflatten(0, (self.count, -1))[:, :, None]
+            places = self.by_sequence(self.places)[:, :, None]
             held = torch.arange(self.held, device=places.device)
             mask = held <= places
             if window is not None:
                 mask &= held > places - window
             self._visible[key] = mask.repeat(1, heads, 1)[:, None]
         return self._visible[key]
+
+    def by_sequence(self, rows_N: Tensor) -> Tensor:
+        """[N, ...] as [count, Q, ...], Q the most tokens that one gets; what stands behind a shorter one is zero."""
+        if self.each is None:
+            return rows_N.unflatten(0, (self.count, -1))
+        longest = max(self.each)
+        laid = rows_N.new_zeros(self.count * longest, *rows_N.shape[1:])
+        laid[self._grid] = rows_N
+        return laid.unflatten(0, (self.count, longest))
+
+    def end_to_end(self, laid: Tensor) -> Tensor:
+        """[count, Q, ...] as [N, ...] again."""
+        flat = laid.flatten(0, 1)
+        return flat if self.each is None else flat[self._grid]
+
+    @functools.cached_property
+    def _grid(self) -> Tensor:
+        """int64 [N]: place of each token where every sequence has room for the longest."""
+        assert self.each is not None
+        numbers, within = _numbered(tensor_on(self.owners.device, self.each), sum(self.each))
+        return numbers * max(self.each) + within
+
+
+def _numbered(counts_B: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """(sequence, place in it), int64 [N] each, of the tokens of sequences that lie end to end."""
+    numbers = torch.arange(len(counts_B), device=counts_B.device).repeat_interleave(counts_B, output_size=total)
+    starts = counts_B.cumsum(0) - counts_B
+    return numbers, torch.arange(total, device=counts_B.device) - starts[numbers]
 
 
 class KeyValueCache:
@@ -62,12 +93,38 @@ class KeyValueCache:
         first = len(self.lengths)
         self.lengths += lengths
         assert len(self.lengths) <= self.slots and max(self.lengths) <= self.capacity, "the cache is too small"
-        counts = tensor_on(self.device, lengths)
-        total = sum(lengths)
-        numbers = torch.arange(len(lengths), device=self.device).repeat_interleave(counts, output_size=total)
-        starts = counts.cumsum(0) - counts
-        places = torch.arange(total, device=self.device) - starts[numbers]
+        numbers, places = _numbered(tensor_on(self.device, lengths), sum(lengths))
         return NewTokens(owners=numbers + first, places=places, first=first, count=len(lengths), held=max(lengths))
+
+    def fork(self, other: KeyValueCache, slots: Sequence[int], lengths: Sequence[int]) -> NewTokens:
+        """New sequences that begin as those in `slots` of another cache do; places of `lengths` more tokens of each."""
+        first, begins = len(self.lengths), [other.lengths[slot] for slot in slots]
+        self.lengths += [begin + more for begin, more in zip(begins, lengths, strict=True)]
+        assert len(self.lengths) <= self.slots and max(self.lengths) <= self.capacity, "the cache is too small"
+        chosen, longest = tensor_on(self.device, slots), max(begins)
+        for layer in range(len(self.keys)):
+            for store, beside in ((self.keys, other.keys), (self.values, other.values)):
+                held = beside[layer]
+                if held is not None:
+                    self._room(store, layer, held)[first : len(self.lengths), :, :longest] = held[chosen, :, :longest]
+        numbers, places = _numbered(tensor_on(self.device, lengths), sum(lengths))
+        places += tensor_on(self.device, begins)[numbers]
+        return NewTokens(
+            owners=numbers + first,
+            places=places,
+            first=first,
+            count=len(slots),
+            held=max(self.lengths[first:]),
+            each=tuple(lengths),
+        )
+
+    def _room(self, store: list[Tensor | None], layer: int, like: Tensor) -> Tensor:
+        """A layer's keys or values, made where they are not there yet, by others [., K, ., D]."""
+        held = store[layer]
+        if held is None:
+            held = like.new_zeros(self.slots, like.shape[1], self.capacity, like.shape[3])
+            store[layer] = held
+        return held
 
     def grow(self, each: int) -> NewTokens:
         """Places of `each` more tokens of every running sequence."""
@@ -98,11 +155,7 @@ class KeyValueCache:
     def write(self, layer: int, key_NKD: Tensor, value_NKD: Tensor, new: NewTokens) -> None:
         """Put the keys and values of new tokens into their places."""
         for store, rows in ((self.keys, key_NKD), (self.values, value_NKD)):
-            held = store[layer]
-            if held is None:
-                held = rows.new_zeros(self.slots, rows.shape[1], self.capacity, rows.shape[2])
-                store[layer] = held
-            held[new.owners, :, new.places] = rows
+            self._room(store, layer, rows[None].transpose(1, 2))[new.owners, :, new.places] = rows
 
     def read(self, layer: int, new: NewTokens) -> tuple[Tensor, Tensor]:
         """Keys and values [count, K, held, D] of the sequences that got new tokens, those of these included."""

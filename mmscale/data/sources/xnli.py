@@ -12,15 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmscale.data.records import Entailment, Record
+from mmscale.data.records import ENTAILMENT_LABELS, Entailment, Record
 from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.rows import csv_rows, file_rows, of_language, optional_text, text_field, text_rows
 from mmscale.errors import BadRow
 from mmscale.storage.reading import numbered_lines
 
 LANGUAGES = ("ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh")
-_LABELS = ("entailment", "neutral", "contradiction")
-"""In the order of the hub's numbers."""
 _LAYOUTS = (
     "{split}-{language}.tsv",
     "xnli.{split}.{language}.tsv",
@@ -54,11 +52,11 @@ def _label(text: str) -> str:
     if text in ("", "-", "-1"):
         return ""
     if text in ("0", "1", "2"):
-        return _LABELS[int(text)]
+        return ENTAILMENT_LABELS[int(text)]
     if text.lower() == "contradictory":  # the original's machine-translated training files
         return "contradiction"
-    if text.lower() not in _LABELS:
-        raise BadRow(f"label '{text:.60}' is none of {', '.join(_LABELS)}")
+    if text.lower() not in ENTAILMENT_LABELS:
+        raise BadRow(f"label '{text:.60}' is none of {', '.join(ENTAILMENT_LABELS)}")
     return text
 
 
