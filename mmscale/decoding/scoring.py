@@ -98,13 +98,13 @@ def _scored_behind(
 
 def _log_probabilities(ensemble: Ensemble, hidden: Sequence[Tensor], ids: Sequence[int]) -> list[float]:
     """Of each token after the state [N, D] that stands before it, in every model; _ROWS places at a time."""
-    found: list[float] = []
+    values: list[float] = []
     for begin in range(0, len(ids), _ROWS):
         chosen = slice(begin, begin + _ROWS)
         parts = [model.logits_of(states[chosen]) for model, states in zip(ensemble.scoring, hidden, strict=True)]
         rows = ensemble.combined(ensemble.side_by_side(parts)).log_softmax(-1)
-        found += rows.gather(1, tensor_on(rows.device, list(ids[chosen]))[:, None])[:, 0].tolist()
-    return found
+        values += rows.gather(1, tensor_on(rows.device, list(ids[chosen]))[:, None])[:, 0].tolist()
+    return values
 
 
 def _scored(
