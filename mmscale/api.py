@@ -18,6 +18,7 @@ from mmscale.answering.local import LocalAnswerer, Steering, local_answerer, pro
 from mmscale.cli.devices import default_device, joined, started
 from mmscale.config.data import DataConfig
 from mmscale.config.evaluation import GenerationConfig
+from mmscale.config.execution import ExecutionConfig
 from mmscale.config.mistakes import validation_sentence
 from mmscale.config.model import LanguageModelConfig
 from mmscale.config.run import load_run
@@ -28,6 +29,7 @@ from mmscale.errors import UserError
 from mmscale.evaluation import predictions, solving
 from mmscale.evaluation.answers import rule as rule_named
 from mmscale.evaluation.predictions import Prediction, Score
+from mmscale.execution import room
 from mmscale.models.assembly import ModelParts, read_parts
 from mmscale.parallel.context import ParallelContext
 from mmscale.runs.environment import set_up_torch
@@ -185,18 +187,26 @@ def log_likelihood(model: Model, records: Sequence[Record]) -> list[float]:
     return model._answerer.log_likelihood(records)
 
 
-def score(rows: Sequence[Prediction], rule: str = "default") -> Score:
+def score(rows: Sequence[Prediction], rule: str = "default", isolation: str = "bubblewrap") -> Score:
     """The share of right answers with its 95 % Wilson interval.
 
     Args:
         rows: Answers with gold, from `answer` or `read_predictions`.
-        rule: How an answer is read out of a response: `default`, `last_number`, `mcot`, `proxy_gsm` or `exact`.
+        rule: How an answer is read out of a response: `default`, `last_number`, `mcot`, `proxy_gsm`, `exact` or `program`.
+
+        isolation: Of rule `program`: `bubblewrap`, or `none`, which runs the answers' programs as you.
 
     Raises:
-        UserError: Where a row's gold answer is none that the rule can compare anything with.
+        UserError: Where a row's gold answer is none that the rule can compare anything with, or programs cannot be run.
     """
     chosen = rule_named(rule)
     predictions.require_scorable(rows, chosen)
+    if chosen.running is not None:
+        try:
+            room.set_up(ExecutionConfig.model_validate({"isolation": isolation}))
+        except ValidationError as error:
+            raise validation_sentence(ExecutionConfig, error, "score") from error
+    chosen.ahead([row.response for row in rows])
     return predictions.score([predictions.verdict(row, chosen)[1] for row in rows])
 
 

@@ -41,8 +41,9 @@ _SOURCES = (
     "msvamp", "query_translation", "svamp", "table", "tinyworld", "xcopa", "xcsqa", "xnli",
 )  # fmt: skip
 _PROMPTS = (
-    "question_translation", "question_translation_published", "alpaca", "mapping", "mindmerger_math", "langbridge", "xcsqa",
-    "xnli", "xcopa", "xcsqa_text", "xcopa_text", "mcot", "proxy_gsm", "tinyworld_math", "tinyworld_translation", "document",
+    "question_translation", "question_translation_published", "alpaca", "alpaca_program", "mapping", "mindmerger_math",
+    "langbridge", "xcsqa", "xnli", "xcopa", "xcsqa_text", "xcopa_text", "mcot", "proxy_gsm", "tinyworld_math", "tinyworld_program",
+    "tinyworld_translation", "document",
 )  # fmt: skip
 _FILTERS = (
     "untranslated", "leaked_solution", "repetition_loop", "foreign_script", "other_language_rationale", "native_digits",
@@ -56,6 +57,7 @@ _RULES = {
     "mcot": "mcot",
     "proxy_gsm": "proxy_gsm",
     "exact": "exact",
+    "program": "program",
 }
 
 KINDS: dict[str, Kind] = {

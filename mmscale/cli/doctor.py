@@ -15,6 +15,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON object
     """
     from mmscale.cli.devices import default_device, kernels_on
     from mmscale.decoding.graphs import recorder
+    from mmscale.execution.pool import why_not
     from mmscale.models.attention import choose
     from mmscale.models.loading import resolve_path
     from mmscale.runs.environment import describe_environment
@@ -27,6 +28,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON object
     facts["attention"] = choose("auto", device)
     facts["kernels"] = kernels_on(device)
     facts["decoding_steps"] = "CUDA graphs" if recorder(device) else "unrecorded"
+    facts["programs"] = why_not() or "run in isolation, by bubblewrap"
     facts["embedded_models"] = {name: resolve_path(f"tinyworld:{name}") for name in ("llm", "large_llm", "encoder")}
     if as_json:
         print(json.dumps(facts, indent=2))

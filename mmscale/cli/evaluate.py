@@ -38,6 +38,10 @@ def evaluate(
     scoring: o.Scoring = None,
     length_normalization: o.LengthNormalization = None,
     output: o.Output = Path("predictions"),
+    isolation: Annotated[
+        str,
+        typer.Option(help="with --rule program: bubblewrap, or none, which runs the programs of the answers as you"),
+    ] = "bubblewrap",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Score answers by a named rule.
@@ -52,8 +56,11 @@ def evaluate(
 
     Example: `mmscale evaluate tinyworld:llm --source tinyworld --languages en,sw --limit 20 --prompt tinyworld_math --max-new-tokens 64`
     """
+    from mmscale.config.execution import ExecutionConfig
     from mmscale.errors import UserError
+    from mmscale.execution.room import set_up
 
+    set_up(options.checked(ExecutionConfig, isolation=isolation))
     more = [*([model] if model else []), *(files or [])]
     if consistency and predictions is not None:
         raise UserError("--predictions scores files, --consistency compares languages: ask for one of both at a time")
@@ -106,6 +113,7 @@ def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> d
     from mmscale.answering.local import local_answerer
     from mmscale.cli.devices import default_device
     from mmscale.config.parallel import InterruptionConfig
+    from mmscale.evaluation.answers import rule
     from mmscale.evaluation.scores import language_scores
     from mmscale.evaluation.solving import evaluate_task
     from mmscale.parallel.context import ParallelContext
@@ -116,7 +124,7 @@ def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> d
     with Interruption(InterruptionConfig(), context) as stop:
         name = task.task or task.data.source
         rows, _ = evaluate_task(solver, name, task, _languages(task), output, context, stop)
-    return {code: language_scores(judged) for code, judged in rows.items()}
+    return {code: language_scores(judged, rule(task.rule)) for code, judged in rows.items()}
 
 
 def _languages(task: TaskConfig) -> tuple[str, ...]:

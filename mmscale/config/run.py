@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails
 from mmscale.config.base import Config, ConnectorName, LanguageCodes, MethodName, TrackerName, deep_merge
 from mmscale.config.documents import Document, find_config, key_paths, read_document, with_overrides
 from mmscale.config.evaluation import EvaluationConfig, ProxyConfig, named_tasks
+from mmscale.config.execution import ExecutionConfig
 from mmscale.config.mistakes import mistakes
 from mmscale.config.model import DEFAULT_CONNECTOR, EncoderConfig, LanguageModelConfig
 from mmscale.config.parallel import ParallelConfig
@@ -63,6 +64,8 @@ class RunConfig(Config):
     """method name -> stage name -> stage."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """What the models are asked, and how answers are scored."""
+    execution: ExecutionConfig = ExecutionConfig()
+    """How programs that a model answers with are run, by rule `program`."""
     proxy: ProxyConfig | None = None
     """Proxy-tuning of a larger base by one of the tuned models."""
     parallel: ParallelConfig = ParallelConfig()

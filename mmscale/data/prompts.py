@@ -164,6 +164,10 @@ QUESTION_TRANSLATION_PUBLISHED = Template(prompt=_published_translation, target=
 """The same with the language names of the authors' code ("Swahili (macrolanguage)")."""
 ALPACA = Template(prompt=_around(ALPACA_BEFORE, ALPACA_AFTER), target=_rationale)
 """Stanford Alpaca's template without input: question alignment, stage II."""
+# Program of thought, as MAmmoTH (Yue et al. 2023) and MathOctopus ask for it: MathInstruct's programs are trained with ALPACA, since
+# their instructions ask for a program already.
+ALPACA_PROGRAM = Template(prompt=_around(ALPACA_BEFORE, " Let's write a program." + ALPACA_AFTER), target=_rationale)
+"""The Alpaca template with "Let's write a program." behind the question, for program of thought."""
 # MindMerger (Huang et al. 2024): mapping stage without prompt, then one prompt a task.
 MAPPING = Template(prompt=_nothing, target=_other_side, joined=False, reads=ParallelSentence)
 """MindMerger, stage I: no text before the target, the encoder alone reads the question."""
@@ -212,6 +216,8 @@ PROXY_GSM = Template(
 # tinyworld: the same roles in few tokens.
 TINYWORLD_MATH = Template(prompt=_around("Q: ", "\nA:"), target=lambda r: " " + _rationale(r))
 """The embedded models on word problems: "Q: ... A:"."""
+TINYWORLD_PROGRAM = Template(prompt=_around("Q: ", "\nProgram:"), target=lambda r: "\n" + _rationale(r))
+"""The embedded models on word problems, answered by a program: "Q: ... Program:"."""
 TINYWORLD_TRANSLATION = Template(
     prompt=_around("Q: ", "\nEnglish:"), target=lambda r: " " + _other_side(r), reads=ParallelSentence
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -112,6 +113,13 @@ def require_scorable(rows: Sequence[Prediction], rule: Rule) -> None:
 def verdict(row: Prediction, rule: Rule) -> tuple[str, bool]:
     """(prediction, correct) of a row by a rule, from its response text."""
     return rule.correct(row.response, row.answer, row.language)
+
+
+def failures(rows: Sequence[Prediction], rule: Rule) -> dict[str, int]:
+    """name -> how many rows a rule that runs programs found no value in, the most frequent first."""
+    assert rule.running is not None
+    names = Counter(name for row in rows if (name := rule.running.failure(row.response)) is not None)
+    return dict(names.most_common())
 
 
 def read_log(path: Path) -> list[Prediction]:

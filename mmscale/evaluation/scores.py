@@ -6,19 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmscale.evaluation.alignment import same_gold
-from mmscale.evaluation.answers import rule
+from mmscale.evaluation.answers import Rule, rule
 from mmscale.evaluation.consistency import consistency
 from mmscale.evaluation.options import by_normalization
-from mmscale.evaluation.predictions import Prediction, score
+from mmscale.evaluation.predictions import Prediction, failures, score
 from mmscale.evaluation.statistics import paired_bootstrap
 
 LanguageRows = Mapping[str, Sequence[Prediction]]
 """language -> judged rows"""
 
 
-def language_scores(rows: Sequence[Prediction], confidence: float = 0.95) -> dict[str, Any]:
-    """Accuracy of judged rows; where options were weighed also what each length normalization makes of them."""
+def language_scores(rows: Sequence[Prediction], chosen: Rule, confidence: float = 0.95) -> dict[str, Any]:
+    """Accuracy of judged rows; where the rule runs programs also how many failed, by name; where options were weighed what
+    each length normalization makes of them."""
     entry = score([row.correct for row in rows], confidence).to_json()
+    if chosen.running is not None:
+        entry["failures"] = failures(rows, chosen)
     if rows and all(row.options for row in rows):
         entry["by_normalization"] = by_normalization([row.options for row in rows], [row.answer for row in rows])
     return entry
@@ -31,7 +34,7 @@ def task_scores(
     languages: dict[str, Any] = {}
     for code, predictions in rows.items():
         verdicts = [row.correct for row in predictions]
-        languages[code] = language_scores(predictions, confidence)
+        languages[code] = language_scores(predictions, rule(rule_name), confidence)
         if before and code in before:
             gain = paired_bootstrap([row.correct for row in before[code]], verdicts, confidence)
             languages[code]["gain"] = {

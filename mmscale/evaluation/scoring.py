@@ -83,6 +83,7 @@ def consistency_of_files(words: Sequence[str], rule_name: str) -> dict[str, Any]
 def _read(file: Path, language: str | None, chosen: Rule) -> list[Prediction]:
     rows = read(file, language)
     require_scorable(rows, chosen)
+    chosen.ahead([row.response for row in rows])
     return rows
 
 
@@ -105,7 +106,7 @@ def _scores(rows: Sequence[Prediction], chosen: Rule) -> dict[str, Any]:
     languages: dict[str, list[Prediction]] = {}
     for row in judged:
         languages.setdefault(row.language, []).append(row)
-    result = language_scores(judged)
+    result = language_scores(judged, chosen)
     if len(languages) > 1:
-        result["languages"] = {code: language_scores(of_file) for code, of_file in languages.items()}
+        result["languages"] = {code: language_scores(of_file, chosen) for code, of_file in languages.items()}
     return result

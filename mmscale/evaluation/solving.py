@@ -44,8 +44,9 @@ def unjudged(one: Answer) -> Prediction:
     )
 
 
-def judge(rows: Sequence[Prediction], rule_name: str) -> list[Prediction]:
-    """The rows with their predictions and verdicts by a rule."""
+def judge(rows: Sequence[Prediction], rule_name: str, ranks: ParallelContext | None = None) -> list[Prediction]:
+    """The rows with their predictions and verdicts by a rule; `ranks` that judge the same rows share the work."""
+    rule(rule_name).ahead([row.response for row in rows], ranks)
     verdicts = [_verdict(rule_name, row.response, row.answer, row.language) for row in rows]
     return [
         replace(row, prediction=prediction, correct=correct, rule=rule_name)
@@ -107,7 +108,9 @@ def solve(
     done, answered = frozenset(log.rows), len(log.rows)
     if not done.issuperset(record.origin for record in records):  # all ranks know of the same rows
         for batch in _answered(answerer, records, task, done, log.context):
-            new = judge([row for row in batch if row.origin not in done], task.rule)
+            new = [row for row in batch if row.origin not in done]
+            if log.context.tensor_rank == 0:  # who writes them
+                new = judge(new, task.rule)
             log.append(new)
             answered = min(len(records), answered + len(new) * log.context.data_size)  # other ranks answer as many
             progress.advance(0, note=f"{log.path.stem}: {answered} of {len(records)} answered")
@@ -119,7 +122,7 @@ def solve(
         raise Interrupted(reason, interruption.signal)
     log.collect([record.origin for record in records])
     rows = [log.rows[record.origin] for record in records]
-    return judge(decided(rows, task.length_normalization), task.rule)
+    return judge(decided(rows, task.length_normalization), task.rule, log.context)
 
 
 def _how(task: TaskConfig) -> list[object]:
@@ -162,6 +165,8 @@ def evaluate_task(
         answerer = answerer.asked_by(task.prompt)
     work = digest([answerer.fingerprint, *_how(task)])
     folder = folder / name
+    if (running := rule(task.rule).running) is not None:
+        context.on_first(running.ready)
     with context.alone_in(folder), bar(f"{answerer.title} on {name}", len(languages)) as progress:
         for code in languages:
             records, account = load_records(task.data, run_languages, only=code)

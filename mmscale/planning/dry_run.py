@@ -13,7 +13,9 @@ from mmscale.data.loading import load_records
 from mmscale.data.packing import DataParallelRank, StepOrder
 from mmscale.data.prompts import require_readable, template
 from mmscale.errors import NotHereYet
+from mmscale.evaluation.answers import rule
 from mmscale.evaluation.solving import require_scorable
+from mmscale.execution.room import set_up
 from mmscale.models.connectors import connector
 from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
 from mmscale.parallel.zero import deepspeed_json
@@ -107,6 +109,9 @@ def _task(run: RunConfig, name: str) -> dict[str, Any]:
     except NotHereYet as error:
         return entry | {"missing": str(error)}
     require_scorable(records, task.rule)
+    if (running := rule(task.rule).running) is not None:
+        set_up(run.execution)
+        running.ready()
     for prompt in {task.prompt} if task.prompt else asked_prompts(run):
         require_readable(template(prompt), records)
     return entry | {"problems": dict(Counter(record.language for record in records)), "data": accounts.summary()}

@@ -20,6 +20,8 @@ class _Cell(BaseModel):
     correct: _Count
     accuracy: _Share
     interval: tuple[_Share, _Share]
+    failures: dict[str, _Count] | None = None
+    """Of a rule that runs programs: name -> answers that gave no value."""
 
     @model_validator(mode="after")
     def _counted(self) -> _Cell:

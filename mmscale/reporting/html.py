@@ -18,6 +18,7 @@ from mmscale.languages import LANGUAGES
 from mmscale.reporting.curves import loss_curve
 from mmscale.reporting.forms import ACCOUNTS, AGAIN, ENVIRONMENT, SCORES, read_form
 from mmscale.reporting.sweep import sweep_picture
+from mmscale.reporting.text import failures_of
 from mmscale.storage.files import atomic_write
 from mmscale.storage.reading import read_text
 from mmscale.training.metrics import read_metrics
@@ -50,7 +51,10 @@ def _samples(folder: Path, model: str, task: str, rule_name: str) -> list[dict[s
     for file in sorted((folder / "predictions" / model / task).glob("*.jsonl")):
         examples: dict[bool, tuple[Prediction, str]] = {}
         for row in read_log(file):
-            prediction, correct = verdict(row, chosen)
+            if chosen.running is not None:  # as it was judged: a report runs no programs
+                prediction, correct = row.prediction, row.correct
+            else:
+                prediction, correct = verdict(row, chosen)
             examples.setdefault(correct, (row, prediction))
             if len(examples) == 2:
                 break
@@ -80,10 +84,18 @@ def _tasks(folder: Path, scores: dict[str, Any]) -> list[dict[str, Any]]:
         sweep = sweep_picture(scores, task)
         closed = next((model for model in models if "gap_closed" in model), None)
         rule_name = models[0]["rule"]
-        tasks.append(
-            {"name": task, "models": models, "codes": codes, "rule": rule_name, "sweep": sweep, "closed": closed}
-        )
+        entry = {"name": task, "models": models, "codes": codes, "rule": rule_name, "sweep": sweep, "closed": closed}
+        tasks.append({**entry, "failures": _failures(models)})
     return tasks
+
+
+def _failures(models: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """name -> model -> answers of all languages whose programs failed so, the most frequent first."""
+    counts: dict[str, dict[str, int]] = {}
+    for model in models:
+        for name, number in failures_of(model).items():
+            counts.setdefault(name, {})[model["key"]] = number
+    return dict(sorted(counts.items(), key=lambda one: -sum(one[1].values())))
 
 
 def _shown(scores: dict[str, Any]) -> dict[str, Any]:

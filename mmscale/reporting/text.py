@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
+
+
+def failures_of(entry: Mapping[str, Any]) -> dict[str, int]:
+    """name -> answers of a task, in all languages, whose programs failed so; the most frequent first."""
+    counts: Counter[str] = Counter()
+    for cell in entry["languages"].values():
+        counts.update(cell.get("failures") or {})
+    return dict(counts.most_common())
 
 
 def score_table(scores: dict[str, Any]) -> str:
@@ -26,4 +36,7 @@ def score_table(scores: dict[str, Any]) -> str:
             lines.append(
                 f"{model['title']:{width}} {row}   {100 * rest['accuracy']:.1f} ({100 * low:.1f}–{100 * high:.1f}){gain}"
             )
+            if failed := failures_of(entry):
+                told = ", ".join(f"{name} {number}" for name, number in failed.items())
+                lines.append(f"{'':{width}} programs without a value: {told}")
     return "\n".join(lines)

@@ -12,9 +12,11 @@ from mmscale.answering.local import LOCAL, LocalAnswerer, Steering, proxy_answer
 from mmscale.config.evaluation import ProxyConfig, TaskConfig
 from mmscale.config.run import RunConfig, dump_run
 from mmscale.errors import UserError, unknown_name
+from mmscale.evaluation.answers import rule
 from mmscale.evaluation.predictions import Prediction, score
 from mmscale.evaluation.scores import task_scores
 from mmscale.evaluation.solving import evaluate_task
+from mmscale.execution.room import set_up
 from mmscale.methods import Method, method
 from mmscale.models.assembly import ModelParts
 from mmscale.parallel.context import ParallelContext
@@ -154,6 +156,7 @@ class Run:
 
     def _execute(self) -> None:
         set_up_torch(self.config)
+        self._set_up_programs()
         if not (self._counting and (self.folder / RUN_FILE).is_file()):  # made where it was trained
             self.context.on_first(self._describe)
         stages = [stage.name for stage in stages_of(self.config)]
@@ -169,6 +172,14 @@ class Run:
         if self.config.proxy is not None and not self._steered:
             named = " ".join(self.config.proxy.languages)
             say(f"proxy: none of its languages ({named}) is among this run's, so it answers nothing")
+
+    def _set_up_programs(self) -> None:
+        """UserError, before anything is trained, where a task's programs could not be run."""
+        set_up(self.config.execution)
+        for task in self.config.evaluation.tasks.values():
+            if (running := rule(task.rule).running) is not None:
+                self.context.on_first(running.ready)
+                return
 
     def _answerer(self, title: str, parts: ModelParts, prompt: str | None) -> Answerer:
         made: Answerer = registry.get("answerers", self.config.evaluation.answerer)(title, parts, prompt, self.context)

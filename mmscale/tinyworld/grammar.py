@@ -162,3 +162,11 @@ def rationale(story: Story, language: str) -> str:
         parts.append(sentence)
     parts.append(words["answer"].format(answer=story.answer))
     return words.get("sentence_join", " ").join(parts)
+
+
+def program(story: Story, language: str) -> str:
+    """The problem as a program that prints its answer: every sentence told again in a comment, above what it does."""
+    start = {"has": f"x={story.first}", "boxes": f"x={story.first}*{story.second}", "double": f"x={story.first}*2"}
+    steps = [f"x=x{'+' if verb in GAIN_VERBS else '-'}{amount}" for verb, amount in story.steps]
+    lines = zip(sentences(story, language), [start[story.start], *steps], strict=True)
+    return "".join(f"# {sentence}\n{statement}\n" for sentence, statement in lines) + "print(x)"

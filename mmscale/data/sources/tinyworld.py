@@ -1,6 +1,7 @@
 """The embedded word problems (mmscale.tinyworld.grammar); `path` is not used.
 
 options: form = problem (chain of thought in `rationale_language`: an ISO code or "same"),
+program (the same, the rationale a program that prints the answer),
 translation (question X -> English) or document (English text a language model is trained on);
 seed.
 """
@@ -18,7 +19,7 @@ from mmscale.tinyworld import grammar
 
 _DEFAULT_COUNT = 1000
 _MAX_COUNT = 10_000_000
-_FORMS = ("problem", "translation", "document")
+_FORMS = ("problem", "program", "translation", "document")
 
 
 def _rows(request: SourceRequest) -> Rows:
@@ -50,7 +51,7 @@ def _parse(story: Any, request: SourceRequest, origin: str) -> Record:
         question=question,
         language=code,
         answer=str(story.answer),
-        rationale=grammar.rationale(story, spoken),
+        rationale=(grammar.program if form == "program" else grammar.rationale)(story, spoken),
         rationale_language=spoken,
         english_question=english,
         origin=origin,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from mmscale.execution.room import Ranks
 
 _NOTHING = frozenset(["", "nan", "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"])
 
@@ -11,6 +13,19 @@ _NOTHING = frozenset(["", "nan", "inf", "+inf", "-inf", "infinity", "+infinity",
 def says_something(gold: str) -> bool:
     """Whether a gold field holds an answer at all: some text other than not-a-number and infinity."""
     return final_gold(gold).lower() not in _NOTHING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """What a rule needs beside `extract` that runs the programs of answers."""
+
+    ready: Callable[[], None]
+    """UserError where programs cannot be run in this process."""
+    ahead: Callable[[Sequence[str], Ranks | None], None]
+    """Run those of many responses at once, which `extract` and `failure` then know; ranks that call it together, with the
+    same responses, share them."""
+    failure: Callable[[str], str | None]
+    """The name of why a response has no value; None where it has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +44,13 @@ class Rule:
     """Whether the rule can compare anything with a gold field."""
     absent: Callable[[str], bool] = lambda prediction: not prediction.strip()
     """Whether a prediction says that the response had no answer."""
+    running: Running | None = None
+    """Of a rule that runs programs."""
+
+    def ahead(self, responses: Sequence[str], ranks: Ranks | None = None) -> None:
+        """Do what can be done for many responses at once, before each is judged."""
+        if self.running is not None:
+            self.running.ahead(responses, ranks)
 
     def correct(self, response: str, gold: str, language: str) -> tuple[str, bool]:
         """(prediction, is it right?) of one response."""
