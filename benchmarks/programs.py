@@ -33,7 +33,7 @@ CUT = 400
 ROUNDING = Decimal("1e-10")
 """gsm-hard's targets are rounded to ten decimals."""
 RELATIVE = Decimal("1e-12")
-"""Of large values: what a float's sixteen digits leave after a few operations, and the targets' own rounding."""
+"""For large values: what a float's sixteen digits leave after a few operations, and the targets' own rounding."""
 
 
 @dataclass(frozen=True)

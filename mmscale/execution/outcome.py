@@ -18,4 +18,4 @@ class Outcome:
     printed: str = ""
     """Its standard output, of a program that failed too."""
     seconds: float = 0.0
-    """Of its processor."""
+    """Processor time."""

@@ -104,14 +104,14 @@ def _task(run: RunConfig, name: str) -> dict[str, Any]:
     """Problems of each language of a task, or what is missing; UserError where it could not be scored or asked."""
     task = run.evaluation.tasks[name]
     entry: dict[str, Any] = {"source": task.data.source}
+    if (running := rule(task.rule).running) is not None:
+        set_up(run.execution)
+        running.ready()
     try:
         records, accounts = load_records(task.data, run.languages)
     except NotHereYet as error:
         return entry | {"missing": str(error)}
     require_scorable(records, task.rule)
-    if (running := rule(task.rule).running) is not None:
-        set_up(run.execution)
-        running.ready()
     for prompt in {task.prompt} if task.prompt else asked_prompts(run):
         require_readable(template(prompt), records)
     return entry | {"problems": dict(Counter(record.language for record in records)), "data": accounts.summary()}

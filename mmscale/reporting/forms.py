@@ -21,7 +21,7 @@ class _Cell(BaseModel):
     accuracy: _Share
     interval: tuple[_Share, _Share]
     failures: dict[str, _Count] | None = None
-    """Of a rule that runs programs: name -> answers that gave no value."""
+    """Where a rule runs programs: name -> answers that gave no value."""
 
     @model_validator(mode="after")
     def _counted(self) -> _Cell:

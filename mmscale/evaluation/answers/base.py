@@ -45,7 +45,7 @@ class Rule:
     absent: Callable[[str], bool] = lambda prediction: not prediction.strip()
     """Whether a prediction says that the response had no answer."""
     running: Running | None = None
-    """Of a rule that runs programs."""
+    """What a rule has that runs programs."""
 
     def ahead(self, responses: Sequence[str], ranks: Ranks | None = None) -> None:
         """Do what can be done for many responses at once, before each is judged."""
