@@ -43,7 +43,7 @@ _SOURCES = (
 _PROMPTS = (
     "question_translation", "question_translation_published", "alpaca", "alpaca_program", "mapping", "mindmerger_math",
     "langbridge", "xcsqa", "xnli", "xcopa", "xcsqa_text", "xcopa_text", "mcot", "proxy_gsm", "tinyworld_math", "tinyworld_program",
-    "tinyworld_translation", "document",
+    "tinyworld_translation", "question", "document",
 )  # fmt: skip
 _FILTERS = (
     "untranslated", "leaked_solution", "repetition_loop", "foreign_script", "other_language_rationale", "native_digits",

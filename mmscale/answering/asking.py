@@ -36,6 +36,7 @@ class Asking:
 
     def __post_init__(self) -> None:
         self.config = self.config.model_copy(update={"stop": (*self.config.stop, *self.solver.template.stop)})
+        self.solver.tell_of_unused_chat_format()
         self.draft_length = DraftLengthController(self.solver.ensemble.device, self.solver.draft_tokens)
         self.analyst = Analyst(self.solver.ensemble, self.solver.end.decode) if self.analysis else None
 

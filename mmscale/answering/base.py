@@ -30,7 +30,7 @@ class Likelihood:
     log_likelihood: float
     """In nats, the end of text not counted."""
     tokens: int
-    """Of the model, that the text is made of."""
+    """Tokens of the model that the text is made of."""
 
 
 class Answerer(ABC):

@@ -14,7 +14,7 @@ from mmscale.answering.base import Answer, Answerer, Likelihood
 from mmscale.config.data import PackingConfig
 from mmscale.config.evaluation import MOST_ALPHA, GenerationConfig
 from mmscale.data.chat import in_chat_format
-from mmscale.data.prompts import Template, template
+from mmscale.data.prompts import ALPACA, MINDMERGER_MATH, Template, identity, template
 from mmscale.data.records import Record
 from mmscale.data.segments import ExampleTokenizer
 from mmscale.decoding.ensemble import Ensemble, ModelStepper
@@ -32,6 +32,7 @@ from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
 from mmscale.models.packed_linear import pack_linears
 from mmscale.parallel.context import ParallelContext
+from mmscale.progress import say
 from mmscale.storage.files import digest
 
 DEFAULT_PROMPT = "alpaca"
@@ -53,9 +54,22 @@ class LoadedModels:
     draft_tokens: int | None = 1
     """Tokens that a round of speculative decoding tries; 1 is plain decoding, None measures what is fastest."""
 
+    trained_by: Template | None = None
+    """The prompt of its training, where that is known."""
+
     @property
     def template(self) -> Template:
         return self.tokenizers[0].template
+
+    def tell_of_unused_chat_format(self) -> None:
+        """A line where a model that knows conversations is asked through the Alpaca prompt, which it was hardly tuned on."""
+        asked, tokenizer = self.tokenizers[0].plain, self.tokenizers[0].tokenizer
+        other = asked in (ALPACA, MINDMERGER_MATH) and asked is not self.trained_by
+        if other and getattr(tokenizer, "chat_template", None):
+            say(
+                f"{self.title}: it has a chat template and is asked through the Alpaca prompt: --chat-template, or prompt: "
+                f"{{chat: true}}, asks it as a conversation"
+            )
 
     def asked_by(self, chosen: Template) -> LoadedModels:
         """The same, its questions put by another template."""
@@ -79,7 +93,7 @@ class LocalAnswerer(Answerer):
         self.title, self.fingerprint, self._load, self.prompt, self._look = title, fingerprint, load, prompt, look
 
     def asked_by(self, prompt: str) -> LocalAnswerer:
-        fingerprint = digest([self.fingerprint, "asked by", prompt])
+        fingerprint = digest([self.fingerprint, "asked by", *identity(prompt)])
         return LocalAnswerer(
             self.title, fingerprint, lambda: self.loaded.asked_by(template(prompt)), prompt, lambda: self.models
         )
@@ -97,6 +111,11 @@ class LocalAnswerer(Answerer):
             raise UserError(f"{self.title}: its files changed while they were loaded: run the same command again")
         return replace(loaded, fingerprint=digest([loaded.fingerprint, before]))
 
+    @functools.cached_property
+    def _told(self) -> None:
+        """Told once, when it is first asked."""
+        self.loaded.tell_of_unused_chat_format()
+
     def answer(
         self,
         records: Sequence[Record],
@@ -112,6 +131,7 @@ class LocalAnswerer(Answerer):
         if not records:
             return
         models = self.loaded
+        self._told  # noqa: B018
         config = generation.model_copy(update={"stop": (*generation.stop, *models.template.stop)})
         prompts = [tokenize(records, with_target=False) for tokenize in models.tokenizers]
         open_ones = [b for b in batches(prompts[0], config.batch_size) if any(records[i].origin not in done for i in b)]
@@ -130,6 +150,7 @@ class LocalAnswerer(Answerer):
         if not records:
             return []
         models = self.loaded
+        self._told  # noqa: B018
         versions = [tokenize(records) for tokenize in models.tokenizers]
         for one in (one for own in versions for one in own):
             if one.truncated or one.merged_length > models.context_length:
@@ -167,11 +188,12 @@ def _answering(parts: ModelParts, context: ParallelContext) -> tuple[MergedModel
 def local_answerer(title: str, parts: ModelParts, prompt: str | None, context: ParallelContext) -> LocalAnswerer:
     """One model, asked by a template (by default the one it was trained with)."""
     name = prompt or parts.prompt or DEFAULT_PROMPT
-    fingerprint = _fingerprint(parts, name)
+    fingerprint = _fingerprint(parts, *identity(name))
 
     def load() -> LoadedModels:
         model, encoder_tokenizer = _answering(parts, context)
-        return models_in_memory(title, model, encoder_tokenizer, name, fingerprint)
+        models = models_in_memory(title, model, encoder_tokenizer, name, fingerprint)
+        return replace(models, trained_by=template(parts.prompt) if parts.prompt else None)
 
     return LocalAnswerer(title, fingerprint, load, name, _looks([parts]))
 
@@ -247,7 +269,7 @@ class _Member:
 
     @property
     def fingerprint(self) -> str:
-        return _fingerprint(self.parts, self.prompt)
+        return _fingerprint(self.parts, *identity(self.prompt))
 
 
 @dataclass(frozen=True, kw_only=True)

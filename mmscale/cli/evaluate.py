@@ -30,6 +30,11 @@ def evaluate(
     split: o.Split = None,
     limit: o.Limit = None,
     prompt: o.Prompt = None,
+    chat_template: o.Chat = False,
+    response_prefix: o.ResponsePrefix = "",
+    exemplars: o.Exemplars = None,
+    exemplars_form: o.ExemplarsForm = None,
+    shots: o.Shots = None,
     encoder: options.EncoderPath = None,
     mapping: options.MappingPath = None,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -53,6 +58,8 @@ def evaluate(
     Example: `mmscale evaluate MODEL --task mgsm --data mgsm/`
 
     Example: `mmscale evaluate MODEL --task xcopa --prompt xcopa_text --scoring log_likelihood --length-normalization bytes`
+
+    Example: `mmscale evaluate MODEL --task mgsm --exemplars url-nlp/mgsm/exemplars.py --exemplars-form english_cot`
 
     Example: `mmscale evaluate tinyworld:llm --source tinyworld --languages en,sw --limit 20 --prompt tinyworld_math --max-new-tokens 64`
     """
@@ -81,9 +88,11 @@ def evaluate(
             raise UserError(f"one model is evaluated at a time: leave {' '.join(files)} out")
         codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
         data = {"source": source, "path": path, "languages": codes, "split": split, "limit_per_language": limit}
+        of_prompt = {"chat": chat_template, "response_prefix": response_prefix, "exemplars": exemplars}
+        of_prompt |= {"exemplars_form": exemplars_form, "shots": shots}
         asked = {
             "rule": rule,
-            "prompt": prompt,
+            "prompt": options.named_prompt(prompt, **of_prompt),
             "scoring": scoring,
             "length_normalization": length_normalization,
         }

@@ -59,3 +59,19 @@ LengthNormalization = Annotated[
         help="with log_likelihood, or --predictions of one: none, characters (lm-eval's acc_norm), bytes (acc_bytes) or tokens"
     ),
 ]
+Chat = Annotated[
+    bool,
+    typer.Option(
+        "--chat-template", help="with MODEL: ask in its own chat format; the question alone, or what --prompt says"
+    ),
+]
+ResponsePrefix = Annotated[
+    str, typer.Option(help="with --chat-template: text behind the format that the answer goes on from")
+]
+Exemplars = Annotated[
+    str | None, typer.Option(help="with MODEL: MGSM's exemplars.py, whose worked problems stand before the question")
+]
+ExemplarsForm = Annotated[
+    str | None, typer.Option(help="of --exemplars: native, english_cot or english; by default native")
+]
+Shots = Annotated[int | None, typer.Option(help="of --exemplars: how many; by default 8")]

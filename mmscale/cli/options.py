@@ -91,6 +91,24 @@ def checked_normalization(name: str | None) -> str | None:
     return name
 
 
+def named_prompt(text: str | None, **more: Any) -> str | None:
+    """The name of a prompt as it is typed: a name, or {before: …, after: …}; `more` is what is set of it beside."""
+    from mmscale.config.prompt import PromptConfig, is_written
+    from mmscale.storage.reading import parse_yaml
+
+    beside = {key: value for key, value in more.items() if value}
+    if text is None and not beside:
+        return None
+    if text is not None and not is_written(text):
+        if not beside:
+            return text
+        given: Any = {"name": text}
+    else:
+        given = {} if text is None else parse_yaml(text, "--prompt")
+    made: PromptConfig = checked(PromptConfig, **{**given, **beside})
+    return made.text
+
+
 def needs_proxy(option: str) -> Exception:
     from mmscale.errors import UserError
 
@@ -161,6 +179,7 @@ def loaded_solver(
     """The solver of command-line options, in memory; `said` is that of every small model's parts."""
     from mmscale.answering.local import Steering, local_answerer, proxy_answerer
 
+    prompt = named_prompt(prompt)
     if proxy is None:
         return local_answerer(title, parts, prompt, context).loaded
     models = {name: model_parts(proxy[name], **said) for name in ("expert", "antiexpert", "drafter") if proxy[name]}

@@ -44,7 +44,6 @@ class Named:
 
 
 SourceName = Annotated[str, Named("sources")]
-PromptName = Annotated[str, Named("prompts")]
 FilterName = Annotated[str, Named("filters")]
 RuleName = Annotated[str, Named("rules")]
 EncoderFamily = Annotated[str, Named("encoders", "auto")]

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mmscale import registry
-from mmscale.config.base import AnswererName, Config, LanguageCodes, PromptName, RuleName, Seed, TaskName, deep_merge
+from mmscale.config.base import AnswererName, Config, LanguageCodes, RuleName, Seed, TaskName, deep_merge
 from mmscale.config.data import DataConfig
 from mmscale.config.model import LanguageModelConfig
+from mmscale.config.prompt import PromptName
 from mmscale.errors import UserError
 from mmscale.storage.reading import read_yaml_with_lines
 
@@ -103,8 +104,8 @@ class TaskConfig(Config):
     rule: RuleName = "default"
     """Name of the rule that takes an answer from a response (`mmscale list rules`)."""
     prompt: PromptName | None = None
-    """Template of its questions (`mmscale list prompts`); null takes that of each model. A task of another kind of question
-    needs its own."""
+    """Template of its questions (`mmscale list prompts`), or one that is written here (docs/tasks.md); null takes that of each
+    model. A task of another kind of question needs its own."""
     generation: GenerationConfig = GenerationConfig()
     """How answers are decoded."""
     scoring: Literal["generation", "log_likelihood"] = "generation"

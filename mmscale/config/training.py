@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mmscale.config.base import Config, PromptName
+from mmscale.config.base import Config
 from mmscale.config.data import DataConfig, PackingConfig
+from mmscale.config.prompt import PromptName, is_written, written
 
 
 class OptimizerConfig(Config):
@@ -71,6 +72,16 @@ class StageConfig(Config):
     """Which checkpoint the stage hands on."""
     best_by: Literal["dev_loss", "accuracy"] = "dev_loss"
     """What makes a checkpoint the best: least dev loss, or highest accuracy on `evaluate_task`."""
+
+    @model_validator(mode="after")
+    def _prompt_of_its_own(self) -> StageConfig:
+        if self.prompt is not None and is_written(self.prompt):
+            own = written(self.prompt)
+            if own.exemplars is not None or own.chat:
+                raise ValueError(
+                    "prompt: exemplars and chat formats are for asking: train on a named or written prompt"
+                )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> StageConfig:

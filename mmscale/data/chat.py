@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mmscale.data.prompts import Prompt, Template
 from mmscale.data.records import Record
+from mmscale.data.template import Prompt, Template
 from mmscale.errors import UserError
 
 _BODY = "\u0001"
@@ -21,7 +21,10 @@ def in_chat_format(plain: Template, tokenizer: Any, response_prefix: str = "") -
     proxy-tuning's chat experts read their questions. Raises UserError where the tokenizer has no chat format.
     """
     if not getattr(tokenizer, "chat_template", None):
-        raise UserError("the expert's tokenizer has no chat template: leave --chat-template out")
+        raise UserError(
+            f"the tokenizer of {getattr(tokenizer, 'name_or_path', '') or 'this model'} has no chat template: ask without "
+            f"--chat-template"
+        )
     prefix = response_prefix.strip()
 
     def prompt(record: Record) -> Prompt:
@@ -36,4 +39,9 @@ def in_chat_format(plain: Template, tokenizer: Any, response_prefix: str = "") -
         before, behind = (text.removeprefix(bos) if bos else text).split(_BODY)
         return Prompt(before, inner.body, behind)
 
-    return replace(plain, prompt=prompt)
+    return replace(plain, prompt=prompt, chat=False, response_prefix="")
+
+
+def in_own_format(chosen: Template, tokenizer: Any) -> Template:
+    """The template, in the tokenizer's chat format where it asks for it."""
+    return in_chat_format(chosen, tokenizer, chosen.response_prefix) if chosen.chat else chosen

@@ -8,13 +8,17 @@ about it, and its name in mmscale/registry.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
 
 from mmscale import registry
+from mmscale.config.prompt import is_written, written
 from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record
+from mmscale.data.template import Prompt, Template, expect
+from mmscale.data.written_prompts import template_of
 from mmscale.errors import UserError
 from mmscale.languages import language
+from mmscale.storage.files import digest
+from mmscale.storage.reading import existing_file, read_text
 
 # Stanford Alpaca's template without input; used by QAlign, MindMerger and MetaMath alike.
 ALPACA_BEFORE = (
@@ -39,46 +43,8 @@ MCOT_PHRASES: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """LLM text in three parts; truncation may shorten `body` alone."""
-
-    before: str
-    body: str
-    after: str
-
-    @property
-    def text(self) -> str:
-        return self.before + self.body + self.after
-
-
-@dataclass(frozen=True, kw_only=True)
-class Template:
-    """How records of a kind are put to a model."""
-
-    prompt: Callable[[Record], Prompt]
-    target: Callable[[Record], str]
-    joined: bool = True
-    """Tokenise prompt and target as one text (QAlign, mCoT) or each by itself (MindMerger)."""
-    encoder_text: Callable[[Record], str] = lambda record: record.text
-    stop: tuple[str, ...] = ()
-    """Texts at which a generated answer is cut."""
-    reads: type[Record] = Problem
-    """The kind of record it shows in full; of another kind it would leave something out, such as options."""
-
-
-Kind = TypeVar("Kind", Problem, ParallelSentence, MultipleChoice, Entailment)
-
-
-def _expect(kind: type[Kind], record: Record) -> Kind:
-    """The record, if it is of the kind a template needs."""
-    if not isinstance(record, kind):
-        raise UserError(f"{record.origin}: this prompt needs {kind.__name__} rows, not {type(record).__name__} rows")
-    return record
-
-
 def _rationale(record: Record) -> str:
-    return _expect(Problem, record).rationale
+    return expect(Problem, record).rationale
 
 
 _ISO_NAMES = {"el": "Modern Greek (1453-)", "sw": "Swahili (macrolanguage)"}
@@ -86,7 +52,7 @@ _ISO_NAMES = {"el": "Modern Greek (1453-)", "sw": "Swahili (macrolanguage)"}
 
 
 def _translation(record: Record, names: dict[str, str] | None = None) -> Prompt:
-    pair = _expect(ParallelSentence, record)
+    pair = expect(ParallelSentence, record)
     source, target = (
         (names or {}).get(code, language(code).name) for code in (pair.source_language, pair.target_language)
     )
@@ -99,7 +65,7 @@ def _published_translation(record: Record) -> Prompt:
 
 
 def _mcot(record: Record) -> Prompt:
-    code = _expect(Problem, record).language
+    code = expect(Problem, record).language
     if code not in MCOT_PHRASES:
         raise UserError(
             f"prompt mcot has no step-by-step phrase for language '{code}': use one of {', '.join(MCOT_PHRASES)}"
@@ -108,24 +74,24 @@ def _mcot(record: Record) -> Prompt:
 
 
 def _xcsqa(record: Record) -> Prompt:
-    choice = _expect(MultipleChoice, record)
+    choice = expect(MultipleChoice, record)
     options = "\t".join(f"{label}. {text}" for label, text in choice.choices)
     return Prompt("", choice.question, f"\nOptions:{options}\nAnswer:")
 
 
 def _xnli(record: Record) -> Prompt:
-    pair = _expect(Entailment, record)
+    pair = expect(Entailment, record)
     return Prompt("Premise: ", pair.premise, f"\nHypothesis: {pair.hypothesis}\nLabel:")
 
 
 def _xcopa(record: Record) -> Prompt:
-    choice = _expect(MultipleChoice, record)
+    choice = expect(MultipleChoice, record)
     options = "\n".join(f"{label}. {text}" for label, text in choice.choices)
     return Prompt("", choice.question, f"\n{_asked_of_cause(choice)}\n{options}\nAnswer:")
 
 
 def _xcopa_open(record: Record) -> Prompt:
-    choice = _expect(MultipleChoice, record)
+    choice = expect(MultipleChoice, record)
     return Prompt("", choice.question, f"\n{_asked_of_cause(choice)}\nAnswer:")
 
 
@@ -142,15 +108,15 @@ def _nothing(record: Record) -> Prompt:
 
 
 def _other_side(record: Record) -> str:
-    return _expect(ParallelSentence, record).target
+    return expect(ParallelSentence, record).target
 
 
 def _chosen_label(record: Record) -> str:
-    return _expect(MultipleChoice, record).answer
+    return expect(MultipleChoice, record).answer
 
 
 def _chosen_text(record: Record) -> str:
-    return " " + _expect(MultipleChoice, record).chosen
+    return " " + expect(MultipleChoice, record).chosen
 
 
 def _full_text(render: Callable[[Record], Prompt]) -> Callable[[Record], str]:
@@ -189,7 +155,7 @@ XCSQA = Template(
 """MindMerger on X-CSQA: the question with its options, answered by a label."""
 XNLI = Template(
     prompt=_xnli,
-    target=lambda r: _expect(Entailment, r).label,
+    target=lambda r: expect(Entailment, r).label,
     joined=False,
     encoder_text=_full_text(_xnli),
     reads=Entailment,
@@ -222,14 +188,28 @@ TINYWORLD_TRANSLATION = Template(
     prompt=_around("Q: ", "\nEnglish:"), target=lambda r: " " + _other_side(r), reads=ParallelSentence
 )
 """The embedded models translating a question: "Q: ... English:"."""
+QUESTION = Template(prompt=_around("", ""), target=_rationale)
+"""The question alone: what a chat format is laid around."""
 DOCUMENT = Template(prompt=_nothing, target=_other_side, reads=ParallelSentence)
 """Plain text without a prompt, for training a language model."""
 
 
 def template(name: str) -> Template:
     """The template of a name; UserError naming the nearest when there is none."""
+    if is_written(name):
+        return template_of(name)
     chosen: Template = registry.get("prompts", name)
     return chosen
+
+
+def identity(name: str) -> list[str]:
+    """What tells a prompt from every other: its name, and of one that reads a file the file's digest."""
+    file = written(name).exemplars if is_written(name) else None
+    return (
+        [name]
+        if file is None
+        else [name, digest(read_text(existing_file(Path(file).expanduser(), "exemplars of MGSM")))]
+    )
 
 
 _KINDS: dict[type[Record], str] = {
@@ -245,7 +225,7 @@ def require_readable(chosen: Template, records: Sequence[Record]) -> None:
     for record in records:
         if type(record) is not chosen.reads:
             fitting = [name for name in registry.KINDS["prompts"].built_in if template(name).reads is type(record)]
-            own = registry.name_of("prompts", chosen) or "of another package"
+            own = registry.name_of("prompts", chosen) or chosen.described or "of another package"
             raise UserError(
                 f"{record.origin}: prompt {own} reads {_KINDS[chosen.reads]}, and these are {_KINDS[type(record)]}, of which it would leave "
                 f"something out: choose {', '.join(fitting)}"

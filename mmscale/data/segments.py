@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mmscale.config.data import PackingConfig
+from mmscale.data.chat import in_own_format
 from mmscale.data.prompts import Prompt, Template, require_readable
 from mmscale.data.records import Record
 from mmscale.errors import UserError
@@ -149,7 +150,7 @@ class ExampleTokenizer:
     ) -> None:
         """`dress` is what this model makes of every template, such as a chat format around it."""
         self.tokenizer, self.specials, self.plain, self.dress = tokenizer, specials, template, dress
-        self.template = dress(template)
+        self.template = in_own_format(dress(template), tokenizer)
         self.limits, self.encoder_tokenizer = limits, encoder_tokenizer
 
     def asking_by(self, template: Template) -> ExampleTokenizer:

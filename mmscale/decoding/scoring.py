@@ -97,7 +97,7 @@ def _scored_behind(
 
 
 def _log_probabilities(ensemble: Ensemble, hidden: Sequence[Tensor], ids: Sequence[int]) -> list[float]:
-    """Of each token after the state [N, D] that stands before it, in every model; _ROWS places at a time."""
+    """Log-probability of each token after the state [N, D] that stands before it, in every model; _ROWS places at a time."""
     values: list[float] = []
     for begin in range(0, len(ids), _ROWS):
         chosen = slice(begin, begin + _ROWS)

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from mmscale.config.model import DEFAULT_CONNECTOR, EncoderConfig, LanguageModelConfig
+from mmscale.config.prompt import is_written, written
 from mmscale.errors import NotHereYet, UserError
 from mmscale.models.connectors import connector
 from mmscale.models.counting import encoder_width
@@ -106,6 +107,8 @@ def _parts_of(values: dict[str, Any], folder: Path) -> ModelParts:
     mapping, prompt = values["mapping"], values["prompt"]
     if not isinstance(mapping, (str, type(None))) or not isinstance(prompt, (str, type(None))):
         raise ValueError("mapping and prompt are texts or null")
+    if prompt is not None and is_written(prompt) and written(prompt).exemplars is not None:
+        raise ValueError("a model's own prompt names no file: ask by exemplars with --exemplars")
     encoder = _beside(EncoderConfig(**_untrusted(values["encoder"])), folder) if values["encoder"] else None
     language_model = _beside(LanguageModelConfig(**_untrusted(values["language_model"])), folder)
     if (mapping is None) != (encoder is None):
