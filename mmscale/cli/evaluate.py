@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmscale import registry
 from mmscale.cli import evaluate_options as o
 from mmscale.cli import options
 
@@ -43,10 +44,7 @@ def evaluate(
     scoring: o.Scoring = None,
     length_normalization: o.LengthNormalization = None,
     output: o.Output = Path("predictions"),
-    isolation: Annotated[
-        str,
-        typer.Option(help="with --rule program: bubblewrap, or none, which runs the programs of the answers as you"),
-    ] = "bubblewrap",
+    isolation: o.Isolation = "bubblewrap",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Score answers by a named rule.
@@ -88,14 +86,10 @@ def evaluate(
             raise UserError(f"one model is evaluated at a time: leave {' '.join(files)} out")
         codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
         data = {"source": source, "path": path, "languages": codes, "split": split, "limit_per_language": limit}
-        of_prompt = {"chat": chat_template, "response_prefix": response_prefix, "exemplars": exemplars}
-        of_prompt |= {"exemplars_form": exemplars_form, "shots": shots}
-        asked = {
-            "rule": rule,
-            "prompt": options.named_prompt(prompt, **of_prompt),
-            "scoring": scoring,
-            "length_normalization": length_normalization,
-        }
+        chat = {"chat": chat_template, "response_prefix": response_prefix}
+        few = {"exemplars": exemplars, "exemplars_form": exemplars_form, "shots": shots}
+        asked = {"rule": rule, "prompt": _asked_by(task, prompt, chat, few)}
+        asked |= {"scoring": scoring, "length_normalization": length_normalization}
         wanted = _task(task, data, asked, {"max_new_tokens": max_new_tokens, "batch_size": batch_size})
         parts = options.model_parts(model, trust=trust_remote_code, encoder=encoder, mapping=mapping)
         _show(_evaluate_model(model, parts, wanted, output), as_json)
@@ -112,6 +106,21 @@ def _task(name: str | None, data: dict[str, Any], asked: dict[str, Any], generat
         TaskConfig, task=name, data={**begin, **_given(data)}, generation=_given(generation), **_given(asked)
     )
     return task
+
+
+def _asked_by(task: str | None, prompt: str | None, chat: dict[str, Any], few: dict[str, Any]) -> str | None:
+    """The prompt that the options describe; a chat format is laid around the task's own where none is named."""
+
+    if (
+        prompt is None
+        and chat["chat"]
+        and not few["exemplars"]
+        and task is not None
+        and task in registry.names("tasks")
+    ):
+        named: TaskConfig = registry.get("tasks", task)
+        prompt = named.prompt
+    return options.named_prompt(prompt, **chat, **few)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

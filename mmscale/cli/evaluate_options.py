@@ -75,3 +75,7 @@ ExemplarsForm = Annotated[
     str | None, typer.Option(help="of --exemplars: native, english_cot or english; by default native")
 ]
 Shots = Annotated[int | None, typer.Option(help="of --exemplars: how many; by default 8")]
+Isolation = Annotated[
+    str,
+    typer.Option(help="with --rule program: bubblewrap, or none, which runs the programs of the answers as you"),
+]
