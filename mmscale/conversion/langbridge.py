@@ -15,7 +15,7 @@ from torch import Tensor
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.conversion.hugging_face import converted, copy_besides_weights, note_dtype
 from mmscale.errors import UserError
-from mmscale.models.accounting import require_whole
+from mmscale.models.accounting import outlined, require_whole
 from mmscale.models.assembly import FOLDER, ModelParts, write_parts
 from mmscale.models.connectors.mlp import CONNECTOR, MLPConnector
 from mmscale.models.counting import empty_language_model
@@ -108,11 +108,12 @@ def _write_part(files: TensorFiles, names: dict[str, str], base: Path, target: P
 def _require_whole(source: Path, target: Path) -> None:
     """UserError where a part is not all that its configuration says."""
     llm = LanguageModelConfig(path=str(target / "language_model"))
-    require_whole(lambda: empty_language_model(llm), checkpoint_files(llm), f"{source} (its {_LLM}*)")
+    files, origin = checkpoint_files(llm), f"{source} (its {_LLM}*)"
+    require_whole(outlined(lambda: empty_language_model(llm), files, origin), files, origin)
     encoder = EncoderConfig(path=str(target / "encoder"))
     chosen, config = family(family_of(encoder)), load_encoder_config(encoder)
-    beside = re.compile(chosen.beside)
-    require_whole(lambda: chosen.build(config), checkpoint_files(encoder), f"{source} (its {_ENCODER}*)", beside)
+    files, origin = checkpoint_files(encoder), f"{source} (its {_ENCODER}*)"
+    require_whole(outlined(lambda: chosen.build(config), files, origin), files, origin, re.compile(chosen.beside))
 
 
 def _warn_of_white_space(encoder: Path) -> None:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from mmscale.errors import UserError
-from mmscale.models.tensor_files import AGAIN, TensorFiles
+from mmscale.models.loading import AGAIN
+from mmscale.models.tensor_files import TensorFiles
 from mmscale.parallel.context import ParallelContext
 
 _BUFFERS = re.compile(
@@ -25,19 +26,90 @@ _BUFFERS = re.compile(
 """What old checkpoints hold beside their parameters: models compute it."""
 
 
+_TIMES_LARGER, _MORE_PARAMETERS, _MORE_ELEMENTS = 16, 1024, 1 << 24
+"""From how far beyond its checkpoint on a model is not even built; below, every tensor is compared."""
+_BUFFER_ELEMENTS = 1 << 30
+"""Largest table that a model may compute: positions and masks are no tensors of the checkpoint."""
+
+
+def without_memory(build: Callable[[], Any], origin: str) -> Any:
+    """The model that config.json describes, on the meta device; UserError where it describes none."""
+    with _described(origin), torch.device("meta"):
+        return build()
+
+
+@contextlib.contextmanager
+def _described(origin: str) -> Iterator[None]:
+    """UserError where what config.json says can't be made into a model."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a size that is no size fails anywhere in the model's own code
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"{origin}: config.json describes no model that can be built ({type(error).__name__}: {said}): {AGAIN}"
+        ) from error
+
+
+def outlined(build: Callable[[], Any], files: TensorFiles, origin: str) -> Any:
+    """The same, next to its checkpoint: UserError, before time or memory are spent, for one that is far larger."""
+    outline = files.without_values()
+    with unpartitioned(), _no_larger_than(outline, origin):
+        return without_memory(build, origin)
+
+
+@contextlib.contextmanager
+def _no_larger_than(outline: dict[str, Tensor], origin: str) -> Iterator[None]:
+    """UserError as soon as a model that is being built has far more parameters than a checkpoint has tensors."""
+    from torch.nn.modules import module as registering
+
+    held = sum(value.numel() for value in outline.values())
+    parameters, elements, buffers = 0, 0, 0
+
+    def refuse() -> None:
+        raise UserError(
+            f"{origin}: config.json describes a far larger model than the checkpoint holds ({len(outline)} tensors of "
+            f"{held} numbers): use the configuration that belongs to these weights"
+        )
+
+    def parameter(_: nn.Module, __: str, value: Tensor | None) -> None:
+        nonlocal parameters, elements
+        parameters, elements = parameters + 1, elements + (0 if value is None else value.numel())
+        if (
+            parameters > _TIMES_LARGER * len(outline) + _MORE_PARAMETERS
+            or elements > _TIMES_LARGER * held + _MORE_ELEMENTS
+        ):
+            refuse()
+
+    def buffer(_: nn.Module, __: str, value: Tensor | None) -> None:
+        nonlocal buffers
+        buffers += 0 if value is None else value.numel()
+        if buffers > _TIMES_LARGER * held + _BUFFER_ELEMENTS:
+            refuse()
+
+    hooks = (
+        registering.register_module_parameter_registration_hook(parameter),
+        registering.register_module_buffer_registration_hook(buffer),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def require_whole(
-    build: Callable[[], Any], files: TensorFiles, origin: str, beside: re.Pattern[str] | None = None, **arguments: Any
+    empty: Any, files: TensorFiles, origin: str, beside: re.Pattern[str] | None = None, **arguments: Any
 ) -> None:
     """UserError naming the first tensor that is missing, left over, or of another shape than the configuration says.
 
-    `build` makes the model without memory; `beside` are tensors of halves that are not loaded; `arguments` are those of
+    `empty` is the model `outlined`; `beside` are tensors of halves that are not loaded; `arguments` are those of
     from_pretrained.
     """
     outline = files.without_values()
     _refuse_integers(outline, origin)
-    with unpartitioned(), _silent():
-        with torch.device("meta"):
-            empty = build()
+    with unpartitioned(), _silent(), _described(origin):
         model, report = type(empty).from_pretrained(
             None,
             config=empty.config,

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
+from mmscale.models.accounting import without_memory
 from mmscale.models.encoders.base import family, family_of, load_encoder_config
 from mmscale.models.language_model import load_model_config
 
 
 def empty_language_model(config: LanguageModelConfig) -> Any:
     """The causal LM of a configuration, without memory."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(load_model_config(config))
+    model_config = load_model_config(config)
+    return without_memory(lambda: AutoModelForCausalLM.from_config(model_config), config.path)
 
 
 def empty_encoder(config: EncoderConfig) -> Any:
     """The encoder half that is loaded, without memory."""
-    chosen = family(family_of(config))
-    with torch.device("meta"):
-        return chosen.half(chosen.build(load_encoder_config(config)))
+    chosen, encoder_config = family(family_of(config)), load_encoder_config(config)
+    return chosen.half(without_memory(lambda: chosen.build(encoder_config), config.path))
 
 
 def encoder_width(config: EncoderConfig) -> int:

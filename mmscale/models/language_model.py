@@ -13,7 +13,7 @@ from mmscale.config.model import LanguageModelConfig
 from mmscale.data.segments import SpecialTokens, special_tokens
 from mmscale.errors import UserError
 from mmscale.models import attention, quantization
-from mmscale.models.accounting import require_finite, require_whole
+from mmscale.models.accounting import outlined, require_finite, require_whole
 from mmscale.models.head import install_loss_head
 from mmscale.models.key_value_cache import KeyValueCache, NewTokens
 from mmscale.models.loading import DTYPES, load_model_configuration, load_pretrained
@@ -21,6 +21,7 @@ from mmscale.models.memory_efficient import make_memory_efficient
 from mmscale.models.packed_layout import PackedLayout, TakeRows
 from mmscale.models.self_check import require_known_right
 from mmscale.models.skipping import skip_unread_positions
+from mmscale.models.tokenizer_fit import require_fitting, say_doubts
 from mmscale.models.weights import SafetensorsWeights, checkpoint_files
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.tensor import TensorParallelState, require_divisible, shard_model
@@ -69,9 +70,7 @@ class LanguageModel(nn.Module):
     @property
     def stop_ids(self) -> frozenset[int]:
         """EOS of ours and of the model's generation config (LLaMA-3 has several)."""
-        ids = getattr(getattr(self.causal_lm, "generation_config", None), "eos_token_id", None)
-        configured = ids if isinstance(ids, (list, tuple)) else [ids]
-        return frozenset({self.specials.eos, *(index for index in configured if index is not None)})
+        return frozenset({self.specials.eos, *configured_stops(self.causal_lm)})
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """int64 [N] -> [N, D]."""
@@ -151,6 +150,12 @@ class LanguageModel(nn.Module):
         return KeyValueCache(int(self.config.num_hidden_layers), slots, capacity, self.device)
 
 
+def configured_stops(causal_lm: Any) -> list[Any]:
+    """What generation_config.json calls ends of a text."""
+    ids = getattr(getattr(causal_lm, "generation_config", None), "eos_token_id", None)
+    return [index for index in (ids if isinstance(ids, (list, tuple)) else [ids]) if index is not None]
+
+
 def context_length(model_config: Any) -> int:
     """Tokens that a sequence may have. Where rotations change with the longest sequence of a pass (dynamic, longrope), those
     that it may have before they do: packed with others, or grown since its first tokens, it would have theirs.
@@ -168,7 +173,15 @@ def load_tokenizer(config: LanguageModelConfig) -> Any:
 
 
 def load_model_config(config: LanguageModelConfig) -> Any:
-    return load_model_configuration(config, "model configuration")
+    """Its config.json; UserError, too, for a context that holds no prompt and answer."""
+    model_config = load_model_configuration(config, "model configuration")
+    try:
+        longest = context_length(model_config)
+    except (TypeError, ValueError, AttributeError):
+        longest = 0
+    if longest < 2:
+        raise UserError(f"{config.path}: config.json names no context of tokens: mend its max_position_embeddings")
+    return model_config
 
 
 def load_language_model(
@@ -180,10 +193,11 @@ def load_language_model(
     model_config, tensor_parallel = load_model_config(config), None
     if context.tensor_size > 1:
         _require_cuttable(config, model_config, context)
+    files = checkpoint_files(config)
+    empty = outlined(lambda: _empty(config, model_config), files, config.path)
     require_known_right(model_config, config.path, context, bare, config.trust_remote_code)
     quantization.require_right_products(config, context.device)
-    files = checkpoint_files(config)
-    require_whole(lambda: _empty(config, model_config), files, config.path)
+    require_whole(empty, files, config.path)
     if context.tensor_size > 1:
         model, tensor_parallel = _load_sharded(config, model_config, context, partition)
     else:
@@ -201,11 +215,11 @@ def load_language_model(
         quantization.compute_in_own_dtype(model, config)
     require_finite(model, files, config.path, context)
     tokenizer = load_tokenizer(config)
-    _require_fitting_tokenizer(config.path, tokenizer, int(model.config.vocab_size))
+    require_fitting(config, tokenizer, model.config, configured_stops(model))
+    if context.is_first:
+        say_doubts(config.path, tokenizer, model.config)
     specials = special_tokens(tokenizer, model.config, config.bos_token, config.eos_token)
-    loaded = LanguageModel(model, tokenizer, specials, tensor_parallel)
-    _require_known_stops(config.path, loaded)
-    return loaded
+    return LanguageModel(model, tokenizer, specials, tensor_parallel)
 
 
 def _empty(config: LanguageModelConfig, model_config: Any) -> Any:
@@ -239,23 +253,3 @@ def _load_sharded(
         )
     tensor_parallel = shard_model(model, context, dtype, weights.read, partition)
     return model.to(context.device), tensor_parallel
-
-
-def _require_known_stops(path: str, model: LanguageModel) -> None:
-    """UserError where generation would wait for a token that the model never writes."""
-    for index in model.stop_ids:
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < model.vocabulary:
-            raise UserError(
-                f"{path}: generation_config.json names the end token {index!r:.40}, which is no id below {model.vocabulary}: "
-                f"mend its eos_token_id"
-            )
-
-
-def _require_fitting_tokenizer(path: str, tokenizer: Any, rows: int) -> None:
-    """UserError when ordinary tokens have no embedding; a padding token added to the tokenizer alone is never used."""
-    special = set(tokenizer.all_special_ids)
-    largest = max(index for index in tokenizer.get_vocab().values() if index not in special)
-    if largest >= rows:
-        raise UserError(
-            f"{path}: the tokenizer has ids up to {largest} but the model embeds {rows}: use the tokenizer that belongs to it"
-        )

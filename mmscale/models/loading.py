@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from mmscale.errors import NotHereYet, UserError
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 _ADAPTER = "adapter_config.json"
 _DESCRIPTION = "config.json"
+_MOST_LAYERS, _MOST_LABELS = 4096, 1 << 20
+AGAIN = "download or copy it again"
 _BESIDE = (
     "generation_config.json",
     "tokenizer.json",
@@ -123,6 +126,7 @@ def load_model_configuration(config: LanguageModelConfig | EncoderConfig, what: 
             f"or remove that file"
         )
     _require_readable(config)
+    _require_few_layers(config)
     configuration = load_pretrained(AutoConfig, config, what)
     method = getattr(configuration, "quantization_config", None)
     if method is not None:
@@ -153,7 +157,25 @@ def _require_readable(config: LanguageModelConfig | EncoderConfig) -> None:
             _require_object(file)
 
 
-def _require_object(file: Path) -> None:
+def _require_few_layers(config: LanguageModelConfig | EncoderConfig) -> None:
+    """UserError where config.json counts more than any model has: transformers makes a list as long as that first."""
+    file = found_file(config, _DESCRIPTION)
+    for key, value in _integers(_require_object(file)) if file is not None else ():
+        most = _MOST_LABELS if key == "num_labels" else _MOST_LAYERS if key.endswith(("layer", "layers")) else value
+        if value > most:
+            raise UserError(f"{file} counts more {key} than any model has: {AGAIN}")
+
+
+def _integers(values: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Every whole number of an object and those inside it, under its key."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _integers(value)
+        elif isinstance(value, int):
+            yield key, value
+
+
+def _require_object(file: Path) -> dict[str, Any]:
     begin = f"{file} "
     try:
         text = file.read_text(encoding="utf-8")
@@ -162,9 +184,10 @@ def _require_object(file: Path) -> None:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         said = str(error).splitlines()[0]
-        raise UserError(f"{begin}is not valid JSON ({said}): download or copy it again") from error
+        raise UserError(f"{begin}is not valid JSON ({said}): {AGAIN}") from error
     if not isinstance(value, dict):
-        raise UserError(begin + "holds no JSON object: download or copy it again")
+        raise UserError(begin + f"holds no JSON object: {AGAIN}")
+    return value
 
 
 def freeze(module: torch.nn.Module) -> None:

@@ -15,13 +15,12 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from mmscale.errors import UserError
-from mmscale.models.loading import load_tensors
+from mmscale.models.loading import AGAIN, load_tensors
 from mmscale.storage.reading import read_json_object
 
 SAFETENSORS = (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME)
 FORMS = (SAFETENSORS, (WEIGHTS_INDEX_NAME, WEIGHTS_NAME))
 """(index, single file) in the order of preference."""
-AGAIN = "download or copy it again"
 _POINTER = b"version https://git-lfs"
 _DTYPES = {
     "F64": torch.float64,

@@ -147,6 +147,13 @@ FILES = {
     "an empty file": (replaced("model.safetensors", b""), "is empty"),
     "half a download": (halved("model.safetensors"), "half a download"),
     "half a pickle": (halved("pytorch_model.bin"), "plain tensors, or damaged"),
+    "a million layers": (lambda f: set_config(f, num_hidden_layers=10**6), "counts more num_hidden_layers than any"),
+    "4000 layers": (lambda f: set_config(f, num_hidden_layers=4000), "a far larger model than the checkpoint holds"),
+    "a wide head": (lambda f: set_config(f, head_dim=10**9), "a far larger model than the checkpoint holds"),
+    "no width": (lambda f: set_config(f, head_dim=0), "describes no model that can be built"),
+    "a negative width": (lambda f: set_config(f, intermediate_size=-1), "describes no model that can be built"),
+    "a dtype that is none": (lambda f: set_config(f, dtype=5), "describes no model that can be built"),
+    "no context": (lambda f: set_config(f, max_position_embeddings=-1), "names no context of tokens"),
     "a count in letters": (lambda f: set_config(f, num_hidden_layers="three"), r"num_hidden_layers'?: .*int"),
     "half a config": (halved("config.json"), "config.json is not valid JSON"),
     "no pickle": (lambda f: (as_torch(f), (f / "pytorch_model.bin").write_bytes(b"\x80\x02}q")), "or damaged"),
@@ -256,19 +263,22 @@ def test_cut_and_partitioned_loads_refuse_the_same(sound, tmp_path):
                     raise UserError(said[rank][kind][number])
 
 
-@pytest.mark.parametrize("damage", ["pointer", "half", "empty", "bit", "nan", "whole numbers"])
+@pytest.mark.parametrize("damage", ["pointer", "half", "empty", "bit", "nan", "zeros", "a row", "whole numbers"])
 @pytest.mark.parametrize("name", ["mapping.safetensors", "pytorch_model.bin"])
 def test_a_damaged_mapping_is_one_sentence(tmp_path, capsys, damage, name):
     path = tmp_path / name
     made = MLPConnector(6, 10)
     if damage == "nan":
         torch.nn.init.constant_(made.mlp.linear1.bias, torch.nan)
+    if damage in ("zeros", "a row"):
+        for parameter in made.parameters() if damage == "zeros" else [made.mlp.linear2.weight[3]]:
+            parameter.data.zero_()
     (mlp.CONNECTOR.write if name.endswith("safetensors") else mlp.write_authors_format)(made, path)
     content = path.read_bytes()
     if damage == "whole numbers":
         state = {key: value.int() for key, value in made.state_dict().items()}
         save_file(state, path) if name.endswith("safetensors") else torch.save(state, path)
-    elif damage != "nan":
+    elif damage not in ("nan", "zeros", "a row"):
         changed = {"pointer": POINTER, "half": content[: len(content) // 2], "empty": b"", "bit": b"\xff" + content[1:]}
         path.write_bytes(changed[damage])
     assert main(["convert", str(path), str(tmp_path / "out.safetensors")]) == 2

@@ -135,6 +135,7 @@ def test_where_nothing_can_be_kept_it_is_compared_all_the_same(tmp_path, monkeyp
 )
 def test_an_architecture_that_is_not_supported_is_named(tmp_path, capsys, name, class_name):
     config = configuration(name)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     config.architectures = [class_name]
     config.save_pretrained(tmp_path)
     assert main(["generate", str(tmp_path), "Hi"]) == 2

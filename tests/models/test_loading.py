@@ -62,6 +62,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path, tinyworld_tokeni
         ("generation_config.json", '{"eos_token_id": [2,', "generation_config.json is not valid JSON"),
         ("generation_config.json", '{"eos_token_id": 2048}', "end token 2048, which is no id below 2048"),
         ("generation_config.json", '{"eos_token_id": [2, "</s>"]}', "end token '</s>', which is no id"),
+        ("generation_config.json", '{"eos_token_id": [2, 300]}', "ends text with token 300, in its tokenizer"),
         (
             "tokenizer.json",
             "version https://git-lfs.github.com/spec/v1\nsize 5\n",

@@ -106,6 +106,8 @@ def load(connector: Connector, state: dict[str, Tensor], path: Path) -> None:
     for key, value in state.items():
         if not value.is_floating_point() or not value.isfinite().all():
             raise UserError(f"{path}: tensor {key} ({value.dtype}) is not of finite numbers: the file is damaged")
+    if not any(value.any() for value in state.values()):
+        raise UserError(f"{path} holds nothing but zeros: it is damaged, or was never trained")
     try:
         connector.load_state_dict({key: value.float() for key, value in state.items()})
     except RuntimeError as error:

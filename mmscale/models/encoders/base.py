@@ -16,7 +16,7 @@ from mmscale import registry
 from mmscale.config.model import EncoderConfig
 from mmscale.data.packing import EncoderRow
 from mmscale.errors import UserError
-from mmscale.models.accounting import require_finite, require_whole
+from mmscale.models.accounting import outlined, require_finite, require_whole
 from mmscale.models.loading import DTYPES, freeze, load_model_configuration, load_pretrained
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.models.weights import checkpoint_files
@@ -158,7 +158,8 @@ def load_encoder(config: EncoderConfig, device: torch.device) -> Encoder:
     """The frozen encoder of a configuration."""
     chosen, model_config = family(family_of(config)), load_encoder_config(config)
     files = checkpoint_files(config)
-    require_whole(lambda: chosen.build(model_config), files, config.path, re.compile(chosen.beside), **chosen.arguments)
+    empty = outlined(lambda: chosen.build(model_config), files, config.path)
+    require_whole(empty, files, config.path, re.compile(chosen.beside), **chosen.arguments)
     arguments = {"config": model_config, "dtype": DTYPES[config.dtype], **chosen.arguments}
     model = load_pretrained(chosen.factory(model_config), config, "encoder", **arguments)
     require_finite(model, files, config.path, ParallelContext(device=device))
