@@ -38,7 +38,13 @@ PRELOADED = (
         "sympy.sets.setexpr",
         "sympy.assumptions.wrapper",
     ),
-    *("sympy.integrals.manualintegrate", "sympy.integrals.risch", "sympy.integrals.heurisch"),
+    *(
+        "sympy.integrals.manualintegrate",
+        "sympy.integrals.risch",
+        "sympy.integrals.heurisch",
+        "sympy.sets.handlers.issubset",
+    ),
+    *("sympy.codegen.ast", "dataclasses"),
 )
 """What the server imports once, for all programs."""
 _NEEDED = ("numpy", "sympy")

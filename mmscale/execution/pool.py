@@ -16,7 +16,7 @@ from mmscale.execution.sandbox import Sandbox
 from mmscale.progress import say
 
 _LOCAL_RANKS = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
-"""What torchrun, Open MPI and MPICH call the number of processes on a machine; Slurm gives each of its own its processors."""
+"""What torchrun, Open MPI and MPICH call the number of processes on a machine."""
 
 _Task = tuple[int, str, "queue.Queue[tuple[int, Outcome | Exception]]"]
 
@@ -90,8 +90,11 @@ class Pool:
 
 def processors() -> int:
     """Those that this process may use, shared with the other ranks of its machine."""
+    usable = len(os.sched_getaffinity(0))
+    if (of_task := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():  # whether or not Slurm binds tasks to theirs
+        return max(1, min(usable, int(of_task)))
     local = next((int(value) for name in _LOCAL_RANKS if (value := os.environ.get(name, "")).isdigit()), 1)
-    return max(1, len(os.sched_getaffinity(0)) // max(1, local))
+    return max(1, usable // max(1, local))
 
 
 def why_not(config: ExecutionConfig | None = None) -> str | None:

@@ -66,7 +66,9 @@ class Sandbox:
     def start(self) -> None:
         """UserError where no sandbox can be made."""
         alone = self.config.isolation != "none"
-        self._scratch = None if alone else tempfile.TemporaryDirectory(prefix="mmscale-program-")
+        self._scratch = (
+            None if alone else tempfile.TemporaryDirectory(prefix="mmscale-program-", ignore_cleanup_errors=True)
+        )
         errors = tempfile.TemporaryFile()
         rules = os.memfd_create("seccomp")
         try:

@@ -48,7 +48,7 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "setdomainname": (171, 162), "sethostname": (170, 161), "setns": (308, 268), "setpriority": (141, 140),
     "setrlimit": (160, 164), "settimeofday": (164, 170), "shmat": (30, 196), "shmctl": (31, 195),
     "shmget": (29, 194), "socket": (41, 198), "socketpair": (53, 199), "swapoff": (168, 225), "swapon": (167, 224),
-    "sysfs": (139, None), "syslog": (103, 116), "tgkill": (234, 131), "timer_create": (222, 107), "tkill": (200, 130),
+    "splice": (275, 76), "sysfs": (139, None), "syslog": (103, 116), "tee": (276, 77), "tgkill": (234, 131), "timer_create": (222, 107), "tkill": (200, 130),
     "umount2": (166, 39), "unshare": (272, 97), "uselib": (134, None), "userfaultfd": (323, 282),
     "ustat": (136, None), "vfork": (58, None), "vhangup": (153, 58), "vmsplice": (278, 75), "_sysctl": (156, None),
 }  # fmt: skip
@@ -56,7 +56,7 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
 _SANDBOX = (
     # looking into other processes, and into the kernel
     "ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "bpf", "perf_event_open", "userfaultfd", "syslog", "lookup_dcookie",
-    "modify_ldt", "personality", "vmsplice", "_sysctl", "uselib", "nfsservctl",
+    "modify_ldt", "personality", "splice", "tee", "vmsplice", "_sysctl", "uselib", "nfsservctl",
     # other roots, mounts, namespaces, files by handle
     "mount", "umount2", "pivot_root", "chroot", "setns", "unshare", "open_by_handle_at", "name_to_handle_at", "mknod", "mknodat",
     "quotactl", "acct", "fanotify_init", "inotify_init", "inotify_init1", "sysfs", "ustat",

@@ -29,8 +29,8 @@ from typing import Any, NoReturn
 
 _REPORT = 3
 """Where a program's process says what came of it."""
-_NO_NEW_PRIVILEGES, _DUMPABLE, _SECCOMP, _FILTER, _SUBREAPER = 38, 4, 22, 2, 36
-"""PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_SET_CHILD_SUBREAPER (linux/prctl.h)."""
+_NO_NEW_PRIVILEGES, _END_WITH_PARENT, _DUMPABLE, _SECCOMP, _FILTER, _SUBREAPER = 38, 1, 4, 22, 2, 36
+"""PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_SET_CHILD_SUBREAPER (linux/prctl.h)."""
 _DENIED = frozenset(
     (
         *(errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOSYS),
@@ -62,6 +62,7 @@ def main() -> None:
     os.closerange(_REPORT, 1 << 12)  # whatever whoever started this left open
     os.open(os.path.dirname(os.path.abspath(__file__)), os.O_RDONLY)  # so that no pipe is ever number 3
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_FILES, _MOST_FILES))
+    _LIBC.prctl(_END_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
     _LIBC.prctl(_DUMPABLE, 0, 0, 0, 0)
     _LIBC.prctl(_SUBREAPER, 1, 0, 0, 0)
     for name in settings["imports"]:
@@ -167,6 +168,7 @@ class Server:
         """The child: gives up everything of the server's, then runs the program. Never returns."""
         try:
             os.setsid()
+            _LIBC.prctl(_END_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
             for place, end in enumerate((stdin, *ends)):  # all of them lie behind the places they are put in
                 os.dup2(end, place)
             os.closerange(_REPORT + 1, _MOST_FILES)

@@ -76,6 +76,7 @@ NETWORK = {
     "talk to the kernel by netlink": "import socket\nsocket.socket(socket.AF_NETLINK, socket.SOCK_RAW)\nprint('ESCAPED')",
     "look up a name": "import socket\nprint('ESCAPED', socket.getaddrinfo('example.com', 80))",
     "make a socket behind Python's back": "import ctypes\nprint('ESCAPED' if ctypes.CDLL(None).syscall(41, 2, 1, 0) >= 0 else 'refused')",
+    "make a socket pair": "import socket\nsocket.socketpair()\nprint('ESCAPED')",
     "make a socket by io_uring": "import ctypes\nprint('ESCAPED' if ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(256)) >= 0 else 'refused')",
 }  # fmt: skip
 
@@ -138,6 +139,7 @@ KERNEL = {
     "drop the filter": "import ctypes\nprint('ESCAPED' if ctypes.CDLL(None).prctl(22, 0, 0, 0, 0) == 0 else 'refused')",
     "type into a terminal": "import fcntl\nfor fd in range(4):\n    try:\n        fcntl.ioctl(fd, 0x5412, b'x'); print('ESCAPED')\n    except OSError: pass\nans = 1",
     "take a terminal": "import os\nos.open('/dev/tty', os.O_RDWR)\nprint('ESCAPED')",
+    "move pages between pipes": "import os\nr, w = os.pipe()\nfd = os.open('/server.py', os.O_RDONLY)\nos.splice(fd, w, 10)\nprint('ESCAPED')",
     "execute memory": "import ctypes, mmap\nm = mmap.mmap(-1, 4096, prot=7)\nm.write(b'\\xb8\\x27\\0\\0\\0\\x0f\\x05\\xc3')\nans = 1",
 }  # fmt: skip
 
@@ -180,6 +182,7 @@ MEMORY = {
     "memory shared with nobody": "import mmap\nx = [mmap.mmap(-1, 1 << 28) for _ in range(100)]",
     "one large file": "with open('/tmp/x', 'wb') as f:\n    while True: f.write(bytes(1 << 20))",
     "many files": "for i in range(64):\n    open(f'/tmp/{i}', 'wb').write(bytes(1 << 20))\nprint('ESCAPED')",
+    "very many files": "i = 0\nwhile True:\n    open(f'/tmp/{i}', 'w').close()\n    i += 1",
     "a file with a hole": "import os\nos.truncate(os.open('/tmp/x', os.O_RDWR | os.O_CREAT), 1 << 40)\nprint('ESCAPED')",
     "reserve a file": "import os\nos.posix_fallocate(os.open('/tmp/x', os.O_RDWR | os.O_CREAT), 0, 1 << 30)\nprint('ESCAPED')",
     "many descriptors": "import os\nx = [os.dup(0) for _ in range(100000)]\nprint('ESCAPED')",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from mmscale.config.execution import ExecutionConfig
 from mmscale.execution.outcome import Outcome
 from mmscale.execution.pool import Pool
-from tests.execution.hostile import ESCAPED, EVERY, SLOW
+from tests.execution.hostile import ESCAPED, EVERY, KERNEL, NETWORK, PROCESSES, QUICK, SLOW
 
 pytestmark = pytest.mark.skipif(
     shutil.which("bwrap") is None, reason="the sandbox is bubblewrap's (package bubblewrap)"
@@ -137,6 +138,59 @@ def test_the_host_is_untouched(outcomes, host):
 )
 def test_failures_have_names(outcomes, name, failure):
     assert outcomes[0][name][0].failure == failure
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_in_any_order_with_any_neighbour_nothing_changes(host, seed):
+    """Every program twice, on one sandbox, so that whatever one leaves meets another."""
+    names = [*QUICK, *QUICK]
+    random.Random(seed).shuffle(names)
+    with Pool(ExecutionConfig(seconds=SECONDS, memory_mib=256, workers=1)) as pool:
+        given = pool.run([program for name in names for program in (host.fill(EVERY[name]), CANARY)])
+    outcomes = dict(zip(names, given[::2], strict=True))
+    assert all(one.value == CALM for one in given[1::2])
+    assert not any(ESCAPED in one.printed for one in given)
+    assert {name: one.failure for name, one in outcomes.items()} == {
+        name: one.failure for name, one in zip(names, given[::2], strict=True)
+    }
+    assert host.untouched() and not {one for one in descendants() if psutil.Process(one).name() == "bwrap"}
+
+
+FORBIDDEN = {**NETWORK, **PROCESSES, **KERNEL}
+FORBIDDEN.pop("become root")  # whoever runs the tests may be root already
+
+
+def test_without_isolation_the_filters_still_hold(host):
+    """A program sees the user's files then, and still gets no process, socket or signal out of the kernel."""
+    with Pool(ExecutionConfig(isolation="none", seconds=SECONDS, memory_mib=256, workers=2)) as pool:
+        outcomes = dict(zip(FORBIDDEN, pool.run([host.fill(code) for code in FORBIDDEN.values()]), strict=True))
+    assert [name for name, one in outcomes.items() if ESCAPED in one.printed + (one.value or "")] == []
+    assert host.untouched()
+
+
+BUSY = """
+import sys
+from mmscale.config.execution import ExecutionConfig
+from mmscale.execution.pool import Pool
+pool = Pool(ExecutionConfig(isolation=sys.argv[1], seconds=300, workers=1))
+print(pool.run(["print(1)"])[0].value.strip(), flush=True)
+pool.run(["while True: pass"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isolation", ["bubblewrap", "none"])
+def test_a_process_that_is_killed_takes_its_sandboxes_with_it(isolation):
+    process = subprocess.Popen([sys.executable, "-c", BUSY, isolation], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "1\n"
+    time.sleep(0.3)  # the second program runs
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
 
 
 def test_a_forged_report_is_the_forgers_own(outcomes):
