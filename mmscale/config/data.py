@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from mmscale.config.base import Config, FilterName, LanguageCodes, SourceName
+from mmscale.config.prompt import PromptName
 
 
 class DataConfig(Config):
@@ -28,6 +29,16 @@ class DataConfig(Config):
     """More unreadable rows than this share stops the run."""
     options: dict[str, Any] = {}
     """Options of the source, for example `columns` of `table`."""
+
+
+class TrainingDataConfig(DataConfig):
+    """A data set that a stage trains on."""
+
+    prompt: PromptName | None = None
+    """Name of a template for this data set alone; null takes the stage's."""
+    share: float | None = Field(default=None, gt=0)
+    """Its part of what an epoch goes over, against the sum of all shares of the stage (`mix_by`); null takes every row once.
+    The data set that is scarcest for its share is gone over once in an epoch."""
 
 
 class PackingConfig(Config):

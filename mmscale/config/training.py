@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mmscale.config.base import Config
-from mmscale.config.data import DataConfig, PackingConfig
+from mmscale.config.data import PackingConfig, TrainingDataConfig
 from mmscale.config.prompt import PromptName, is_written, written
 
 
@@ -35,9 +35,11 @@ class OptimizerConfig(Config):
 class StageConfig(Config):
     """One stage of a method."""
 
-    data: tuple[DataConfig, ...] = ()
+    data: tuple[TrainingDataConfig, ...] = ()
     """What is trained on."""
-    dev_data: tuple[DataConfig, ...] = ()
+    mix_by: Literal["examples", "tokens"] = "examples"
+    """What the `share` of a data set counts."""
+    dev_data: tuple[TrainingDataConfig, ...] = ()
     """What the dev loss is measured on."""
     dev_examples: int = Field(default=0, ge=0)
     """Examples held out from `data` when `dev_data` is empty."""
@@ -75,8 +77,10 @@ class StageConfig(Config):
 
     @model_validator(mode="after")
     def _prompt_of_its_own(self) -> StageConfig:
-        if self.prompt is not None and is_written(self.prompt):
-            own = written(self.prompt)
+        for prompt in (self.prompt, *(data.prompt for data in (*self.data, *self.dev_data))):
+            if prompt is None or not is_written(prompt):
+                continue
+            own = written(prompt)
             if own.exemplars is not None or own.chat:
                 raise ValueError(
                     "prompt: exemplars and chat formats are for asking: train on a named or written prompt"
@@ -85,6 +89,11 @@ class StageConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> StageConfig:
+        given = [data.share is not None for data in self.data]
+        if any(given) and not all(given):
+            raise ValueError("give share to every data set of the stage, or to none")
+        if any(data.share is not None for data in self.dev_data):
+            raise ValueError("share is for what is trained on: take it out of dev_data")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give exactly one of epochs and steps")
         if (self.keep == "best" or self.evaluate_task) and not self.evaluate_every_steps:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mmscale.config.data import PackingConfig
+from mmscale.data.mixing import Mixture
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import UserError
 from mmscale.transfer import to_device
@@ -76,7 +77,15 @@ def balance_rows(lengths: Sequence[int], chosen: Sequence[int], capacity: int, m
 class StepOrder:
     """Which rows of which examples each optimizer step sees: a pure function of (seed, epoch, layout)."""
 
-    def __init__(self, lengths: Sequence[int], packing: PackingConfig, seed: int, ranks: DataParallelRank) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        packing: PackingConfig,
+        seed: int,
+        ranks: DataParallelRank,
+        mixture: Mixture | None = None,
+    ) -> None:
+        """`mixture` says which examples an epoch goes over; None is all of them. UserError where none fits a row."""
         if not lengths:
             raise UserError("no examples are left to train on: check the data paths, filters and limits")
         longest = max(lengths)
@@ -84,7 +93,7 @@ class StepOrder:
             raise UserError(
                 f"an example has {longest} tokens but packing.row_tokens is {packing.row_tokens}: raise it above that"
             )
-        self.lengths, self.packing, self.seed, self.ranks = list(lengths), packing, seed, ranks
+        self.lengths, self.packing, self.seed, self.ranks, self.mixture = list(lengths), packing, seed, ranks, mixture
         self._cached: tuple[int, list[list[list[int]]]] | None = None
         self._counts: dict[int, int] = {}
 
@@ -97,7 +106,10 @@ class StepOrder:
 
     def _steps(self, epoch: int) -> list[list[list[int]]]:
         generator = np.random.default_rng([self.seed, epoch])
-        order = generator.permutation(len(self.lengths)).tolist()
+        examples = np.arange(len(self.lengths))
+        if self.mixture is not None:
+            examples = np.array(self.mixture.epoch(self.lengths, self.seed, epoch))
+        order = examples[generator.permutation(len(examples))].tolist()
         packing, size = self.packing, self.ranks.size
         if packing.global_batch_size is not None:
             groups = [order[i : i + packing.global_batch_size] for i in range(0, len(order), packing.global_batch_size)]

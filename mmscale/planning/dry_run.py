@@ -65,8 +65,10 @@ def stage_tokens(stage: Stage) -> dict[str, Any]:
         "data": [account.summary() for account in accounts],
     }
     lengths = [example.merged_length for example in data.train]
-    order = StepOrder(lengths, stage.config.packing, stage.run.seed, DataParallelRank())
+    order = StepOrder(lengths, stage.config.packing, stage.run.seed, DataParallelRank(), data.mixture)
     steps = stage.config.steps or order.steps_in(stage.config.epochs or 0)
+    if data.mixture is not None:
+        result["examples_per_epoch"] = data.mixture.per_epoch(lengths)
     return result | {
         "tokens": sum(lengths),
         "target_tokens": sum(len(example.target_ids) for example in data.train),
@@ -129,6 +131,10 @@ def show(described: dict[str, Any]) -> None:
             print(
                 f"    {entry['rows']:,} rows, {entry['tokens']:,} merged tokens, longest {entry['longest']}, {entry['truncated']} truncated, "
                 f"{entry['steps']:,} steps, {100 * entry['slots_used']:.1f} % of token slots used"
+            )
+        if "examples_per_epoch" in entry:
+            print(
+                f"    in an epoch {', '.join(f'{count:,}' for count in entry['examples_per_epoch'])} rows of its data sets"
             )
         if "deepspeed" in entry:
             print(

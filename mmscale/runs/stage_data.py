@@ -16,18 +16,16 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmscale import __version__
-from mmscale.config.data import DataConfig
-from mmscale.config.training import StageConfig
-from mmscale.data.loading import DataAccount, load_records
+from mmscale.config.data import DataConfig, TrainingDataConfig
+from mmscale.data.loading import DataAccount
 from mmscale.data.packing import pack
 from mmscale.data.preview import Segment, segments
 from mmscale.data.prompts import template
-from mmscale.data.records import Record
 from mmscale.data.segments import ExampleTokenizer, TokenizedExample, special_tokens
 from mmscale.data.sources.hub import local_folder, on_hub
 from mmscale.data.token_store import TokenStore, content_of, token_folder, token_parts
@@ -39,12 +37,15 @@ from mmscale.parallel.world import World
 from mmscale.progress import bar, say
 from mmscale.runs import encoder_cache
 from mmscale.runs.stage import Stage
+from mmscale.runs.stage_records import StageRecords, mixture, read_stage_records
 from mmscale.storage.files import digest, write_json
 from mmscale.storage.parts import Content, Part
 from mmscale.storage.reading import read_json_object
 from mmscale.training.trainer import TrainingData
 
 INDEX = "index.json"
+Sizes = Mapping[str, Sequence[int]]
+"""What an index holds: "train" and "dev" -> examples of each data set, which lie one after another."""
 _POLL_SECONDS = 0.2
 
 
@@ -83,7 +84,10 @@ class StageData:
             stage.run.languages,
             stage.run.seed,
             config.dev_examples,
-            [[data.model_dump(mode="json"), _file_states(data)] for data in (*config.data, *config.dev_data)],
+            [
+                [data.model_dump(mode="json", exclude={"share"}), _file_states(data)]
+                for data in (*config.data, *config.dev_data)
+            ],
             {name: value for name, value in config.packing.model_dump().items() if name.startswith("max_")},
             [self.tokenize.specials.bos, self.tokenize.specials.eos],
             _vocabulary(self.tokenize.tokenizer),
@@ -91,29 +95,51 @@ class StageData:
         ]
         return stage.folder / "tokens" / digest(content)
 
-    def records(self) -> tuple[list[Record], list[Record], list[DataAccount]]:
+    def records(self) -> tuple[StageRecords, StageRecords, list[DataAccount]]:
         """(training records, development records, accounts)."""
         return read_stage_records(self.stage.config, self.stage.run.languages, self.stage.run.seed)
 
     def preview(self, count: int) -> list[list[Segment]]:
         """Segments of `count` examples drawn over the whole stage, as its model would see them."""
         train, _, _ = self.records()
-        chosen = random.Random(self.stage.run.seed).sample(train, min(count, len(train)))
+        numbers = random.Random(self.stage.run.seed).sample(range(len(train)), min(count, len(train)))
         encoder = self.tokenize.encoder_tokenizer
-        row = pack(self.tokenize(chosen), self.tokenize.specials)
+        row = pack(self._examples(train.chosen(numbers), self.stage.config.data), self.tokenize.specials)
         return segments(row, self.tokenize.tokenizer, encoder.tokenizer if encoder else None)
 
     def in_memory(self) -> tuple[TrainingData, list[DataAccount]]:
         """All examples tokenised by this process, nothing written."""
         train, dev, accounts = self.records()
-        return tokenize_stage(train, dev, self.tokenize, self.context_length), accounts
+        sets = self.stage.config.data
+        examples = self._examples(train, sets), self._examples(dev, self._dev_sets)
+        return self._training_data(*examples, train.sizes(len(sets))), accounts
+
+    def _examples(self, rows: StageRecords, sets: Sequence[TrainingDataConfig]) -> list[TokenizedExample]:
+        """Records as ids, each by the template of its data set; UserError naming one that does not fit the model's context."""
+        examples: list[TokenizedExample] = []
+        for number, records in rows.by_set():
+            own = sets[number].prompt
+            tokenize = self.tokenize if own is None else self.tokenize.asking_by(template(own))
+            examples += tokenize(records)
+        require_context(examples, self.context_length)
+        return examples
+
+    @property
+    def _dev_sets(self) -> tuple[TrainingDataConfig, ...]:
+        """The data sets that development records are of: `data` where they were held out of it."""
+        return self.stage.config.dev_data or self.stage.config.data
+
+    def _training_data(
+        self, train: Sequence[TokenizedExample], dev: Sequence[TokenizedExample], sizes: Sequence[int]
+    ) -> TrainingData:
+        return TrainingData(train, dev, self.tokenize.specials, mixture(self.stage.config, sizes))
 
     def prepare(self, world: World | None = None) -> Path:
         """The folder of the tokens, made together by all processes of a world; returns when all of it is there.
 
         Raises UserError for bad data, and when another process stops making its parts.
         """
-        if _counts(self.folder, hashed=True) is None:
+        if _sizes(self.folder, hashed=True) is None:
             self._make(world or World())
         return self.folder
 
@@ -122,16 +148,16 @@ class StageData:
         find it made.
         """
         # several ranks look at every bit before they talk to each other
-        counts = _counts(self.folder, hashed=context.size == 1)
-        if counts is None:
+        sizes = _sizes(self.folder, hashed=context.size == 1)
+        if sizes is None:
             if context.size > 1:
                 raise UserError(
                     f"{self.stage.title} has no tokens at {self.folder}: make them with mmscale data tokenize"
                 )
             self._make(World())
-            counts = read_json_object(self.folder / INDEX, "remove its folder, it is made again")
-        stores = {name: TokenStore(self.folder, name, count) for name, count in counts.items()}
-        return TrainingData(stores["train"], stores["dev"], self.tokenize.specials)
+            sizes = read_json_object(self.folder / INDEX, "remove its folder, it is made again")
+        stores = {name: TokenStore(self.folder, name, sum(of_sets)) for name, of_sets in sizes.items()}
+        return self._training_data(stores["train"], stores["dev"], sizes["train"])
 
     def open(self, context: ParallelContext) -> TrainingData:
         """The examples as the trainer reads them: tokens, with encoder states where these come from disk."""
@@ -141,30 +167,29 @@ class StageData:
     def _make(self, world: World) -> None:
         """This process's parts, and then the wait for those of others."""
         train, dev, accounts = self.records()
-        records = {"train": train, "dev": dev}
-        counts = {name: len(rows) for name, rows in records.items()}
-        tokens, parts = token_folder(self.folder), _parts(counts)
+        rows = {"train": (train, self.stage.config.data), "dev": (dev, self._dev_sets)}
+        sizes = {name: records.sizes(len(sets)) for name, (records, sets) in rows.items()}
+        mixture(self.stage.config, sizes["train"])  # a share of nothing is told before hours of work
+        tokens, parts = token_folder(self.folder), _parts(sizes)
         mine = parts[world.rank :: world.size]
         with bar(f"{self.stage.title}: tokenising", len(mine)) as progress:
             for part in mine:
-                tokens.make(part, functools.partial(self._tokenized, part, records[part.name]))
+                tokens.make(part, functools.partial(self._content, part, *rows[part.name]))
                 progress.advance()
         minutes = self.stage.run.parallel.timeout_minutes
         if world.rank == 0:
             _wait(lambda: sum(map(tokens.holds, parts)), len(parts), self.folder, minutes)
-            self._publish(counts, accounts)
+            self._publish(sizes, accounts)
         else:
             _wait(lambda: int((self.folder / INDEX).is_file()), 1, self.folder, minutes)
 
-    def _tokenized(self, part: Part, records: Sequence[Record]) -> Content:
-        """What a part of the records' tokens holds; UserError naming a record that does not fit the model's context."""
-        examples = self.tokenize(records[part.rows.start : part.rows.stop])
-        require_context(examples, self.context_length)
-        return content_of(examples)
+    def _content(self, part: Part, rows: StageRecords, sets: Sequence[TrainingDataConfig]) -> Content:
+        """What a part of the records' tokens holds."""
+        return content_of(self._examples(rows.chosen(part.rows), sets))
 
-    def _publish(self, counts: dict[str, int], accounts: Sequence[DataAccount]) -> None:
+    def _publish(self, sizes: Sizes, accounts: Sequence[DataAccount]) -> None:
         write_json(self.stage.folder / "data.json", [account.summary() for account in accounts])
-        write_json(self.folder / INDEX, counts)
+        write_json(self.folder / INDEX, sizes)
         for other in self.folder.parent.iterdir():
             if other != self.folder:  # of data or a tokenizer that changed since
                 shutil.rmtree(other, ignore_errors=True)
@@ -177,37 +202,11 @@ def prepare(stages: Iterable[Stage], world: World) -> None:
             StageData(stage).prepare(world)
 
 
-def read_stage_records(
-    config: StageConfig, languages: Sequence[str], seed: int
-) -> tuple[list[Record], list[Record], list[DataAccount]]:
-    """(training records, development records, accounts) of a stage."""
-    accounts: list[DataAccount] = []
-
-    def read(parts: Sequence[object]) -> list[Record]:
-        records: list[Record] = []
-        for part in parts:
-            of_part, account = load_records(part, languages)  # type: ignore[arg-type]
-            records += of_part
-            accounts.append(account)
-        return records
-
-    train, dev = read(config.data), read(config.dev_data)
-    if config.dev_examples and not dev:
-        if config.dev_examples >= len(train):
-            raise UserError(
-                f"dev_examples={config.dev_examples} would leave no training rows of {len(train)}: lower it"
-            )
-        chosen = set(random.Random(seed).sample(range(len(train)), config.dev_examples))
-        dev = [train[i] for i in sorted(chosen)]
-        train = [record for i, record in enumerate(train) if i not in chosen]
-    return train, dev, accounts
-
-
 def tokenize_stage(
-    train: Sequence[Record], dev: Sequence[Record], tokenize: ExampleTokenizer, context_length: int
+    train: StageRecords, dev: StageRecords, tokenize: ExampleTokenizer, context_length: int
 ) -> TrainingData:
-    """TrainingData whose examples all fit the model's context; UserError naming the first that does not."""
-    data = TrainingData(tokenize(train), tokenize(dev), tokenize.specials)
+    """TrainingData of one template, whose examples all fit the model's context; UserError naming the first that does not."""
+    data = TrainingData(tokenize(train.records), tokenize(dev.records), tokenize.specials)
     require_context((*data.train, *data.dev), context_length)
     return data
 
@@ -245,7 +244,7 @@ def _vocabulary(tokenizer: Any) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _counts(folder: Path, hashed: bool) -> dict[str, int] | None:
+def _sizes(folder: Path, hashed: bool) -> Sizes | None:
     """What the index of a folder of tokens says, or None where it is not written yet. Every bit of its parts is looked at
     if `hashed`, else their headers.
 
@@ -256,13 +255,13 @@ def _counts(folder: Path, hashed: bool) -> dict[str, int] | None:
     if not index.is_file():
         return None
     try:
-        counts = read_json_object(index, "it is made again")
-        if set(counts) != {"train", "dev"} or not all(type(n) is int and n >= 0 for n in counts.values()):
+        sizes = read_json_object(index, "it is made again")
+        if set(sizes) != {"train", "dev"} or not all(map(_are_counts, sizes.values())):
             raise UserError(f"{index} is no index of tokens: it is made again")
         tokens = token_folder(folder)
-        damaged = [tokens.path(part) for part in tokens.damaged(_parts(counts), hashed)]
+        damaged = [tokens.path(part) for part in tokens.damaged(_parts(sizes), hashed)]
         if not damaged:
-            return counts
+            return sizes
         for path in damaged:
             path.unlink(missing_ok=True)
         raise UserError(f"{damaged[0]} is damaged, or not of this index ({len(damaged)} such parts): made again")
@@ -272,9 +271,13 @@ def _counts(folder: Path, hashed: bool) -> dict[str, int] | None:
     return None
 
 
-def _parts(counts: dict[str, int]) -> list[Part]:
-    """All parts of a stage's tokens; `counts` are examples by name."""
-    return [part for name, count in counts.items() for part in token_parts(name, count)]
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(count) is int and count >= 0 for count in value)
+
+
+def _parts(sizes: Sizes) -> list[Part]:
+    """All parts of a stage's tokens."""
+    return [part for name, of_sets in sizes.items() for part in token_parts(name, sum(of_sets))]
 
 
 def _wait(there: Callable[[], int], wanted: int, folder: Path, minutes: float) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from mmscale.config.data import DataConfig, PackingConfig
+from mmscale.config.data import PackingConfig, TrainingDataConfig
 from mmscale.config.training import OptimizerConfig, StageConfig
 from mmscale.data.packing import IGNORED, PackedRow
 from mmscale.data.prompts import template
@@ -29,7 +29,8 @@ from mmscale.models.encoders.t5 import FAMILY as T5
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
 from mmscale.parallel.context import ParallelContext
-from mmscale.runs.stage_data import read_stage_records, tokenize_stage
+from mmscale.runs.stage_data import tokenize_stage
+from mmscale.runs.stage_records import read_stage_records
 from mmscale.tinyworld import tokenizer as tinyworld_tokenizer
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.objective import CausalObjective, Objective
@@ -77,7 +78,7 @@ def _stage(name: str) -> StageConfig:
     languages = MGSM_LANGUAGES if name == "encoder" else ("en",)
     limit = 8000 if name == "encoder" else 80000
     return StageConfig(
-        data=(DataConfig(source="tinyworld", languages=languages, limit_per_language=limit, options=options),),
+        data=(TrainingDataConfig(source="tinyworld", languages=languages, limit_per_language=limit, options=options),),
         dev_examples=256,
         packing=PackingConfig(row_tokens=8192, global_batch_size=128 if name == "encoder" else 32),
         optimizer=OptimizerConfig(

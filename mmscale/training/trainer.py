@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmscale.config.parallel import InterruptionConfig
 from mmscale.config.training import StageConfig
+from mmscale.data.mixing import Mixture
 from mmscale.data.packing import DataParallelRank, PackedRow, StepOrder, balance_rows, pack, without_targets
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.data.token_store import merged_lengths
@@ -33,6 +34,8 @@ class TrainingData:
     train: Sequence[TokenizedExample]
     dev: Sequence[TokenizedExample]
     specials: SpecialTokens
+    mixture: Mixture | None = None
+    """Shares of the data sets in `train`; None where each is gone over as it is."""
 
 
 class Trainer:
@@ -49,7 +52,7 @@ class Trainer:
     ) -> None:
         self.training, self.engine, self.data, self.context = run, engine, data, context
         self.ranks = DataParallelRank(context.data_rank, context.data_size)
-        self.order = StepOrder(merged_lengths(data.train), self.config.packing, run.seed, self.ranks)
+        self.order = StepOrder(merged_lengths(data.train), self.config.packing, run.seed, self.ranks, data.mixture)
         self.total_steps = self.config.steps or self.order.steps_in(self.config.epochs or 0)
         if self.total_steps < 1:
             raise UserError(
@@ -59,6 +62,11 @@ class Trainer:
         self.interruption = Interruption(interruption or InterruptionConfig(), context)
         self.task_accuracy = task_accuracy
         self._saved_step = 0
+        if data.mixture is not None:
+            counts = zip(data.mixture.per_epoch(self.order.lengths), data.mixture.sizes, strict=True)
+            say(
+                f"{self.title}: in an epoch {', '.join(f'{n:,} of {size:,}' for n, size in counts)} rows of its data sets"
+            )
         self._lines = StepLines(self.title, self.total_steps, context.device)
 
     @property

@@ -37,7 +37,7 @@ def stage(tmp_path, monkeypatch):
 def in_memory(stage):
     train, dev, _ = StageData(stage).records()
     tokenize = StageData(stage).tokenize
-    return tokenize(train), tokenize(dev)
+    return tokenize(train.records), tokenize(dev.records)
 
 
 def test_stored_examples_are_those_of_memory(stage):
@@ -67,13 +67,13 @@ def test_a_damaged_index_or_part_is_made_again(stage, capsys, index):
 
 
 def test_parts_there_are_not_made_again_and_each_process_makes_its_own(stage, monkeypatch):
-    made, tokenized = [], StageData._tokenized
+    made, content = [], StageData._content
 
-    def watched(self, part, records):
+    def watched(self, part, rows, sets):
         made.append((part.name, part.number))
-        return tokenized(self, part, records)
+        return content(self, part, rows, sets)
 
-    monkeypatch.setattr(StageData, "_tokenized", watched)
+    monkeypatch.setattr(StageData, "_content", watched)
     stage.run.parallel.__dict__["timeout_minutes"] = 0.01
     with pytest.raises(UserError, match="no other process wrote any tokens for 0.01 minutes"):
         StageData(stage).prepare(World(rank=1, size=2))
@@ -169,3 +169,33 @@ def test_bad_data_ends_all_processes_with_one_sentence(tmp_path, capfd):
     assert main(command(tmp_path, *bad)) == 2
     err = capfd.readouterr().err
     assert "/nowhere" in err and "Traceback" not in err
+
+
+def test_each_data_set_of_a_stage_has_its_prompt_and_its_share(tmp_path, capsys):
+    """English to X mixed into response alignment, as a stage is configured."""
+    both = (
+        "[{source: tinyworld, languages: [en], limit_per_language: 30, share: 3, options: {form: problem, seed: 1}}, "
+        "{source: tinyworld, languages: [sw, de], limit_per_language: 20, share: 1, prompt: question_translation, "
+        "options: {form: translation, seed: 2}}]"
+    )
+    settings = [
+        f"output_dir={tmp_path}/run",
+        "methods=[question_alignment]",
+        f"recipes.question_alignment.response.data={both}",
+        "recipes.question_alignment.response.dev_examples=6",
+    ]
+    mixed = stages_up_to(load_run("configs/quickstart.yaml", settings), "question_alignment.response")[-1]
+    data, accounts = StageData(mixed).in_memory()
+    stored = StageData(mixed).tokens(ParallelContext(device=None))
+    assert (list(stored.train), list(stored.dev)) == (data.train, data.dev) and stored.mixture == data.mixture
+    assert sum(data.mixture.sizes) == 64 and len(accounts) == 2 and data.mixture.shares == (3, 1)
+    problems, pairs = data.mixture.per_epoch([1] * 64)
+    assert problems == data.mixture.sizes[0] and round(problems / 3) == pairs
+    decode = StageData(mixed).tokenize.tokenizer.decode
+    assert "Translate the following sentences" not in decode(data.train[0].prompt_ids)
+    assert "Translate the following sentences" in decode(data.train[-1].prompt_ids)
+
+    with pytest.raises(
+        UserError, match="data.1: give share to every data set|give share to every data set of the stage"
+    ):
+        load_run("configs/quickstart.yaml", [*settings, "recipes.question_alignment.response.data.1.share=null"])
