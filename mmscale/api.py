@@ -142,7 +142,7 @@ def train_stage(config: str | Path, stage: str, overrides: Sequence[str] = ()) -
     """
     run = load_run(str(config), list(overrides))
     stages = stages_up_to(run, stage)
-    parts = ModelParts(language_model=run.language_model, encoder=stages[-1].encoder)
+    parts = ModelParts(language_model=run.language_model)
     world = started()
     logs.to_folder(run.directory)
     prepare(stages, world)

@@ -167,8 +167,8 @@ def test_another_package_adds_one_of_each_and_a_run_uses_them(outside, world, tm
     assert json.loads(capsys.readouterr().out)["accuracy"] == 1.0
 
 
-def test_a_language_model_is_not_trained_behind_a_connector_that_nothing_trained(world):
-    """It would learn behind random numbers."""
+def test_a_stage_before_the_connector_is_trained_reads_no_encoder(world):
+    """Its language model would learn behind random numbers."""
     method = Method(
         "backwards",
         "",
@@ -176,14 +176,10 @@ def test_a_language_model_is_not_trained_behind_a_connector_that_nothing_trained
         (StageSpec("tuning", "alpaca", ("language_model",)), StageSpec("joining", "alpaca", ("connector",))),
     )
     run = load_run("configs/quickstart.yaml", [])
-    with pytest.raises(
-        UserError, match="backwards.tuning reads an encoder through a connector that no stage has trained"
-    ):
-        Stage(
-            run.model_copy(update={"recipes": {"backwards": {"tuning": StageConfig(steps=1)}}}),
-            method,
-            method.stages[0],
-        ).require_trainable()
+    recipes = {"backwards": {"tuning": StageConfig(steps=1), "joining": StageConfig(steps=1)}}
+    tuning, joining = (Stage(run.model_copy(update={"recipes": recipes}), method, spec) for spec in method.stages)
+    tuning.require_trainable()
+    assert tuning.encoder is None and joining.encoder == run.encoder
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,16 @@ class Named:
         return name
 
 
+class Suggested:
+    """Marks text that may be a name of the registry, which editors offer, or one that the configuration makes itself."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{**handler(schema), "enum": registry.names(self.kind)}, handler(schema)]}
+
+
 SourceName = Annotated[str, Named("sources")]
 FilterName = Annotated[str, Named("filters")]
 RuleName = Annotated[str, Named("rules")]
@@ -50,6 +60,7 @@ EncoderFamily = Annotated[str, Named("encoders", "auto")]
 ConnectorName = Annotated[str, Named("connectors")]
 AnswererName = Annotated[str, Named("answerers")]
 MethodName = Annotated[str, Named("methods")]
+RecipeName = Annotated[str, Suggested("methods")]
 TaskName = Annotated[str, Named("tasks")]
 TrackerName = Annotated[str, Named("trackers")]
 

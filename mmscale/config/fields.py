@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from mmscale.storage.reading import KeyPath
 
-PLACEHOLDERS = {"recipes": ("METHOD", "STAGE"), "tasks": ("TASK",)}
+PLACEHOLDERS = {"recipes": ("METHOD", "STAGE"), "tasks": ("TASK",), "variants": ("VARIANT",)}
 """What pages and messages write for the keys that a user chooses."""
 
 

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import ErrorDetails, InitErrorDetails
 
-from mmscale.config.base import Config, ConnectorName, LanguageCodes, MethodName, TrackerName, deep_merge
+from mmscale.config.base import Config, ConnectorName, LanguageCodes, RecipeName, TrackerName, deep_merge
 from mmscale.config.documents import Document, find_config, key_paths, read_document, with_overrides
 from mmscale.config.evaluation import EvaluationConfig, ProxyConfig, named_tasks
 from mmscale.config.execution import ExecutionConfig
@@ -27,6 +27,7 @@ from mmscale.config.model import DEFAULT_CONNECTOR, EncoderConfig, LanguageModel
 from mmscale.config.parallel import ParallelConfig
 from mmscale.config.references import wrong_references
 from mmscale.config.training import StageConfig
+from mmscale.config.variants import VariantConfig, with_recipes
 from mmscale.errors import UserError
 from mmscale.languages import MGSM_LANGUAGES
 
@@ -58,10 +59,12 @@ class RunConfig(Config):
     encoder_cache: Annotated[str, WithJsonSchema({"type": ["string", "boolean"]})] = "auto"
     """States of the frozen encoder on disk: `auto` keeps them in the run directory while a stage goes over its data twice
     or more; `off`; or a folder that keeps them for other runs."""
-    methods: tuple[MethodName, ...] = ()
-    """Which recipes to run, in this order."""
-    recipes: dict[MethodName, dict[str, StageConfig]] = {}
-    """method name -> stage name -> stage."""
+    methods: tuple[RecipeName, ...] = ()
+    """Which recipes to run, in this order: methods, and variants by their names."""
+    recipes: dict[str, dict[str, StageConfig]] = {}
+    """Name of a method or variant -> stage name -> stage."""
+    variants: dict[str, VariantConfig] = {}
+    """Name -> stages by choice: what their recipes do not write is that of the methods whose stages they are."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """What the models are asked, and how answers are scored."""
     execution: ExecutionConfig = ExecutionConfig()
@@ -82,6 +85,7 @@ class RunConfig(Config):
     @classmethod
     def _all_mistakes(cls, values: Any, handler: ModelWrapValidatorHandler[RunConfig]) -> RunConfig:
         """Mistakes of single values and of what they say of each other, all at once."""
+        values = with_recipes(values)
         wrong = wrong_references(values)
         try:
             run = handler(values)

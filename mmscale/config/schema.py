@@ -28,8 +28,17 @@ def json_schema(root: type[Config]) -> dict[str, Any]:
     required = schema.pop("required", [])
     schema["properties"] = {"extends": _EXTENDS, **schema["properties"]}
     if issubclass(root, RunConfig):
-        schema["properties"]["recipes"] |= {"properties": dict(_recipes()), "additionalProperties": False}
+        schema["properties"]["recipes"] |= {"properties": dict(_recipes())}
+        schema |= _without_variants()
     return {"$schema": _DIALECT, **schema, "anyOf": [{"required": ["extends"]}, {"required": required}]}
+
+
+def _without_variants() -> dict[str, Any]:
+    """A file that makes no variants has recipes of methods alone."""
+    known = registry.names("methods")
+    methods = {"items": {"enum": known}}
+    recipes = {"propertyNames": {"enum": known}}
+    return {"if": {"not": {"required": ["variants"]}}, "then": {"properties": {"methods": methods, "recipes": recipes}}}
 
 
 def _recipes() -> list[tuple[str, dict[str, Any]]]:

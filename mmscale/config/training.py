@@ -45,6 +45,9 @@ class StageConfig(Config):
     """Examples held out from `data` when `dev_data` is empty."""
     prompt: PromptName | None = None
     """Name of a template (`mmscale list prompts`); null takes the method's published one."""
+    start: str | None = None
+    """Model folder (also one that a stage handed on) or hub id that the stage begins with; null takes what the stage before
+    made, and the run's models for the first."""
     initial_mapping: str | None = None
     """File or folder of a mapping, ours or the authors', that a stage that trains one begins with; null takes the stage
     before, or a new one."""

@@ -19,7 +19,7 @@ class Mixture:
     sizes: tuple[int, ...]
     """Examples of each set."""
     shares: tuple[float, ...]
-    """Of each set, to be read against their sum."""
+    """The part of each set, to be read against their sum."""
     by_tokens: bool = False
     """Shares of merged tokens, else of examples."""
 

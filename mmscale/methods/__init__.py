@@ -1,8 +1,13 @@
-"""Methods by name: one file per paper, found through one line of mmscale/registry.py."""
+"""Methods by name: one file per paper, found through one line of mmscale/registry.py, and variants of them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mmscale import registry
+from mmscale.config.run import RunConfig
+from mmscale.config.variants import VariantConfig
+from mmscale.errors import unknown_name
 from mmscale.methods.base import Method, StageSpec
 
 
@@ -12,4 +17,28 @@ def method(name: str) -> Method:
     return method_of_name
 
 
-__all__ = ["Method", "StageSpec", "method"]
+def recipe(run: RunConfig, name: str) -> Method:
+    """The method, or the variant of a run, that a recipe is of; UserError naming the nearest when there is neither."""
+    return _variant(name, run.variants[name]) if name in run.variants else method(name)
+
+
+def _variant(name: str, variant: VariantConfig) -> Method:
+    own = variant.stages or {spec.name: spec.name for spec in method(variant.method or "").stages}
+    stages, papers = [], []
+    for stage in own:
+        of_method = method(variant.reference(stage)[0])
+        stages.append(replace(_stage(of_method, variant.reference(stage)[1]), name=stage))
+        papers.append(of_method.paper)
+    title = variant.title or name.replace("_", " ").capitalize()
+    paper = ", ".join(dict.fromkeys(filter(None, papers)))
+    return Method(name=name, title=title, paper=paper, stages=tuple(stages), connector=variant.connector)
+
+
+def _stage(chosen: Method, name: str) -> StageSpec:
+    stages = {spec.name: spec for spec in chosen.stages}
+    if name not in stages:
+        raise unknown_name(f"stage of {chosen.name}", name, stages)
+    return stages[name]
+
+
+__all__ = ["Method", "StageSpec", "method", "recipe"]

@@ -26,7 +26,14 @@ class Method:
     title: str
     paper: str
     stages: tuple[StageSpec, ...]
+    connector: str | None = None
+    """Name of what joins encoder and language model; None takes the run's."""
 
     @property
     def needs_encoder(self) -> bool:
-        return any(one.needs_encoder for stage in self.stages for one in components(stage.trains))
+        return self.reads_encoder(self.stages[-1]) if self.stages else False
+
+    def reads_encoder(self, spec: StageSpec) -> bool:
+        """Whether an encoder stands in front of the language model in a stage: from the first on that trains what needs it."""
+        so_far = self.stages[: self.stages.index(spec) + 1]
+        return any(one.needs_encoder for stage in so_far for one in components(stage.trains))

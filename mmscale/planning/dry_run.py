@@ -25,6 +25,7 @@ from mmscale.runs.stage_data import StageData
 
 
 def _parameters(run: RunConfig) -> dict[str, Any]:
+    """Numbers of parameters of the models; of each connector that a stage has under its name."""
     counts: dict[str, Any] = {}
     widths = []
     try:
@@ -41,14 +42,20 @@ def _parameters(run: RunConfig) -> dict[str, Any]:
     except NotHereYet as error:
         counts["encoder"] = f"not found: {error}"
     if len(widths) == 2:
-        with torch.device("meta"):
-            counts["connector"] = count(connector(run.connector).build(widths[1], widths[0]))
+        for name in {stage.connector for stage in stages_of(run) if stage.encoder is not None} or {run.connector}:
+            with torch.device("meta"):
+                made = count(connector(name).build(widths[1], widths[0]))
+            counts["connector" if name == run.connector else f"connector {name}"] = made
     return counts
 
 
 def _trainable(parameters: dict[str, Any], stage: Stage) -> dict[str, Any]:
     counts = {name: value for name, value in parameters.items() if isinstance(value, int)}
-    used = counts if stage.encoder is not None else {k: v for k, v in counts.items() if k == "language_model"}
+    wanted = "connector" if stage.connector == stage.run.connector else f"connector {stage.connector}"
+    used = {"language_model": counts["language_model"]} if "language_model" in counts else {}
+    if stage.encoder is not None:
+        joined = {"connector": counts[wanted]} if wanted in counts else {}
+        used |= {name: value for name, value in counts.items() if name == "encoder"} | joined
     trained = [used.get(name) for name in stage.spec.trains]
     return {
         "trainable": None if None in trained else sum(filter(None, trained)),

@@ -94,14 +94,16 @@ class Planner:
             width = DTYPES[run.language_model.dtype].itemsize
             self.quantized = quantization.weight_bytes(model, run.language_model.quantization, width)
             self.dequantized = quantization.largest_layer(model) * width
-        self.connector: tuple[int, ...] = ()
         self._rows: dict[Work, RowMemory] = {}
         if run.encoder is not None:
             self.encoder = count(empty_encoder(run.encoder))
             self.encoder_width = encoder_width(run.encoder)
-            with torch.device("meta"):
-                joins = connector(run.connector).build(self.encoder_width, int(self.config.hidden_size))
-            self.connector = tuple(parameter.numel() for parameter in joins.parameters())
+
+    def _connector(self, name: str) -> tuple[int, ...]:
+        """Elements of each parameter of a connector."""
+        with torch.device("meta"):
+            joins = connector(name).build(self.encoder_width, int(self.config.hidden_size))
+        return tuple(parameter.numel() for parameter in joins.parameters())
 
     @property
     def configured(self) -> ParallelPlan:
@@ -118,7 +120,7 @@ class Planner:
         return Trained(
             llm=tuple(local_parameters(self.config, parallel_plan.tensor)),
             encoder=self.encoder if merged else 0,
-            connector=self.connector if merged else (),
+            connector=self._connector(stage.connector) if merged else (),
             trains_llm=stage.changes_language_model,
             llm_dtype=run.language_model.dtype,
             encoder_dtype=run.encoder.dtype if run.encoder else "float32",

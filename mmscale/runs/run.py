@@ -17,7 +17,7 @@ from mmscale.evaluation.predictions import Prediction, score
 from mmscale.evaluation.scores import task_scores
 from mmscale.evaluation.solving import evaluate_task
 from mmscale.execution.room import set_up
-from mmscale.methods import Method, method
+from mmscale.methods import Method, recipe
 from mmscale.models.assembly import ModelParts
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
@@ -40,7 +40,7 @@ def check(run: RunConfig) -> list[Method]:
 
     Names, and that every stage is configured, were checked when the configuration was read.
     """
-    methods = [method(name) for name in run.methods]
+    methods = [recipe(run, name) for name in run.methods]
     for chosen in methods:
         for spec in chosen.stages:
             Stage(run, chosen, spec).require_trainable()
@@ -52,7 +52,7 @@ def check(run: RunConfig) -> list[Method]:
             f"or leave the proxy section out"
         )
     if run.proxy is not None and run.proxy.ceiling and run.proxy.expert in run.methods:
-        chosen, tuned = method(run.proxy.expert), proxy_models.ceiling_run(run)
+        chosen, tuned = recipe(run, run.proxy.expert), proxy_models.ceiling_run(run)
         for spec in chosen.stages:
             Stage(tuned, chosen, spec).require_trainable()
     return methods
@@ -72,7 +72,7 @@ def prepared_stages(run: RunConfig) -> list[Stage]:
     """Every stage whose data a run reads: its own, and those that tune the larger base of proxy-tuning."""
     stages = stages_of(run)
     if run.proxy is not None and run.proxy.ceiling and run.proxy.expert in run.methods:
-        chosen, tuned = method(run.proxy.expert), proxy_models.ceiling_run(run)
+        chosen, tuned = recipe(run, run.proxy.expert), proxy_models.ceiling_run(run)
         stages += [Stage(tuned, chosen, spec) for spec in chosen.stages]
     return stages
 
@@ -80,7 +80,9 @@ def prepared_stages(run: RunConfig) -> list[Stage]:
 def stages_up_to(run: RunConfig, target: str) -> list[Stage]:
     """The stages of one method up to METHOD.STAGE; UserError naming the nearest when no recipe has it."""
     check(run)
-    known = {f"{name}.{spec.name}": (method(name), spec) for name in run.recipes for spec in method(name).stages}
+    known = {
+        f"{name}.{spec.name}": (recipe(run, name), spec) for name in run.recipes for spec in recipe(run, name).stages
+    }
     if target not in known:
         raise unknown_name("stage", target, known)
     chosen, last = known[target]
@@ -92,11 +94,7 @@ def stages_up_to(run: RunConfig, target: str) -> list[Stage]:
 
 def train_method(run: RunConfig, chosen: Method, context: ParallelContext) -> ModelParts:
     """Every stage of a method in order; the parts of its model."""
-    parts = ModelParts(
-        language_model=run.language_model,
-        encoder=run.encoder if chosen.needs_encoder else None,
-        connector=run.connector,
-    )
+    parts = ModelParts(language_model=run.language_model)
     for spec in chosen.stages:
         parts = run_stage(Stage(run, chosen, spec), parts, context)
     return parts
@@ -194,7 +192,7 @@ class Run:
         """The base is asked as the first method's result is, so that only the weights differ; in a run of no method,
         as the first recipe's result would be.
         """
-        for chosen in [*self.methods, *map(method, self.config.recipes)]:
+        for chosen in [*self.methods, *(recipe(self.config, name) for name in self.config.recipes)]:
             last = chosen.stages[-1]
             return self.config.recipes[chosen.name][last.name].prompt or last.prompt
         return None
@@ -224,7 +222,7 @@ class Run:
 
     def _proxy(self, proxy: ProxyConfig, antiexpert: ModelParts) -> None:
         base, asked = ModelParts(language_model=proxy.base), proxy_models.Steered(proxy)
-        chosen = method(proxy.expert)
+        chosen = recipe(self.config, proxy.expert)
         expert = train_method(self.config, chosen, self.context)
         alone = self._answerer("Larger base", base, expert.prompt)
         self._evaluate(proxy_models.BASE, alone.title, alone, proxy)
@@ -263,7 +261,7 @@ class Run:
         before = self.rows.get(other or "", {})
         entry: dict[str, Any] = {
             "title": self.titles[name],
-            "paper": method(name).paper if name in self.config.methods else "",
+            "paper": recipe(self.config, name).paper if name in self.config.methods else "",
             "compared_with": other,
             "tasks": {
                 task: task_scores(

@@ -13,7 +13,7 @@ import torch
 from mmscale.config.cluster import ClusterConfig
 from mmscale.config.run import RunConfig, dump_run
 from mmscale.errors import unknown_name
-from mmscale.methods import Method, method
+from mmscale.methods import Method, recipe
 from mmscale.methods.base import StageSpec
 from mmscale.parallel import slurm
 from mmscale.parallel.context import ParallelContext
@@ -46,7 +46,7 @@ def wanted_stages(run: RunConfig, target: str) -> list[tuple[Method, StageSpec]]
     name, _, stage = target.partition(".")
     if name not in run.recipes:
         raise unknown_name("method of this configuration", name, run.recipes)
-    chosen = method(name)
+    chosen = recipe(run, name)
     names = [spec.name for spec in chosen.stages]
     if stage and stage not in names:
         raise unknown_name(f"stage of {name}", stage, names)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmscale.config.model import EncoderConfig
+from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.config.run import RunConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
 from mmscale.methods.base import Method, StageSpec
 from mmscale.models import quantization
+from mmscale.models.assembly import ModelParts, read_parts
 from mmscale.models.seal import is_sealed
 from mmscale.training.components import Component, ConnectorComponent, components
 
@@ -50,12 +51,45 @@ class Stage:
 
     @property
     def encoder(self) -> EncoderConfig | None:
-        """The encoder in front of the LLM; UserError when the method needs one and there is none."""
-        if self.method.needs_encoder and self.run.encoder is None:
+        """The encoder in front of the LLM; UserError when the stage needs one and there is none."""
+        reads = self.method.reads_encoder(self.spec)
+        if reads and self.run.encoder is None:
             raise UserError(
                 f"{self.method.name} needs an encoder: add an encoder section with a path to the configuration"
             )
-        return self.run.encoder if self.method.needs_encoder else None
+        return self.run.encoder if reads else None
+
+    @property
+    def connector(self) -> str:
+        """Name of what joins encoder and LLM, where there is an encoder."""
+        return self.method.connector or self.run.connector
+
+    @property
+    def begins_with(self) -> ModelParts | None:
+        """The model that `start` names, held as the run holds its own; None where that is what the stage before made.
+
+        UserError where an encoder stands in front of it that this stage does not read, or another connector.
+        """
+        if self.config.start is None:
+            return None
+        named = read_parts(self.config.start)
+        if named.encoder is not None and (self.encoder is None or named.connector != self.connector):
+            reads = f"joins them by {self.connector}" if self.encoder else "reads none"
+            raise UserError(
+                f"{self.name}: start={self.config.start} has an encoder joined by {named.connector}, and this stage {reads}: "
+                f"name the language model's own folder, or change the stage"
+            )
+        held = {"path": named.language_model.path, "revision": named.language_model.revision}
+        return replace(named, language_model=self.run.language_model.model_copy(update=held))
+
+    @property
+    def language_model(self) -> LanguageModelConfig:
+        """The language model whose tokenizer and context the stage has: the last one named by a `start`, or the run's."""
+        for spec in reversed(self.method.stages[: self.method.stages.index(self.spec) + 1]):
+            named = Stage(self.run, self.method, spec).begins_with
+            if named is not None:
+                return named.language_model
+        return self.run.language_model
 
     @property
     def components(self) -> list[Component]:
@@ -111,7 +145,7 @@ class Stage:
     def _require_mapping_fits(self) -> None:
         """UserError where a mapping is named to begin a stage with that trains none, or nothing has trained it yet."""
         before = self.method.stages[: self.method.stages.index(self.spec) + 1]
-        if self.method.needs_encoder and not any(ConnectorComponent.name in one.trains for one in before):
+        if self.method.reads_encoder(self.spec) and not any(ConnectorComponent.name in one.trains for one in before):
             raise UserError(
                 f"{self.name} reads an encoder through a connector that no stage has trained: let an earlier one train it"
             )

@@ -57,12 +57,12 @@ class StageData:
 
     @functools.cached_property
     def _model_config(self) -> Any:
-        return load_model_config(self.stage.run.language_model)
+        return load_model_config(self.stage.language_model)
 
     @functools.cached_property
     def tokenize(self) -> ExampleTokenizer:
         """What turns the stage's records into ids."""
-        own, encoder = self.stage.run.language_model, self.stage.encoder
+        own, encoder = self.stage.language_model, self.stage.encoder
         tokenizer = load_tokenizer(own)
         specials = special_tokens(tokenizer, self._model_config, own.bos_token, own.eos_token)
         encoder_tokenizer = load_encoder_tokenizer(encoder) if encoder else None

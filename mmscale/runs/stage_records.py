@@ -22,7 +22,7 @@ class StageRecords:
 
     records: list[Record]
     sets: list[int]
-    """Of each record, the number of its data set in the configuration."""
+    """Number of each record's data set in the configuration."""
 
     def __len__(self) -> int:
         return len(self.records)

@@ -53,9 +53,7 @@ from mmscale.training.training_run import TrainingRun
 
 def run_stage(stage: Stage, start: ModelParts, context: ParallelContext) -> ModelParts:
     """Train (or go on training, or take as finished) a stage; the parts of the model it made. All ranks call it."""
-    if stage.config.initial_mapping is not None:
-        given = connector(start.connector).find(Path(stage.config.initial_mapping).expanduser())
-        start = replace(start, mapping=str(given))
+    start = _beginning(stage, start)
     print_of_start = settings.fingerprint(stage, start)
     if not context.from_first(lambda: stage.finished):
         with context.alone_in(stage.folder):
@@ -67,6 +65,18 @@ def run_stage(stage: Stage, start: ModelParts, context: ParallelContext) -> Mode
         raise settings.refusal(stage.model, stage, start)
     detail(f"{stage.title}: finished already, its model is in {stage.model}")
     return _as_configured(read_parts(str(stage.model)), stage)
+
+
+def _beginning(stage: Stage, before: ModelParts) -> ModelParts:
+    """What a stage begins with: the stage before's model, or the one it names, with the encoder and connector that it reads."""
+    named = stage.begins_with
+    start = before if named is None else _as_configured(named, stage)
+    if stage.encoder is not None and start.encoder is None:
+        start = replace(start, encoder=stage.encoder, connector=stage.connector)
+    if stage.config.initial_mapping is not None:
+        given = connector(start.connector).find(Path(stage.config.initial_mapping).expanduser())
+        start = replace(start, mapping=str(given))
+    return start
 
 
 def _as_configured(parts: ModelParts, stage: Stage) -> ModelParts:

@@ -1,0 +1,121 @@
+"""Stages by choice: left out, repeated, of several methods, begun from a given model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mmscale.api import train_stage
+from mmscale.cli.main import main
+from mmscale.config.run import dump_run, load_run, parse_run
+from mmscale.errors import UserError
+from mmscale.methods import recipe
+from mmscale.models.assembly import read_parts
+from mmscale.runs.run import stages_of
+from mmscale.storage.reading import parse_yaml
+
+SMALL = "limit_per_language=6"
+SETTINGS = [
+    "languages=[en]",
+    "methods=[mapped_mcot]",
+    "proxy=null",
+    "evaluation.tasks={}",
+    "encoder_cache=off",
+    "variants.mapped_mcot={stages: [multilingual_cot.tuning, mindmerger.mapping, {again: mindmerger.mapping}]}",
+    *(
+        f"recipes.{stage}.{key}"
+        for stage in ("multilingual_cot.tuning", "mindmerger.mapping")
+        for key in ("steps=2", "save_every_steps=null", f"data.0.{SMALL}", "packing.global_batch_size=4")
+    ),
+    "recipes.multilingual_cot.tuning.data.0.languages=[en]",
+    "recipes.mindmerger.mapping.data.0.languages=[en]",
+]
+
+
+def settings(folder: Path, *more: str) -> list[str]:
+    return [f"output_dir={folder}", *SETTINGS, *more]
+
+
+def mapping(folder: Path, stage: str) -> dict[str, Tensor]:
+    return load_file(folder / "stages" / stage / "model" / "mapping.safetensors")
+
+
+def test_stages_of_several_methods_run_in_the_order_asked_and_one_may_begin_from_any_model(tmp_path):
+    """The stage that begins with what another run made is, bit for bit, the one that comes after it there."""
+    train_stage("configs/quickstart.yaml", "mapped_mcot.again", settings(tmp_path / "whole"))
+    stages = tmp_path / "whole" / "stages"
+    assert sorted(p.name for p in stages.iterdir()) == [
+        "mapped_mcot.again",
+        "mapped_mcot.mapping",
+        "mapped_mcot.tuning",
+    ]
+    tuned = stages / "mapped_mcot.tuning" / "model"
+    parts = read_parts(str(stages / "mapped_mcot.again" / "model"))
+    assert parts.encoder is not None and Path(parts.language_model.path).samefile(tuned), (
+        "the mapping reads the tuned LLM"
+    )
+    assert read_parts(str(tuned)).encoder is None
+
+    alone = ["variants.mapped_mcot={stages: [{again: mindmerger.mapping}]}"]
+    start = f"recipes.mapped_mcot.again.start={stages / 'mapped_mcot.mapping' / 'model'}"
+    train_stage("configs/quickstart.yaml", "mapped_mcot.again", settings(tmp_path / "alone", *alone, start))
+    again, wanted = mapping(tmp_path / "alone", "mapped_mcot.again"), mapping(tmp_path / "whole", "mapped_mcot.again")
+    assert all(again[name].equal(wanted[name]) for name in wanted)
+    before = mapping(tmp_path / "whole", "mapped_mcot.mapping")
+    assert not all(before[name].equal(wanted[name]) for name in wanted)
+
+    translation = f"recipes.question_alignment.translation.start={stages / 'mapped_mcot.mapping' / 'model'}"
+    run = load_run("configs/quickstart.yaml", settings(tmp_path / "x", "methods=[question_alignment]", translation))
+    with pytest.raises(
+        UserError, match="translation: start=.* has an encoder joined by mlp, and this stage reads none"
+    ):
+        _ = stages_of(run)[0].language_model
+
+
+def test_what_a_variant_does_not_write_is_that_of_its_methods():
+    run = load_run(
+        "configs/quickstart.yaml",
+        [
+            "methods=[response_alone, question_alignment]",
+            "variants.response_alone={method: question_alignment, stages: [response], title: Response alone}",
+            "recipes.response_alone.response.steps=7",
+        ],
+    )
+    own, of_method = run.recipes["response_alone"]["response"], run.recipes["question_alignment"]["response"]
+    assert own.steps == 7 and own.model_copy(update={"steps": of_method.steps}) == of_method
+    chosen = recipe(run, "response_alone")
+    assert chosen.title == "Response alone" and [stage.name for stage in chosen.stages] == ["response"]
+    assert chosen.paper == recipe(run, "question_alignment").paper
+    assert parse_run(parse_yaml(dump_run(run), ""), "run.yaml") == run, "a run directory's own configuration reads back"
+
+
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [
+        ("{method: mindmerger, stages: [mappin]}", "unknown stage of mindmerger 'mappin': did you mean 'mapping'?"),
+        ("{method: mindmerge}", "unknown method 'mindmerge': did you mean 'mindmerger'?"),
+        ("{stages: [mapping]}", "stage mapping is of no method: write METHOD.mapping, or set method"),
+        ("{}", "name the method whose stages these are"),
+        (
+            "{method: mindmerger, stages: [mapping, mapping]}",
+            "give the second a name of its own, {mapping_again: mapping}",
+        ),
+        ("{method: mindmerger, stages: [{a/b: mapping}]}", "'a/b' is no name for a folder"),
+        ("{method: mindmerger, connector: mpl}", "unknown connector 'mpl': did you mean 'mlp'?"),
+        ("{method: llama_cot}", "unknown method 'llama_cot'"),
+    ],
+)
+def test_a_variant_that_makes_no_sense_is_refused(variant, said, capsys):
+    assert main(["run", "configs/quickstart.yaml", "--dry-run", "methods=[x]", f"variants.x={variant}"]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_names_that_are_taken_or_unknown_are_refused(capsys):
+    for override in ("variants.mindmerger={method: mindmerger}", "variants.proxy_x={method: mindmerger}"):
+        assert main(["run", "configs/quickstart.yaml", "--dry-run", override]) == 2
+        assert "is the name of something else" in " ".join(capsys.readouterr().err.split())
+    assert main(["run", "configs/quickstart.yaml", "--dry-run", "methods=[mindmerge]"]) == 2
+    assert "unknown method 'mindmerge': did you mean 'mindmerger'?" in " ".join(capsys.readouterr().err.split())
