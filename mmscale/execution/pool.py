@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import queue
@@ -63,7 +64,10 @@ class Pool:
         return [outcomes[index] for index in range(len(programs))]
 
     def close(self) -> None:
-        """End every sandbox."""
+        """End every sandbox, behind the program that it runs; those that wait are given up."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()
         for _ in self._threads:
             self._tasks.put(None)
         for thread in self._threads:

@@ -26,6 +26,8 @@ from mmscale.parallel.extensions import build_folder
 from mmscale.training import checkpoint
 from tests.distributed import ranks
 from tests.distributed.mapping_run import MAPPING, STEPS, command, final, losses, reached, stage
+from tests.runs.test_programs_run import CONFIG as PROGRAMS
+from tests.runs.test_programs_run import SMALL
 
 SCRIPTS = Path(__file__).parent / "slurm"
 NEEDED = ("slurmctld", "munged", "ip", "unshare")
@@ -276,3 +278,18 @@ def test_a_shipped_configuration_of_every_method_runs_through_its_batch_scripts(
 def jobs_called(name: str) -> str:
     done = subprocess.run(["scontrol", "show", "jobs", "-o"], capture_output=True, text=True, check=True)
     return [line for line in done.stdout.splitlines() if f"{name} " in line][-1]
+
+
+@pytest.mark.slow
+def test_programs_of_answers_run_on_the_nodes_and_are_shared(cluster, tmp_path):
+    """A run by srun alone: two tasks, one on each node, each with sandboxes of its own."""
+    program, folder = str(Path(sys.executable).parent / "mmscale"), tmp_path / "run"
+    srun = ["srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"]
+    command = [*srun, program, "run", PROGRAMS, f"output_dir={folder}", *SMALL]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**os.environ, **ranks.QUIET})
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((folder / "scores.json").read_text())["question_alignment"]["tasks"]["tinyworld"]
+    rows = [json.loads(line) for line in (folder / "predictions/question_alignment/tinyworld/sw.jsonl").open()]
+    assert scores["rule"] == "program" and scores["languages"]["sw"]["n"] == len(rows) == 4
+    assert sum(scores["languages"]["sw"]["failures"].values()) == sum(not row["prediction"] for row in rows)
+    assert all(row["rule"] == "program" for row in rows)

@@ -63,6 +63,8 @@ def test_an_answer_is_what_its_program_gives(tmp_path, capfd):
     names = [failure for _, _, failure in ANSWERS.values() if failure]
     assert found["failures"] == {name: names.count(name) for name in names}
     assert mmscale.score(mmscale.read_predictions(file), "program").correct == 7
+    assert main(["evaluate", "--predictions", str(file), "--rule", "program", "--isolation", "docker"]) == 2
+    assert "isolation" in capfd.readouterr().err
 
 
 def test_numbers_are_read_as_the_field_reads_them():

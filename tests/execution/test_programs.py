@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import re
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -60,7 +63,7 @@ def test_values_and_failures(isolation, capfd):
     assert ("warning: execution.isolation is none" in capfd.readouterr().err) == (isolation == "none")
 
 
-def test_without_bubblewrap_programs_are_refused_in_a_sentence(monkeypatch, tmp_path):
+def test_without_bubblewrap_programs_are_refused_in_a_sentence(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     with (
         pytest.raises(UserError, match=r"install the package bubblewrap, or, .* set execution.isolation: none"),
@@ -68,6 +71,20 @@ def test_without_bubblewrap_programs_are_refused_in_a_sentence(monkeypatch, tmp_
     ):
         pool.run(["print(1)"])
     assert "bubblewrap" in str(why_not())
+    assert main(["doctor", "--json"]) == 0
+    assert "install the package bubblewrap" in json.loads(capsys.readouterr().out)["programs"]
+
+
+@isolated
+def test_a_batch_that_is_broken_off_leaves_no_work_behind(monkeypatch):
+    """As Ctrl-C breaks it off: what was not begun is not run."""
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Pool(ExecutionConfig(seconds=1, workers=1)) as pool:
+        pool.run(["print(1)"])
+        stopped = threading.Timer(0.5, _thread.interrupt_main)
+        stopped.start()
+        pool.run(["import time\ntime.sleep(0.2)"] * 1000)
+    assert time.monotonic() - began < 100  # of 200 seconds, started and slow as this machine may be
 
 
 def test_where_bubblewrap_cannot_make_a_sandbox_its_words_are_told(monkeypatch, tmp_path):
