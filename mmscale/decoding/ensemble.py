@@ -78,6 +78,10 @@ class ModelStepper:
             self._prefill([replace(first, prompt_ids=ids, target_ids=())], cache)
             self._shared = SharedPrefix(first.encoder_ids, ids, length, cache)
 
+    def forget(self) -> None:
+        """Compute prompts whole from now on: what was shared is that of weights that may change."""
+        self._shared = None
+
     @property
     def shared_tokens(self) -> int:
         """Tokens that are computed already of every prompt that begins as those of the last `share` do."""
@@ -247,6 +251,11 @@ class Ensemble:
         for model, own in zip(self.models, prompts, strict=True):
             model.share(own)
         return self.base.shared_tokens
+
+    def forget(self) -> None:
+        """Compute prompts whole from now on."""
+        for model in self.models:
+            model.forget()
 
     def admit(self, prompts: Sequence[Sequence[TokenizedExample]]) -> Logits:
         """Prefill new sequences; `prompts[m]` are theirs as model m reads them."""

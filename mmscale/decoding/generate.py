@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -75,13 +76,13 @@ class PromptDecoder:
         wanted = batches(prompts[0], config.batch_size) if chosen is None else chosen
         if not wanted:
             return
-        self._share(prompts)
         engine = self._engine(max(map(len, wanted)), capacity)
-        for batch in wanted:
-            for number in batch:
-                engine.add(self._request(prompts, number, config))
-            finished = {one.prompt: one for one in _finished(engine)}
-            yield [finished[number] for number in batch]
+        with self._sharing(prompts):
+            for batch in wanted:
+                for number in batch:
+                    engine.add(self._request(prompts, number, config))
+                finished = {one.prompt: one for one in _finished(engine)}
+                yield [finished[number] for number in batch]
 
     def stream(
         self, prompts: Sequence[PromptSet], config: GenerationConfig, skip: frozenset[int] = frozenset()
@@ -92,18 +93,23 @@ class PromptDecoder:
         Raises UserError like `in_batches`.
         """
         capacity = require_room(prompts, config.max_new_tokens, self.context_length)
-        self._share(prompts)
         engine = self._engine(min(config.batch_size, max(1, len(prompts[0]))), capacity)
-        for number in (i for batch in batches(prompts[0], config.batch_size) for i in batch):
-            if number not in skip:
-                engine.add(self._request(prompts, number, config))
-        yield from _finished(engine)
+        with self._sharing(prompts):
+            for number in (i for batch in batches(prompts[0], config.batch_size) for i in batch):
+                if number not in skip:
+                    engine.add(self._request(prompts, number, config))
+            yield from _finished(engine)
 
-    def _share(self, prompts: Sequence[PromptSet]) -> None:
-        """What all prompts begin with, whoever answers which, is computed once."""
+    @contextmanager
+    def _sharing(self, prompts: Sequence[PromptSet]) -> Iterator[None]:
+        """What all prompts begin with, whoever answers which, is computed once, and kept until all are answered."""
         if self.share:
             with torch.inference_mode():
                 self.ensemble.share(prompts)
+        try:
+            yield
+        finally:
+            self.ensemble.forget()
 
     def _engine(self, slots: int, capacity: int) -> DecodingEngine:
         return DecodingEngine(self.ensemble, slots, capacity, self.draft_length, self.observer)

@@ -52,17 +52,27 @@ def score_targets(ensemble: Ensemble, examples: Sequence[Sequence[TokenizedExamp
     steppers = ensemble.scoring
     versions = [tuple(own[i] for own in examples[: len(steppers)]) for i in range(len(examples[0]))]
     keys = [tuple((one.prompt_ids, one.encoder_ids) for one in version) for version in versions]
+    firsts = {key: i for i, key in reversed(list(enumerate(keys)))}
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    prompts = [
-        [replace(one, target_ids=()) for one in (own[keys.index(key)] for key in numbers)]
-        for own in examples[: len(steppers)]
-    ]
+    prompts = [[replace(own[firsts[key]], target_ids=()) for key in numbers] for own in examples[: len(steppers)]]
     for model, own in zip(steppers, prompts, strict=True):
         model.share(own)
+    try:
+        return _in_turns(ensemble, versions, prompts, [numbers[key] for key in keys])
+    finally:
+        ensemble.forget()
+
+
+def _in_turns(
+    ensemble: Ensemble,
+    versions: Sequence[Sequence[TokenizedExample]],
+    prompts: Sequence[Sequence[TokenizedExample]],
+    slots: Sequence[int],
+) -> list[list[float]]:
+    """Some prompts at a time; `slots` says which of them each target stands behind."""
     scored: list[list[float]] = [[] for _ in versions]
-    slots = [numbers[key] for key in keys]
-    for begin in range(0, len(numbers), _PROMPTS):
-        held = range(begin, min(begin + _PROMPTS, len(numbers)))
+    for begin in range(0, len(prompts[0]), _PROMPTS):
+        held = range(begin, min(begin + _PROMPTS, len(prompts[0])))
         chosen = [i for i, slot in enumerate(slots) if slot in held]
         targets = [versions[i][0].target_ids for i in chosen]
         of_prompts = [[own[number] for number in held] for own in prompts]

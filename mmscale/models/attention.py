@@ -72,7 +72,13 @@ def _attend(varlen_function: Any) -> Any:
             out = varlen_function(*rows, layout, scale, dropout, sliding_window)
         else:
             assert cache is not None and new is not None, "a packed model is called with a layout or with a cache"
-            out = _cached(rows[0], *cache.read(layer, new), new, scale, sliding_window)
+            parts = new.alike
+            queries = rows[0].split([part.owners.shape[0] for part in parts]) if len(parts) > 1 else [rows[0]]
+            attended = [
+                _cached(own, *cache.read(layer, part), part, scale, sliding_window)
+                for own, part in zip(queries, parts, strict=True)
+            ]
+            out = attended[0] if len(parts) == 1 else torch.cat(attended)
         return out[None], None
 
     return attention

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from mmscale.transfer import tensor_on
 
+_ALIKE = 3 / 4
+"""Sequences that get at least this share of the tokens of the longest are padded to it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NewTokens:
@@ -33,6 +36,8 @@ class NewTokens:
     """Tokens of the longest of them, these included."""
     each: tuple[int, ...] | None = None
     """How many tokens each of them gets; None where all get as many, or attend to each other alone."""
+    ends: tuple[int, ...] = ()
+    """Tokens of each of them, these included, where `each` is given."""
     _visible: dict[tuple[int | None, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def visible(self, window: int | None, heads: int) -> Tensor:
@@ -62,6 +67,32 @@ class NewTokens:
         """[count, Q, ...] as [N, ...] again."""
         flat = laid.flatten(0, 1)
         return flat if self.each is None else flat[self._grid]
+
+    @functools.cached_property
+    def alike(self) -> list[NewTokens]:
+        """The same pass in parts of neighbouring sequences that get about as many tokens, so that little room stays empty."""
+        if self.each is None:
+            return [self]
+        parts, begin, token = [], 0, 0
+        while begin < self.count:
+            end, longest = begin + 1, self.each[begin]
+            while end < self.count and _ALIKE * longest <= self.each[end] <= longest:
+                end += 1
+            each = self.each[begin:end]
+            rows = slice(token, token + sum(each))
+            parts.append(
+                NewTokens(
+                    owners=self.owners[rows],
+                    places=self.places[rows],
+                    first=self.first + begin,
+                    count=end - begin,
+                    held=max(self.ends[begin:end]),
+                    each=each,
+                    ends=self.ends[begin:end],
+                )
+            )
+            begin, token = end, rows.stop
+        return parts
 
     @functools.cached_property
     def _grid(self) -> Tensor:
@@ -116,6 +147,7 @@ class KeyValueCache:
             count=len(slots),
             held=max(self.lengths[first:]),
             each=tuple(lengths),
+            ends=tuple(self.lengths[first:]),
         )
 
     def _room(self, store: list[Tensor | None], layer: int, like: Tensor) -> Tensor:

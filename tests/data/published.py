@@ -214,6 +214,15 @@ FORMS: tuple[Form, ...] = (
     ),
     Form("xnli", {"multinli.train.sw.tsv": "premise\thypo\tlabel\nA.\tB.\tcontradictory\n"}, {"sw": 1}),
     Form("xcopa", {"test.sw.jsonl": lines(_COPA), "test.et.jsonl": lines(_COPA)}, {"sw": 5}, split="test"),
+    Form(
+        "xcsqa",
+        {
+            f"x-csqa/train_{code}.jsonl": lines([_choice(code, i) for i in numbers])
+            for code, numbers in (("sw", (1, 0)), ("en", (0, 1, 2)))
+        },
+        {"sw": 2},
+        options={"form": "translation"},
+    ),
     Form("xcsqa", {"dev_rand_split.jsonl": lines([{**_choice("en", i)} for i in range(2)])}, {"en": 2}, split="dev"),
     # anybody's
     Form(

@@ -324,3 +324,16 @@ def test_a_filter_passes_over_kinds_it_does_not_read_until_one_joins():
     assert unsolved([*riddles, Problem(question="q", language="en")], "riddles") == {3}
     unsolved.register(Riddle, lambda riddle: not riddle.solution)
     assert unsolved(riddles, "riddles") == {0}
+
+
+def test_questions_of_x_csqa_are_paired_with_the_english_ones_of_their_id(tmp_path):
+    def row(number, stem):
+        choices = [{"label": label, "text": label} for label in "AB"]
+        return {"id": str(number), "question": {"stem": stem, "choices": choices}, "answerKey": "A"}
+
+    write(tmp_path, "train_sw.jsonl", [row(1, "Wapi?"), row(0, "Nani?"), row(9, "Lini?")])
+    write(tmp_path, "train_en.jsonl", [row(0, "Who?"), row(1, "Where?")])
+    options = {"form": "translation"}
+    pairs, account = load("xcsqa", tmp_path, "sw", options=options, max_bad_share=0.5)
+    assert [(pair.text, pair.english) for pair in pairs] == [("Wapi?", "Where?"), ("Nani?", "Who?")]
+    assert "no row of this id in the English file" in account.bad[0]

@@ -151,3 +151,16 @@ def test_dry_run_shows_what_deepspeed_is_given(capsys):
     assert given["zero_optimization"]["stage3_prefetch_bucket_size"] == 7, "keys that are not modelled pass through"
     assert main(command) == 0
     assert '"zero_optimization": {"stage": 3' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("task,languages", [("x-csqa", 16), ("xnli", 15)])
+def test_mindmerger_on_choice_tasks_has_the_published_lengths_and_languages(task, languages):
+    run = load_run(f"configs/mindmerger/llamax-7b-{task}-mt5-xl.yaml")
+    stages, name = run.recipes["mindmerger"], task.replace("-", "")
+    assert len(run.languages) == languages and len(stages["mapping"].data[0].languages) == languages - 1
+    for stage in stages.values():
+        packing = stage.packing
+        assert {packing.max_encoder_tokens, packing.max_prompt_tokens, packing.max_target_tokens} == {200}
+        assert (stage.epochs, packing.global_batch_size, stage.optimizer.betas) == (3, 128, (0.8, 0.999))
+    assert stages["augmentation"].prompt == name and stages["augmentation"].data[0].limit_per_language is None
+    assert list(run.evaluation.tasks) == [name] and run.evaluation.tasks[name].rule == "exact"
