@@ -36,6 +36,18 @@ def require_scorable(records: Sequence[Record], rule_name: str) -> None:
             )
 
 
+def require_ready(rule_name: str, context: ParallelContext) -> None:
+    """UserError, on every rank, where a rule runs programs and one of the ranks cannot."""
+    running, problem = rule(rule_name).running, None
+    if running is None:
+        return
+    try:
+        running.ready()
+    except UserError as error:
+        problem = str(error)
+    context.agree(problem)
+
+
 def unjudged(one: Answer) -> Prediction:
     """An answer as a row of a prediction file."""
     record = one.record
@@ -165,8 +177,7 @@ def evaluate_task(
         answerer = answerer.asked_by(task.prompt)
     work = digest([answerer.fingerprint, *_how(task)])
     folder = folder / name
-    if (running := rule(task.rule).running) is not None:
-        context.on_first(running.ready)
+    require_ready(task.rule, context)
     with context.alone_in(folder), bar(f"{answerer.title} on {name}", len(languages)) as progress:
         for code in languages:
             records, account = load_records(task.data, run_languages, only=code)

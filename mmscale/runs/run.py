@@ -12,10 +12,9 @@ from mmscale.answering.local import LOCAL, LocalAnswerer, Steering, proxy_answer
 from mmscale.config.evaluation import ProxyConfig, TaskConfig
 from mmscale.config.run import RunConfig, dump_run
 from mmscale.errors import UserError, unknown_name
-from mmscale.evaluation.answers import rule
 from mmscale.evaluation.predictions import Prediction, score
 from mmscale.evaluation.scores import task_scores
-from mmscale.evaluation.solving import evaluate_task
+from mmscale.evaluation.solving import evaluate_task, require_ready
 from mmscale.execution.room import set_up
 from mmscale.methods import Method, recipe
 from mmscale.models.assembly import ModelParts
@@ -175,9 +174,7 @@ class Run:
         """UserError, before anything is trained, where a task's programs could not be run."""
         set_up(self.config.execution)
         for task in self.config.evaluation.tasks.values():
-            if (running := rule(task.rule).running) is not None:
-                self.context.on_first(running.ready)
-                return
+            require_ready(task.rule, self.context)
 
     def _answerer(self, title: str, parts: ModelParts, prompt: str | None) -> Answerer:
         made: Answerer = registry.get("answerers", self.config.evaluation.answerer)(title, parts, prompt, self.context)

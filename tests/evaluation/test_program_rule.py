@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from mmscale.config.execution import ExecutionConfig
 from mmscale.config.run import load_run
 from mmscale.errors import UserError
 from mmscale.evaluation.answers import program, rule
+from mmscale.evaluation.solving import require_ready
 from mmscale.execution import room as rooms
 from mmscale.execution.room import Room
 from mmscale.planning.dry_run import dry_run
@@ -145,6 +147,10 @@ def test_a_run_with_programs_is_refused_before_it_begins_where_nothing_isolates_
     assert not (tmp_path / "run" / "predictions").exists()
     with pytest.raises(UserError, match="install the package bubblewrap"):
         dry_run(load_run(RUN[0], RUN[1:]))
+    told: list[str | None] = []
+    require_ready("program", SimpleNamespace(agree=told.append))
+    require_ready("default", SimpleNamespace())  # asks nobody
+    assert "install the package bubblewrap" in told[0], "every rank says it, so that none waits for another"
     dry_run(load_run(RUN[0], [*RUN[1:], "execution.isolation=none"]))
     assert "warning: execution.isolation is none" in capsys.readouterr().err
     rooms.set_up(ExecutionConfig())
