@@ -43,7 +43,7 @@ _SOURCES = (
 _PROMPTS = (
     "question_translation", "question_translation_published", "alpaca", "alpaca_program", "mapping", "mindmerger_math",
     "langbridge", "xcsqa", "xnli", "xcopa", "xcsqa_text", "xcopa_text", "mcot", "proxy_gsm", "tinyworld_math", "tinyworld_program",
-    "tinyworld_translation", "question", "document",
+    "tinyworld_translation", "question", "document", "replacement",
 )  # fmt: skip
 _FILTERS = (
     "untranslated", "leaked_solution", "repetition_loop", "foreign_script", "other_language_rationale", "native_digits",
@@ -81,7 +81,13 @@ KINDS: dict[str, Kind] = {
         {name: f"mmscale.models.encoders.{name}:FAMILY" for name in ("t5", "m2m100", "xlm_roberta", "decoder")},
     ),
     "connectors": Kind(
-        "connector", "mmscale.models.connectors.base:ConnectorKind", {"mlp": "mmscale.models.connectors.mlp:CONNECTOR"}
+        "connector",
+        "mmscale.models.connectors.base:ConnectorKind",
+        {
+            "mlp": "mmscale.models.connectors.mlp:CONNECTOR",
+            "linear": "mmscale.models.connectors.layers:LINEAR",
+            "mlp3": "mmscale.models.connectors.layers:MLP3",
+        },
     ),
     "methods": Kind(
         "method",

@@ -143,14 +143,14 @@ def test_another_package_adds_one_of_each_and_a_run_uses_them(outside, world, tm
     assert told == [row for row in kept if row[1] != "step"] and {row[0] for row in told} == {1, 2}
     assert not (stage / "tensorboard").exists(), "one that was not asked for"
     folder = stage / "model"
-    assert json.loads((folder / "mmscale.json").read_text())["connector"] == "linear"
+    assert json.loads((folder / "mmscale.json").read_text())["connector"] == "one_layer"
     assert (folder / "connector.safetensors").is_file() and not (folder / "mapping.safetensors").exists()
     tuned = tmp_path / "run/stages/reading_in.tuning/model"
     assert (tuned / "connector.safetensors").read_bytes() == (folder / "connector.safetensors").read_bytes()
     for model in (folder, tuned):
         assert main(["generate", str(model), "What has keys?", "--max-new-tokens", "2"]) == 0, "it is read again"
     assert main(["run", str(OUTSIDE / "run.yaml"), "output_dir=run", "connector=mlp"]) == 2
-    assert 'connector was "linear", now "mlp"' in capsys.readouterr().err.replace("\n", " ")
+    assert 'connector was "one_layer", now "mlp"' in capsys.readouterr().err.replace("\n", " ")
     capsys.readouterr()
     alone = ["output_dir=alone", "methods=[]", "evaluation.answerer=parrot"]
     assert main(["run", str(OUTSIDE / "run.yaml"), *alone, "--json"]) == 0
@@ -183,10 +183,10 @@ def test_a_stage_before_the_connector_is_trained_reads_no_encoder(world):
 
 
 @pytest.mark.parametrize(
-    "note", [None, '["linear", 3, 4]', '["linear", 1000000, 1000000]', '["mlp", 16, 8]', '["linear", 0, 8]']
+    "note", [None, '["one_layer", 3, 4]', '["one_layer", 1000000, 1000000]', '["mlp", 16, 8]', '["one_layer", 0, 8]']
 )
 def test_a_connector_of_other_widths_or_kind_is_refused(outside, tmp_path, note):
-    kind, path = registry.get("connectors", "linear"), tmp_path / "connector.safetensors"
+    kind, path = registry.get("connectors", "one_layer"), tmp_path / "connector.safetensors"
     made = kind.build(16, 8)
     kind.write(made, path)
     assert torch.equal(kind.read(tmp_path).weight, made.weight)

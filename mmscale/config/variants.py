@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import field_validator, model_validator
 
 from mmscale.config.base import Config, ConnectorName, MethodName, deep_merge
+from mmscale.config.prompt import PromptName
 
 
 class VariantConfig(Config):
@@ -20,6 +21,8 @@ class VariantConfig(Config):
     stages: dict[str, str] = {}
     """Its stages in order, each METHOD.STAGE, or STAGE of `method`; `{NAME: METHOD.STAGE}` where one comes twice. Empty takes
     all of `method`."""
+    prompt: PromptName | None = None
+    """Template by which its result is asked, where a task names none; null is that of its last stage."""
     connector: ConnectorName | None = None
     """What joins encoder and language model; null takes the run's."""
 

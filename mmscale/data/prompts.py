@@ -141,6 +141,8 @@ MINDMERGER_MATH = Template(
     prompt=_around(ALPACA_BEFORE, ALPACA_AFTER + " Let's think step by step."), target=_rationale, joined=False
 )
 """MindMerger, stage II, on word problems: the Alpaca template and "Let's think step by step."."""
+REPLACEMENT = Template(prompt=_nothing, target=_rationale, joined=False)
+"""MindMerger's ablation of its augmentation: the encoder alone reads the question, the LLM no text."""
 # LangBridge (Yoon et al. 2024): the encoder alone reads, its text that of the Alpaca prompt.
 LANGBRIDGE = Template(
     prompt=_nothing,

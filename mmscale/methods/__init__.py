@@ -31,7 +31,14 @@ def _variant(name: str, variant: VariantConfig) -> Method:
         papers.append(of_method.paper)
     title = variant.title or name.replace("_", " ").capitalize()
     paper = ", ".join(dict.fromkeys(filter(None, papers)))
-    return Method(name=name, title=title, paper=paper, stages=tuple(stages), connector=variant.connector)
+    return Method(
+        name=name,
+        title=title,
+        paper=paper,
+        stages=tuple(stages),
+        prompt=variant.prompt,
+        connector=variant.connector,
+    )
 
 
 def _stage(chosen: Method, name: str) -> StageSpec:

@@ -26,6 +26,8 @@ class Method:
     title: str
     paper: str
     stages: tuple[StageSpec, ...]
+    prompt: str | None = None
+    """Template by which its result is asked; None is that of the last stage."""
     connector: str | None = None
     """Name of what joins encoder and language model; None takes the run's."""
 

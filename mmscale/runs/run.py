@@ -59,7 +59,8 @@ def check(run: RunConfig) -> list[Method]:
 
 def asked_prompts(run: RunConfig) -> set[str]:
     """The templates by which a run's models are asked, where a task has none of its own."""
-    return {stage.prompt for stage in stages_of(run) if stage.spec is stage.method.stages[-1]}
+    last = [stage for stage in stages_of(run) if stage.spec is stage.method.stages[-1]]
+    return {stage.method.prompt or stage.prompt for stage in last}
 
 
 def stages_of(run: RunConfig) -> list[Stage]:
@@ -163,7 +164,7 @@ class Run:
             self._evaluate(BASE, "Base", self._answerer("Base", untouched, self._base_prompt()))
         for chosen in [chosen for chosen in self.methods if chosen.name in self._only]:
             parts = train_method(self.config, chosen, self.context)
-            self._evaluate(chosen.name, chosen.title, self._answerer(chosen.title, parts, None))
+            self._evaluate(chosen.name, chosen.title, self._answerer(chosen.title, parts, chosen.prompt))
         if self.config.proxy is not None and any(proxy_models.is_of_proxy(name) for name in self._only):
             self._proxy(self.config.proxy, untouched)
         if self.config.proxy is not None and not self._steered:
@@ -191,7 +192,7 @@ class Run:
         """
         for chosen in [*self.methods, *(recipe(self.config, name) for name in self.config.recipes)]:
             last = chosen.stages[-1]
-            return self.config.recipes[chosen.name][last.name].prompt or last.prompt
+            return chosen.prompt or self.config.recipes[chosen.name][last.name].prompt or last.prompt
         return None
 
     def _evaluate(

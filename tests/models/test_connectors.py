@@ -9,7 +9,7 @@ import torch
 
 from mmscale.cli.main import main
 from mmscale.errors import UserError
-from mmscale.models.connectors import mlp
+from mmscale.models.connectors import connector, mlp
 from mmscale.models.connectors.mlp import MLPConnector
 
 
@@ -70,6 +70,36 @@ def test_an_extra_tensor_and_wrong_shapes_are_refused(tmp_path):
     torch.save({**mapping().state_dict(), "end_boundary": torch.zeros(1, 1, 3)}, tmp_path / "y.bin")
     with pytest.raises(UserError, match=r"y.bin: .*end_boundary"):
         mlp.CONNECTOR.read(tmp_path / "y.bin")
+
+
+@pytest.mark.parametrize("name", ["mlp", "linear", "mlp3"])
+def test_every_connector_is_its_layers_with_relu_between_them_written_into_the_row(tmp_path, name):
+    """Values and gradients against the definition in float64; its file reads back, and as no other connector."""
+    kind = connector(name)
+    torch.manual_seed(0)
+    made = kind.build(6, 10).double()
+    torch.nn.init.normal_(made.end_boundary)
+    states, tokens = torch.randn(5, 6, dtype=torch.float64), torch.randn(3, 10, dtype=torch.float64)
+    rows = [torch.tensor(numbers) for numbers in ([0, 7, 8], [1, 2, 4, 5, 6], [3, 9])]
+    merged = made(states, tokens, *rows)
+    linears = [layer for layer in made.modules() if isinstance(layer, torch.nn.Linear)]
+    assert len(linears) == {"mlp": 2, "linear": 1, "mlp3": 3}[name]
+    connected = states
+    for number, layer in enumerate(linears):
+        connected = (connected if number == 0 else connected.relu()) @ layer.weight.T + layer.bias
+    wanted = torch.zeros(10, 10, dtype=torch.float64)
+    wanted[rows[0]], wanted[rows[1]], wanted[rows[2]] = tokens, connected, made.end_boundary.reshape(-1)
+    torch.testing.assert_close(merged, wanted)
+    weights = torch.randn_like(merged)
+    ours = torch.autograd.grad((merged * weights).sum(), list(made.parameters()))
+    theirs = torch.autograd.grad((wanted * weights).sum(), list(made.parameters()))
+    torch.testing.assert_close(ours, theirs)
+
+    kind.write(made.float(), tmp_path / kind.file)
+    assert equal(made, kind.read(tmp_path))
+    for other in {"mlp", "linear", "mlp3"} - {name}:
+        with pytest.raises(UserError):
+            connector(other).read(tmp_path / kind.file)
 
 
 class Dangerous:

@@ -14,7 +14,7 @@ from mmscale.config.run import dump_run, load_run, parse_run
 from mmscale.errors import UserError
 from mmscale.methods import recipe
 from mmscale.models.assembly import read_parts
-from mmscale.runs.run import stages_of
+from mmscale.runs.run import asked_prompts, stages_of
 from mmscale.storage.reading import parse_yaml
 
 SMALL = "limit_per_language=6"
@@ -90,6 +90,26 @@ def test_what_a_variant_does_not_write_is_that_of_its_methods():
     assert chosen.title == "Response alone" and [stage.name for stage in chosen.stages] == ["response"]
     assert chosen.paper == recipe(run, "question_alignment").paper
     assert parse_run(parse_yaml(dump_run(run), ""), "run.yaml") == run, "a run directory's own configuration reads back"
+
+
+def test_the_ablations_of_a_paper_are_one_run():
+    run = load_run("papers/mindmerger-tinyworld.yaml")
+    shown = [(stage.name, stage.connector, stage.prompt) for stage in stages_of(run)]
+    assert shown == [
+        ("mindmerger.mapping", "mlp", "mapping"),
+        ("mindmerger.augmentation", "mlp", "tinyworld_math"),
+        ("no_mapping.augmentation", "mlp", "tinyworld_math"),
+        ("no_augmentation.mapping", "mlp", "mapping"),
+        ("replacement.mapping", "mlp", "mapping"),
+        ("replacement.augmentation", "mlp", "replacement"),
+        ("linear.mapping", "linear", "mapping"),
+        ("linear.augmentation", "linear", "tinyworld_math"),
+        ("mlp3.mapping", "mlp3", "mapping"),
+        ("mlp3.augmentation", "mlp3", "tinyworld_math"),
+    ]
+    assert asked_prompts(run) == {"tinyworld_math", "replacement"}, (
+        "no one is asked by the mapping stage's empty prompt"
+    )
 
 
 @pytest.mark.parametrize(

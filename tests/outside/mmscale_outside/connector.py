@@ -23,4 +23,4 @@ class LinearConnector(Connector):
         return merged.index_copy(0, encoder_rows, connected).index_copy(0, boundary_rows, ends)
 
 
-CONNECTOR = ConnectorKind("linear", LinearConnector)
+CONNECTOR = ConnectorKind("one_layer", LinearConnector)
