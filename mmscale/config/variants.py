@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import field_validator, model_validator
+from pydantic import WithJsonSchema, field_validator, model_validator
 
 from mmscale.config.base import Config, ConnectorName, MethodName, deep_merge
 from mmscale.config.prompt import PromptName
+
+
+_NAMED = {"type": "object", "additionalProperties": {"type": "string"}}
+_STAGES = {"anyOf": [{"type": "array", "items": {"anyOf": [{"type": "string"}, _NAMED]}}, _NAMED]}
+"""What `stages` may be written as, for editors."""
 
 
 class VariantConfig(Config):
@@ -18,7 +23,7 @@ class VariantConfig(Config):
     """What reports call it; empty takes its name."""
     method: MethodName | None = None
     """The method that a stage named without one is of."""
-    stages: dict[str, str] = {}
+    stages: Annotated[dict[str, str], WithJsonSchema(_STAGES)] = {}
     """Its stages in order, each METHOD.STAGE, or STAGE of `method`; `{NAME: METHOD.STAGE}` where one comes twice. Empty takes
     all of `method`."""
     prompt: PromptName | None = None
