@@ -10,7 +10,6 @@ from pydantic import WithJsonSchema, field_validator, model_validator
 from mmscale.config.base import Config, ConnectorName, MethodName, deep_merge
 from mmscale.config.prompt import PromptName
 
-
 _NAMED = {"type": "object", "additionalProperties": {"type": "string"}}
 _STAGES = {"anyOf": [{"type": "array", "items": {"anyOf": [{"type": "string"}, _NAMED]}}, _NAMED]}
 """What `stages` may be written as, for editors."""
