@@ -17,19 +17,21 @@ from mmscale.errors import UserError
 
 PACKAGES = ("numpy", "sympy", "mpmath", "scipy", "dateutil", "six")
 """What programs may import beside the standard library, where it is installed; models write programs with these."""
+STANDARD = (
+    "math",
+    "datetime",
+    "fractions",
+    "decimal",
+    "itertools",
+    "collections",
+    "statistics",
+    "re",
+    "random",
+    "functools",
+)
+"""What every server imports, once for all programs."""
 PRELOADED = (
-    *(
-        "math",
-        "datetime",
-        "fractions",
-        "decimal",
-        "itertools",
-        "collections",
-        "statistics",
-        "re",
-        "numpy.random",
-        "sympy",
-    ),
+    *("numpy.random", "sympy", "dataclasses"),
     # what sympy leaves until it solves or integrates something
     *(
         "sympy.physics.units",
@@ -44,9 +46,9 @@ PRELOADED = (
         "sympy.integrals.heurisch",
         "sympy.sets.handlers.issubset",
     ),
-    *("sympy.codegen.ast", "dataclasses"),
+    "sympy.codegen.ast",
 )
-"""What the server imports once, for all programs."""
+"""What a server of programs that use packages imports as well; a process without them is forked in a third of the time."""
 _NEEDED = ("numpy", "sympy")
 _BESIDE = "{}.libs"
 """Where wheels keep the shared libraries of a package."""
@@ -157,7 +159,7 @@ def _probe(executable: str, environment: dict[str, str]) -> tuple[list[str], int
     extensions = Path(_standard("platstdlib")) / "lib-dynload"
     names = [file.name.split(".")[0] for file in sorted(extensions.glob("*.so"))]
     names = [name for name in names if not name.startswith(("_test", "_tkinter", "xx"))]
-    wanted = [*names, *PRELOADED, *PACKAGES, *(f"scipy.{name}" for name in _IN_SCIPY)]
+    wanted = [*names, *STANDARD, *PRELOADED, *PACKAGES, *(f"scipy.{name}" for name in _IN_SCIPY)]
     command = [executable, "-s", "-B", "-c", _PROBE, json.dumps(wanted)]
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Many programs at once: a few sandboxes, each with a thread that feeds it, kept for the next batch."""
+"""Many programs at once: a few sandboxes, fed by threads and kept for the next batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from mmscale.config.execution import ExecutionConfig
 from mmscale.errors import UserError
 from mmscale.execution.outcome import Outcome
-from mmscale.execution.sandbox import Sandbox
+from mmscale.execution.sandbox import Sandbox, uses_packages
 from mmscale.progress import say
 
 _LOCAL_RANKS = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
@@ -75,20 +75,23 @@ class Pool:
         self._threads.clear()
 
     def _work(self) -> None:
-        """One sandbox's thread: bubblewrap ends with the thread that started it, so it starts and feeds it to the end."""
-        sandbox: Sandbox | None = None
+        """A worker's thread, with a sandbox for programs that use packages and one for the others: bubblewrap ends with the
+        thread that started it, so this one starts and feeds them to the end."""
+        sandboxes: dict[bool, Sandbox] = {}
         failed: Exception | None = None
         while (task := self._tasks.get()) is not None:
             index, code, done = task
             try:
                 if failed is not None:
                     raise failed
-                sandbox = sandbox or Sandbox(self.config)
-                done.put((index, sandbox.run(code)))
+                packages = uses_packages(code)
+                if packages not in sandboxes:
+                    sandboxes[packages] = Sandbox(self.config, packages)
+                done.put((index, sandboxes[packages].run(code)))
             except Exception as error:  # told by whoever asked
                 failed = error
                 done.put((index, error))
-        if sandbox is not None:
+        for sandbox in sandboxes.values():
             sandbox.stop()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from mmscale.config.execution import ExecutionConfig
 from mmscale.errors import UserError
 from mmscale.execution import server
-from mmscale.execution.interpreter import PRELOADED, Interpreter, interpreter
+from mmscale.execution.interpreter import PRELOADED, STANDARD, Interpreter, interpreter
 from mmscale.execution.outcome import Outcome
 from mmscale.execution.seccomp import program_filter, sandbox_filter
 
@@ -28,9 +28,15 @@ _OUTPUT = 256 << 10
 """Bytes that a program may print."""
 _FRAME = 8 << 20
 """No reply of a server is longer."""
+_SLOW_TO_IMPORT = ("numpy", "sympy", "mpmath", "scipy")
 _START_SECONDS = 120
 _GRACE_SECONDS = 10
 """Beyond a program's own time, until its server is given up."""
+
+
+def uses_packages(code: str) -> bool:
+    """Whether a program names a package that is imported for all; one that hides the name imports it by itself."""
+    return any(name in code for name in _SLOW_TO_IMPORT)
 
 
 class SandboxLost(Exception):
@@ -51,8 +57,9 @@ def bubblewrap() -> str:
 class Sandbox:
     """A server that runs programs, one at a time; it is started anew where a program damaged it."""
 
-    def __init__(self, config: ExecutionConfig) -> None:
-        self.config = config
+    def __init__(self, config: ExecutionConfig, packages: bool = True) -> None:
+        """With `packages`, numpy and sympy are imported once for all its programs."""
+        self.config, self.packages = config, packages
         self.interpreter = interpreter()
         self._process: subprocess.Popen[bytes] | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
@@ -108,7 +115,7 @@ class Sandbox:
             "output_bytes": _OUTPUT,
             "file_bytes": _FILES,
             "filter": self._filter.hex(),
-            "imports": PRELOADED,
+            "imports": (*STANDARD, *(PRELOADED if self.packages else ())),
         }
 
     @property
