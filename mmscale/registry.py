@@ -87,12 +87,16 @@ KINDS: dict[str, Kind] = {
             "mlp": "mmscale.models.connectors.mlp:CONNECTOR",
             "linear": "mmscale.models.connectors.layers:LINEAR",
             "mlp3": "mmscale.models.connectors.layers:MLP3",
+            "langbridge": "mmscale.models.connectors.layers:LANGBRIDGE",
         },
     ),
     "methods": Kind(
         "method",
         "mmscale.methods.base:Method",
-        {name: f"mmscale.methods.{name}:METHOD" for name in ("question_alignment", "mindmerger", "multilingual_cot")},
+        {
+            name: f"mmscale.methods.{name}:METHOD"
+            for name in ("question_alignment", "mindmerger", "multilingual_cot", "langbridge")
+        },
     ),
     "tasks": Kind(
         "task",

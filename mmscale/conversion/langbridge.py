@@ -1,7 +1,6 @@
-"""LangBridge (arXiv 2401.10695): one linear layer between a multilingual encoder and an LLM, as a mapping of ours.
+"""LangBridge (arXiv 2401.10695): one linear layer between a multilingual encoder and an LLM, as a connector of ours.
 
-A linear layer is a two-layer mapping exactly: W x + b = [W, -W] relu([I; -I] x) + b. Its `enc_eos` is the row that
-ends the encoder's states, our end boundary.
+Its `enc_eos` is the row that ends the encoder's states, our end boundary.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ import re
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.conversion.hugging_face import converted, copy_besides_weights, note_dtype
 from mmscale.errors import UserError
 from mmscale.models.accounting import outlined, require_whole
 from mmscale.models.assembly import FOLDER, ModelParts, write_parts
-from mmscale.models.connectors.mlp import CONNECTOR, MLPConnector
+from mmscale.models.connectors.base import load
+from mmscale.models.connectors.layers import LANGBRIDGE, LayeredConnector
 from mmscale.models.counting import empty_language_model
 from mmscale.models.encoders.base import family, family_of, load_encoder_config, load_encoder_tokenizer
 from mmscale.models.export import ShardWriter
@@ -42,23 +41,7 @@ def is_langbridge(source: Path) -> bool:
     return (isinstance(named, list) and "LangBridgeModel" in named) or values.keys() >= _SETTINGS
 
 
-def as_mapping(weight_DE: Tensor, bias_D: Tensor | None, end_D: Tensor) -> MLPConnector:
-    """The mapping d_enc -> 2 d_enc -> d_llm that equals a linear layer, in float32."""
-    llm_width, encoder_width = weight_DE.shape
-    mapping = MLPConnector(encoder_width, llm_width)
-    unit, weight = torch.eye(encoder_width), weight_DE.float()
-    state = {
-        "mlp.linear1.weight": torch.cat([unit, -unit]),
-        "mlp.linear1.bias": torch.zeros(2 * encoder_width),
-        "mlp.linear2.weight": torch.cat([weight, -weight], dim=1),
-        "mlp.linear2.bias": torch.zeros(llm_width) if bias_D is None else bias_D.float(),
-        "end_boundary": end_D.float().reshape(1, 1, llm_width),
-    }
-    mapping.load_state_dict(state)
-    return mapping
-
-
-def _mapping(files: TensorFiles) -> MLPConnector:
+def _connector(files: TensorFiles) -> LayeredConnector:
     names = {name.removeprefix(_ALIGNMENT) for name in files if name.startswith(_ALIGNMENT)}
     unknown = sorted(names - {"linear.weight", "linear.bias", "enc_eos"})
     missing = sorted({"linear.weight", "enc_eos"} - names)
@@ -66,10 +49,13 @@ def _mapping(files: TensorFiles) -> MLPConnector:
         problem = f"the unknown tensor {unknown[0]}" if unknown else f"no tensor {missing[0]}"
         raise UserError(
             f"{files.folder}: its alignment has {problem}: only the linear one (linear.weight, linear.bias, enc_eos) "
-            f"has an exact counterpart here"
+            f"has a counterpart here"
         )
-    bias = files.read(_ALIGNMENT + "linear.bias") if "linear.bias" in names else None
-    return as_mapping(files.read(_ALIGNMENT + "linear.weight"), bias, files.read(_ALIGNMENT + "enc_eos"))
+    weight_DE, end_D = files.read(_ALIGNMENT + "linear.weight"), files.read(_ALIGNMENT + "enc_eos")
+    bias_D = files.read(_ALIGNMENT + "linear.bias") if "linear.bias" in names else torch.zeros_like(end_D)
+    made = LayeredConnector(weight_DE.shape[1], weight_DE.shape[0])
+    load(made, {"layers.0.weight": weight_DE, "layers.0.bias": bias_D, "end_boundary": end_D}, files.folder)
+    return made
 
 
 def _names(files: TensorFiles) -> tuple[dict[str, str], dict[str, str]]:
@@ -141,22 +127,28 @@ def split(
     target: Path,
     to: torch.dtype | None,
 ) -> str:
-    """Write `target` as a model folder of ours: language_model/, encoder/, mapping.safetensors; says what was written."""
+    """Write `target` as a model folder of ours: language_model/, encoder/, connector.safetensors; says what was written."""
     llm_base = base_of(source, "lm", "--base", language_model)
     encoder_base = base_of(source, "enc", "--encoder", encoder)
     files = TensorFiles(source)
-    mapping = _mapping(files)
+    joins = _connector(files)
     llm, of_encoder = _names(files)
     _write_part(files, llm, llm_base, target / "language_model", to)
     _write_part(files, of_encoder, encoder_base, target / "encoder", to)
     _require_whole(source, target)
     _warn_of_white_space(target / "encoder")
-    CONNECTOR.write(mapping, target / CONNECTOR.file)
+    LANGBRIDGE.write(joins, target / LANGBRIDGE.file)
     llm_there = LanguageModelConfig(path=f"{FOLDER}/language_model")
     encoder_there = EncoderConfig(path=f"{FOLDER}/encoder")
     write_parts(
         target,
-        ModelParts(language_model=llm_there, encoder=encoder_there, mapping=CONNECTOR.file, prompt=PROMPT),
+        ModelParts(
+            language_model=llm_there,
+            encoder=encoder_there,
+            mapping=LANGBRIDGE.file,
+            prompt=PROMPT,
+            connector=LANGBRIDGE.name,
+        ),
     )
-    widths = f"{mapping.encoder_width} -> {mapping.llm_width}"
-    return f"{len(llm):,} tensors of the LLM, {len(of_encoder):,} of the encoder, a mapping {widths}"
+    widths = f"{joins.encoder_width} -> {joins.llm_width}"
+    return f"{len(llm):,} tensors of the LLM, {len(of_encoder):,} of the encoder, a linear layer {widths}"

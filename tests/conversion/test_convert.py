@@ -17,7 +17,9 @@ from mmscale.conversion.hugging_face import to_safetensors
 from mmscale.data.packing import pack
 from mmscale.data.segments import TokenizedExample
 from mmscale.models.assembly import assemble, read_parts
+from mmscale.models.connectors.layers import LayeredConnector
 from mmscale.parallel.context import ParallelContext
+from mmscale.training.objective import CausalObjective
 from tests.conftest import random_causal_lm
 from tests.distributed import ranks
 
@@ -129,6 +131,30 @@ def converted_logits(folder, example):
     model, tokenizer = assemble(parts, CPU)
     assert tokenizer is not None
     return model.language_model.logits(model.hidden(pack([example], model.language_model.specials)))
+
+
+def test_langbridge_trains_as_its_authors_module_does(langbridge, base, tmp_path):
+    """Loss and gradients of the linear layer and the end, two examples packed, against one at a time in theirs."""
+    made, folder = langbridge
+    assert main(["convert", str(folder), str(tmp_path / "model"), "--base", str(base)]) == 0
+    model, _ = assemble(read_parts(str(tmp_path / "model")), CPU)
+    model, made = model.double(), made.double()  # float32's own rounding is 2e-5 of a gradient here
+    assert isinstance(model.connector, LayeredConnector)
+    model.connector.requires_grad_(True)
+    pairs = [((11, 5, 6, 1), (9, 8, 7, 2)), ((4, 1), (3, 2))]
+    examples = [TokenizedExample(prompt_ids=(), target_ids=t, encoder_ids=e, language="sw") for e, t in pairs]
+    loss = CausalObjective(model).loss_sum(pack(examples, model.language_model.specials))
+    logits = [made.logits(e, t)[-len(t) :] for e, t in pairs]
+    theirs = sum(
+        nn.functional.cross_entropy(of, torch.tensor(t), reduction="sum")
+        for of, (_, t) in zip(logits, pairs, strict=True)
+    )
+    torch.testing.assert_close(loss.double(), theirs, rtol=1e-6, atol=0)
+    own = (model.connector.layers[0].weight, model.connector.layers[0].bias, model.connector.end_boundary)
+    alignment = made.lb.alignment
+    wanted = torch.autograd.grad(theirs, (alignment.linear.weight, alignment.linear.bias, alignment.enc_eos))
+    for ours, right in zip(torch.autograd.grad(loss, own), wanted, strict=True):
+        assert (ours - right).norm() <= 1e-6 * right.norm()
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
-"""The mappings that MindMerger compares with its own (arXiv 2405.17386, section 5): one linear layer, and three layers.
+"""The mappings that MindMerger compares with its own (arXiv 2405.17386, section 5), one linear layer and three, and LangBridge's
+(arXiv 2401.10695), one linear layer.
 
-Both end the encoder states with a learned row, zero at first, as the two-layer one does. The paper does not say how wide the three
+MindMerger's end the encoder states with a learned row, zero at first, as the two-layer one does. The paper does not say how wide the three
 layers are: here both hidden ones have twice the encoder's width, as the two-layer mapping's has.
 """
 
@@ -41,7 +42,15 @@ def _three(encoder_width: int, llm_width: int) -> LayeredConnector:
     return LayeredConnector(encoder_width, llm_width, (2 * encoder_width, 2 * encoder_width))
 
 
+def _langbridge(encoder_width: int, llm_width: int) -> LayeredConnector:
+    made = LayeredConnector(encoder_width, llm_width)
+    nn.init.normal_(made.end_boundary)
+    return made
+
+
 LINEAR = ConnectorKind("linear", LayeredConnector)
 """One linear layer, and an end boundary."""
 MLP3 = ConnectorKind("mlp3", _three)
 """Three linear layers with ReLU between them, and an end boundary."""
+LANGBRIDGE = ConnectorKind("langbridge", _langbridge)
+"""LangBridge's: one linear layer, and an end of standard normal numbers at first."""
