@@ -31,6 +31,7 @@ SMALL = [
         for key in ("steps=2", "data.0.limit_per_language=8", "packing.global_batch_size=4")
     ),
     "recipes.question_alignment.translation.data.0.languages=[sw]",
+    "recipes.question_alignment.translation.data.1.limit_per_language=8",
 ]
 
 
