@@ -157,6 +157,7 @@ def model_parts(
     from mmscale.config.model import EncoderConfig
     from mmscale.errors import UserError
     from mmscale.models.assembly import read_parts
+    from mmscale.models.connectors import kind_of
 
     parts = read_parts(path)
     said = {**({"dtype": dtype} if dtype != "auto" else {}), "trust_remote_code": trust}
@@ -167,7 +168,9 @@ def model_parts(
     if encoder is not None:
         if parts.encoder is not None:
             raise UserError(f"{path} has an encoder and a mapping already: leave --encoder and --mapping out")
-        return replace(parts, encoder=EncoderConfig(path=encoder, trust_remote_code=trust), mapping=str(mapping))
+        kind = kind_of(Path(mapping))
+        reads = EncoderConfig(path=encoder, trust_remote_code=trust)
+        return replace(parts, encoder=reads, mapping=str(kind.find(Path(mapping))), connector=kind.name)
     if parts.encoder is not None:
         parts = replace(parts, encoder=parts.encoder.model_copy(update={"trust_remote_code": trust}))
     return parts

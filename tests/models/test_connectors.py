@@ -9,7 +9,7 @@ import torch
 
 from mmscale.cli.main import main
 from mmscale.errors import UserError
-from mmscale.models.connectors import connector, mlp
+from mmscale.models.connectors import connector, kind_of, mlp
 from mmscale.models.connectors.mlp import MLPConnector
 
 
@@ -97,6 +97,7 @@ def test_every_connector_is_its_layers_with_relu_between_them_written_into_the_r
 
     kind.write(made.float(), tmp_path / kind.file)
     assert equal(made, kind.read(tmp_path))
+    assert kind_of(tmp_path).name == kind_of(tmp_path / kind.file).name == name, "the file itself says which it is"
     for other in {"mlp", "linear", "mlp3"} - {name}:
         with pytest.raises(UserError):
             connector(other).read(tmp_path / kind.file)

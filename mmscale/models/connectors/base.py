@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmscale import registry
+from mmscale.config.model import DEFAULT_CONNECTOR
 from mmscale.errors import UserError
 from mmscale.models.tensor_files import open_safetensors
 from mmscale.storage.reading import existing_file, parse_json
@@ -112,6 +113,26 @@ def load(connector: Connector, state: dict[str, Tensor], path: Path) -> None:
         connector.load_state_dict({key: value.float() for key, value in state.items()})
     except RuntimeError as error:
         raise UserError(f"{path}: {str(error).splitlines()[-1].strip()}") from error
+
+
+def kind_of(path: Path) -> ConnectorKind:
+    """The connector whose weights a file holds, or the folder of one, as the file itself says; MindMerger's where it does not.
+
+    UserError where none of that name is known here.
+    """
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    for file in files:
+        if file.suffix != ".safetensors" or not file.is_file():
+            continue
+        with open_safetensors(file) as opened:
+            said = (opened.metadata() or {}).get(_NOTES)
+        if said is not None:
+            try:
+                name = parse_json(said)[0]
+            except (ValueError, TypeError, LookupError) as error:
+                raise UserError(f"{file} does not say which connector it is: it was not written by mmscale") from error
+            return connector(str(name))
+    return connector(DEFAULT_CONNECTOR)
 
 
 def connector(name: str) -> ConnectorKind:
