@@ -165,12 +165,12 @@ def model_parts(
     parts = replace(parts, language_model=own)
     if (encoder is None) != (mapping is None):
         raise UserError("--encoder and --mapping belong together: give both")
-    if encoder is not None:
+    if encoder is not None and mapping is not None:
         if parts.encoder is not None:
             raise UserError(f"{path} has an encoder and a mapping already: leave --encoder and --mapping out")
-        kind = kind_of(Path(mapping))
+        kind = kind_of(mapping)
         reads = EncoderConfig(path=encoder, trust_remote_code=trust)
-        return replace(parts, encoder=reads, mapping=str(kind.find(Path(mapping))), connector=kind.name)
+        return replace(parts, encoder=reads, mapping=str(kind.find(mapping)), connector=kind.name)
     if parts.encoder is not None:
         parts = replace(parts, encoder=parts.encoder.model_copy(update={"trust_remote_code": trust}))
     return parts
