@@ -31,12 +31,8 @@ _REPORT = 3
 """Where a program's process says what came of it."""
 _NO_NEW_PRIVILEGES, _END_WITH_PARENT, _DUMPABLE, _SECCOMP, _FILTER, _SUBREAPER = 38, 1, 4, 22, 2, 36
 """PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_SET_CHILD_SUBREAPER (linux/prctl.h)."""
-_DENIED = frozenset(
-    (
-        *(errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOSYS),
-        *(errno.EMFILE, errno.EFBIG, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN),
-    )
-)
+_FORBIDDEN = (errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOSYS)
+_TOO_MUCH = (errno.EMFILE, errno.EFBIG, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)
 _MOST_FILES = 64
 """Open at once, by the server or a program."""
 _MESSAGE = 1000
@@ -70,6 +66,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     server = Server(settings)
+    server.prove()
     _send({"ready": True})
     while (request := _receive()) is not None:
         _send(server.run(request))
@@ -114,6 +111,22 @@ class Server:
         self.output_bytes = int(settings["output_bytes"])
         self.file_bytes = int(settings["file_bytes"])
         self.filter = bytes.fromhex(settings["filter"])
+
+    def prove(self) -> None:
+        """SystemExit where a program's limits and filter do not hold here, so that none is ever run without them."""
+        child = os.fork()
+        if child == 0:
+            try:
+                self._limit()
+                os.fork()
+            except PermissionError:
+                os._exit(0)
+            except OSError:
+                os._exit(1)
+            os._exit(2)
+        status = os.waitpid(child, 0)[1]
+        if status != 0:
+            raise SystemExit("the kernel does not take the limits of a program, or its filter of system calls")
 
     def run(self, request: dict[str, Any]) -> Reply:
         began = time.monotonic()
@@ -286,19 +299,13 @@ def _outcome(reason: str | None, status: int, watch: _Watch, used_up: bool) -> R
     if number:
         # nothing but the kernel kills, and it does so where memory is short
         names = {int(signal.SIGSYS): "denied", int(signal.SIGKILL): "memory"}
-        return {**reply, "failure": names.get(number, f"error: {_signal(number)}")}
+        called = next((one.name for one in signal.Signals if one == number), f"signal {number}")
+        return {**reply, "failure": names.get(number, f"error: {called}")}
     if said.get("failure"):
         return {**reply, "failure": _text(said["failure"], 80), "message": _text(said.get("message"), _MESSAGE)}
     value = _text(said.get("value"), watch.output_bytes)
     value = value if value.strip() else printed
     return {**reply, "value": value or None, "failure": None if value.strip() else "no value"}
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _text(value: Any, most: int) -> str:
@@ -339,9 +346,8 @@ def _run_program(code: str) -> None:
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), encoding="utf-8", errors="replace", line_buffering=True)
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
     random.seed(0)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
     main = types.ModuleType("__main__")
     sys.modules["__main__"], sys.argv = main, ["program"]
     try:
@@ -377,7 +383,7 @@ def _failure(error: BaseException) -> Reply:
     threads = isinstance(error, RuntimeError) and "start new thread" in str(error)
     if isinstance(error, MemoryError) or number == errno.ENOMEM:
         kind = "memory"
-    elif isinstance(error, PermissionError) or number in _DENIED or threads:
+    elif isinstance(error, PermissionError) or number in (*_FORBIDDEN, *_TOO_MUCH) or threads:
         kind = "denied"
     else:
         kind = f"error: {name}"

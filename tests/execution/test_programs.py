@@ -191,3 +191,15 @@ def test_a_file_without_programs_is_refused_in_a_sentence(tmp_path):
     file.write_text('{"question": "1 + 1?"}\n')
     with pytest.raises(UserError, match="has no programs: rows need code and target"):
         list(cases(file))
+
+
+@pytest.mark.parametrize("isolation", [pytest.param("bubblewrap", marks=isolated), "none"])
+def test_no_program_is_run_where_its_filter_does_not_hold(monkeypatch, isolation):
+    """As under a kernel without seccomp: one that allows everything stands for it."""
+    allow_all = bytes.fromhex("06000000" + "0000ff7f")
+    monkeypatch.setattr("mmscale.execution.sandbox.program_filter", lambda: allow_all)
+    with (
+        pytest.raises(UserError, match="does not take the limits of a program, or its filter"),
+        Pool(ExecutionConfig(isolation=isolation, workers=1)) as pool,
+    ):
+        pool.run(["print(1)"])
