@@ -131,8 +131,8 @@ def measure(shape: str, chosen: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=sorted(LLAMA), default=["tiny", "little"])
-    parser.add_argument("--prompts", type=int, default=16, help="questions, answered at once")
+    parser.add_argument("--shapes", nargs="+", choices=sorted(LLAMA), default=["little", "medium"])
+    parser.add_argument("--prompts", type=int, default=8, help="questions, answered at once")
     parser.add_argument("--shared-tokens", type=int, default=EXEMPLARS, help="tokens that all prompts begin with")
     parser.add_argument("--new-tokens", type=int, default=32, help="tokens of each answer")
     parser.add_argument("--runs", type=int, default=3)

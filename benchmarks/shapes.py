@@ -29,6 +29,14 @@ LLAMA: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 4,
         "num_attention_heads": 8,
     },
+    "medium": {
+        **_LLAMA_2,
+        "vocab_size": 2000,
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+    },
     "7b": {
         **_LLAMA_2,
         "hidden_size": 4096,
@@ -52,7 +60,7 @@ LLAMA: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 8,
     },
 }
-"""LLaMA-2's 7B and 13B and Code Llama's 34B from their config.json (the last with LLaMA-2's vocabulary), and two for a machine
+"""LLaMA-2's 7B and 13B and Code Llama's 34B from their config.json (the last with LLaMA-2's vocabulary), and three for a machine
 without a GPU."""
 
 
