@@ -133,3 +133,25 @@ def test_proxy_decoding_of_random_weights_is_predicted_from_costs(tmp_path, capf
     speeds = [one["times_base_alone"] for one in row["by_acceptance"]]
     assert speeds == sorted(speeds) and speeds[0] > 0
     assert (tmp_path / "proxy_decode_small.json").is_file()
+
+
+def test_a_shared_beginning_is_measured_beside_whole_prompts(tmp_path, capfd):
+    arguments = [
+        "--shapes",
+        "tiny",
+        "--prompts",
+        "3",
+        "--shared-tokens",
+        "80",
+        "--new-tokens",
+        "3",
+        "--runs",
+        "1",
+        "--json",
+    ]
+    assert main(["bench", "prefix", "--output", str(tmp_path), *arguments]) == 0
+    measured = json.loads(capfd.readouterr().out)["shapes"]["tiny"]
+    assert all(measured[name]["times"] > 0 for name in ("first token", "answers", "options"))
+    assert all(measured[name]["same"] == measured[name]["of"] == 3 for name in ("first token", "answers"))
+    assert max(measured[name]["largest_difference"] for name in ("answers", "options")) < 1e-4, "of float32"
+    assert json.loads((tmp_path / "prefix.json").read_text())["shapes"]["tiny"] == measured
