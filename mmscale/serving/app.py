@@ -116,6 +116,7 @@ class Server:
                 send=sender(loop, queue),
                 alternatives=asked.alternatives,
                 scores_prompt=scored,
+                only_prompt=asked.most_tokens == 0,
             )
             made.append(Choice(index, job, TextStream(end), queue, time.monotonic()))
         try:
@@ -129,7 +130,7 @@ class Server:
     def _config(self, asked: CompletionRequest | ChatRequest, own: prompts.Prompts, seed: int) -> GenerationConfig:
         room = self.context - max(prompt.merged_length for prompt in own)
         wanted = asked.most_tokens if asked.most_tokens is not None else room
-        if room < 1 or wanted > room:
+        if room < 0 or (room < 1 and wanted) or wanted > room:
             raise InterfaceError(
                 400,
                 f"the longest context is {self.context} tokens; the prompt takes {self.context - room} of them and "
@@ -138,7 +139,7 @@ class Server:
                 code="context_length_exceeded",
             )
         return GenerationConfig(
-            max_new_tokens=wanted,
+            max_new_tokens=max(wanted, 1),
             temperature=asked.temperature,
             top_k=asked.top_k,
             top_p=asked.top_p,

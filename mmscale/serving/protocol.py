@@ -108,10 +108,12 @@ class CompletionRequest(_Asked):
     """POST /v1/completions: text, or token ids of the base's tokenizer, goes to the models as it is."""
 
     prompt: Text | list[Text] | TokenIds | list[TokenIds]
+    max_tokens: int | None = Field(default=None, ge=0, lt=2**31)
+    """0 with `echo` alone: the prompt is told again, and nothing after it."""
     logprobs: int | None = Field(default=None, ge=0, le=MOST_ALTERNATIVES)
     echo: bool = False
     best_of: Literal[1] = 1
-    suffix: None = None
+    suffix: Literal[""] | None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -139,6 +141,8 @@ class CompletionRequest(_Asked):
             raise ValueError(f"prompt takes 1 to {MOST_PROMPTS} prompts, not {len(self.prompts)}")
         if self.echo and self.stream:
             raise ValueError("echo and stream exclude each other")
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens is at least 1, or 0 with echo")
         return self
 
 

@@ -46,6 +46,8 @@ class GenerationJob:
     """Likeliest tokens to report at each place."""
     scores_prompt: bool = False
     """Whether to report the log-probabilities of the prompt's tokens."""
+    only_prompt: bool = False
+    """Whether nothing is to come after the prompt."""
     sent: list[int] = field(default_factory=list)
     """Tokens that were reported."""
     likeliest: list[dict[int, float]] = field(default_factory=list)
@@ -199,7 +201,12 @@ class Worker:
             if job.scores_prompt:
                 scores = score_prompt(self.solver.ensemble, job.request.prompts, job.alternatives)
                 job.send(Progress(prompt=tuple(scores)))
-            self._engine.add(job.request)
+            if job.only_prompt:
+                with self._changed:
+                    self._jobs.pop(job.request, None)
+                job.send(Progress(finished=True))
+            else:
+                self._engine.add(job.request)
         except Exception as error:
             self._give_up(job, error)
 

@@ -142,6 +142,8 @@ def test_too_many_requests_are_sent_away(proxy):
         ("completions", {"model": "proxy", "prompt": "a", "temperature": -1}, 400, "temperature", "greater than"),
         ("completions", {"model": "proxy", "prompt": "a", "tempreature": 1}, 400, "tempreature", "not permitted"),
         ("completions", {"model": "proxy", "prompt": "a", "presence_penalty": 1}, 400, "presence_penalty", "0"),
+        ("completions", {"model": "proxy", "prompt": "a", "max_tokens": 0}, 400, None, "or 0 with echo"),
+        ("completions", {"model": "proxy", "prompt": "a", "suffix": "b"}, 400, "suffix", "''"),
         ("completions", {"model": "proxy", "prompt": "a", "max_tokens": 9999}, 400, "max_tokens", "longest context"),
         (
             "completions",
@@ -198,14 +200,18 @@ def test_a_prompt_told_again_has_the_log_probabilities_of_the_steered_base(proxy
         (b.logits + t.logits - u.logits)[0].float().log_softmax(-1)
         for b, t, u in zip(base, tuned, untuned, strict=True)
     ]
-    for sent in (ids, [PROMPT, "Two cats and Anna."], [[1, *own] for own in ids]):
-        asked = {"model": "proxy", "temperature": 0, "max_tokens": 1, "logprobs": 1, "echo": True, "prompt": sent}
-        found = proxy.client().completions.create(**asked).choices
-        for choice, own, row, text in zip(found, ids, rows, (PROMPT, "Two cats and Anna."), strict=True):
-            told, more = choice.logprobs, len(choice.logprobs.tokens) - len(own) - 1
+    texts = [PROMPT, "Two cats and Anna."]
+    for sent, count in ((ids, 1), (ids, 0), (texts, 1), (texts, 0), ([[1, *own] for own in ids], 1)):
+        asked = {"model": "proxy", "temperature": 0, "max_tokens": count, "logprobs": 1, "echo": True, "prompt": sent}
+        answer = proxy.client().completions.create(**asked, suffix="")
+        assert answer.usage.completion_tokens == 2 * count
+        for choice, own, row, text in zip(answer.choices, ids, rows, texts, strict=True):
+            told, more = choice.logprobs, len(choice.logprobs.tokens) - len(own) - count
             assert more == (isinstance(sent[0], list) and sent[0][0] == 1), "a BOS that was sent is told again, first"
             assert told.token_logprobs[:more] == [None] * more
-            values, top = told.token_logprobs[more:-1], told.top_logprobs[more:-1]
+            chosen = slice(more, more + len(own))
+            values, top = told.token_logprobs[chosen], told.top_logprobs[chosen]
+            assert choice.finish_reason == "length" and (count or choice.text == text)
             assert values == pytest.approx(row[range(len(own)), own].tolist(), abs=1e-4)
             best = row[: len(own)].max(-1)
             assert [max(one.values()) for one in top] == pytest.approx(best.values.tolist(), abs=1e-4)
