@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -33,8 +35,8 @@ class Published:
         self.models, self.device = models, models[0].device
         self.alpha, self.end, self.bos, self.new_tokens = alpha, end, bos, new_tokens
         self.noted: list[list[dict[int, float]]] | None = None
-        """Where it is a list: of every prompt and step, how far the likeliest tokens lie below the chosen one, in units of
-        rounding."""
+        """Where it is a list: the likeliest tokens of every prompt and step, and their combined logits."""
+        self._in_float64: list[Any] = []
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[list[TokenizedExample]], batch: int) -> Answers:
@@ -64,8 +66,8 @@ class Published:
             mixed = base + self.alpha * (expert - antiexpert)
             tokens = mixed.argmax(-1)
             if self.noted is not None:
-                for row, gaps in enumerate(_gaps(mixed, [base, self.alpha * expert, self.alpha * antiexpert])):
-                    noted[row].append(gaps)
+                for row, likeliest in enumerate(_likeliest(mixed)):
+                    noted[row].append(likeliest)
             for row, token in enumerate(tokens.tolist()):
                 if unfinished[row]:
                     answers[row].append(token)
@@ -78,6 +80,18 @@ class Published:
             self.noted += noted
         return answers
 
+    @torch.inference_mode()
+    def exact(self, prompt: Sequence[TokenizedExample], tokens: list[int]) -> Tensor:
+        """Combined logits in float64 [tokens + 1, V] before each of some tokens and after the last, of one prompt."""
+        self._in_float64 = self._in_float64 or [copy.deepcopy(model).double() for model in self.models]
+        rows = []
+        for model, example in zip(self._in_float64, prompt, strict=True):
+            ids = torch.tensor([[self.bos, *example.prompt_ids, *tokens]], device=self.device)
+            rows.append(model(ids).logits[0, -len(tokens) - 1 :])
+        base, expert, antiexpert = rows
+        mixed: Tensor = base + self.alpha * (expert - antiexpert)
+        return mixed
+
     def _padded(self, rows: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         longest = max(map(len, rows))
         ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=self.device)
@@ -85,23 +99,35 @@ class Published:
         return ids, torch.tensor(kept, device=self.device)
 
 
-_ROUNDINGS = 64
-"""Units of rounding by which two right ways may differ: float32 products of oneDNN and torch were seen 4e-7 apart (3 units),
-and three models' logits of some layers add up."""
+_AS_EXACT = 8
+"""How many times the published way's error that of another right way may be: the same products, summed in another order."""
+Exact = Callable[[list[int]], Tensor]
+"""(tokens) -> the combined logits of a prompt in float64 [tokens + 1, V]: before each of them, and after the last."""
 
 
-def _gaps(mixed_BV: Tensor, terms: Sequence[Tensor]) -> list[dict[int, float]]:
-    """Each row's eight likeliest tokens and how far they are below the first, in units of rounding of the terms of the sum."""
-    unit = torch.finfo(mixed_BV.dtype).eps * sum(term.abs().amax(-1, keepdim=True) for term in terms)
+def _likeliest(mixed_BV: Tensor) -> list[dict[int, float]]:
+    """Each row's eight likeliest tokens and their logits."""
     best = mixed_BV.topk(8)
-    below = (best.values[:, :1] - best.values) / unit
-    return [dict(zip(ids, far, strict=True)) for ids, far in zip(best.indices.tolist(), below.tolist(), strict=True)]
+    return [
+        dict(zip(ids, values, strict=True))
+        for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
 
 
-def near_tie(ours: list[int], published: list[int], noted: list[dict[int, float]]) -> bool:
-    """Whether answers part at tokens between which rounding decides; what follows is another text."""
+def near_tie(ours: list[int], published: list[int], noted: list[dict[int, float]], exact: Exact) -> bool:
+    """Whether answers part at tokens between which rounding decides; what follows is another text.
+
+    Of two ways whose logits are off by e at most, each chooses its own largest: in float64 their tokens are 2 e apart at
+    most. e is measured up to there, on the published way's likeliest tokens.
+    """
     parting = next((i for i, (a, b) in enumerate(zip(ours, published, strict=False)) if a != b), None)
-    return parting is not None and noted[parting].get(ours[parting], float("inf")) <= _ROUNDINGS
+    if parting is None:
+        return False
+    right = exact(published[:parting])
+    steps = enumerate(noted[: parting + 1])
+    error = max(abs(value - float(right[i, token])) for i, near in steps for token, value in near.items())
+    apart = abs(float(right[parting, published[parting]] - right[parting, ours[parting]]))
+    return apart <= 2 * _AS_EXACT * error
 
 
 @dataclass
@@ -168,13 +194,19 @@ def rates(
     return {name: statistics.median(values) for name, values in took.items()}, answers
 
 
-def agreement(answers: dict[str, Any], alike: Sequence[str]) -> dict[str, dict[str, int]]:
-    """How many answers of each way equal the published one's, part from it at a near-tie, or part at none."""
+def agreement(
+    answers: dict[str, Any], alike: Sequence[str], exact: Callable[[int, list[int]], Tensor]
+) -> dict[str, dict[str, int]]:
+    """How many answers of each way equal the published one's, part from it at a near-tie, or part at none; `exact` takes
+    the number of a prompt first."""
     found = {}
     for name in [name for name in answers if name in alike]:
         pairs = list(zip(answers[name], answers[WAYS[0]], answers["noted"], strict=True))
         same = sum(ours == published for ours, published, _ in pairs)
-        ties = sum(ours != published and near_tie(ours, published, noted) for ours, published, noted in pairs)
+        ties = sum(
+            ours != published and near_tie(ours, published, noted, functools.partial(exact, i))
+            for i, (ours, published, noted) in enumerate(pairs)
+        )
         found[name] = {"same": same, "near_ties": ties, "different": len(pairs) - same - ties}
     return found
 
@@ -210,8 +242,9 @@ def measure(setup: Setup, batches: Sequence[int], runs: int) -> dict[str, Any]:
     def plain() -> DraftLengthController:
         return DraftLengthController(device, 1)
 
+    published = Published(setup.published, ensemble.alpha, setup.end, lm.specials.bos, setup.new_tokens)
     ways: dict[str, Way] = {
-        WAYS[0]: Published(setup.published, ensemble.alpha, setup.end, lm.specials.bos, setup.new_tokens),
+        WAYS[0]: published,
         WAYS[1]: setup.way(Ensemble(ensemble.base), plain),
         WAYS[2]: setup.way(ensemble, plain),
     }
@@ -222,13 +255,17 @@ def measure(setup: Setup, batches: Sequence[int], runs: int) -> dict[str, Any]:
     found = []
     for batch in batches:
         prompts = setup.some(batch)
+
+        def exact(number: int, tokens: list[int], prompts: list[list[TokenizedExample]] = prompts) -> Tensor:
+            return published.exact([own[number] for own in prompts], tokens)
+
         speeds, answers = rates(ways, prompts, batch, runs)
         draft_length = newest[0] if setup.trained else costs(setup, prompts, batch)
         found.append(
             {
                 "batch": batch,
                 "tokens_per_s": speeds,
-                "answers": agreement(answers, alike),
+                "answers": agreement(answers, alike, exact),
                 "times_published": {name: speed / speeds[WAYS[0]] for name, speed in speeds.items()},
                 "times_base_alone": {name: speed / speeds[WAYS[1]] for name, speed in speeds.items()},
                 **(draft_length.report() if setup.trained else {}),

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from mmscale.config.evaluation import TaskConfig
 
 
+_ALWAYS = frozenset({"model", "files", "rule", "isolation", "as_json"})
+_OF_FILES = _ALWAYS | {"predictions", "against", "language", "length_normalization"}
+_OF_CONSISTENCY = _ALWAYS | {"consistency"}
+_NOT_OF_A_MODEL = frozenset({"predictions", "against", "consistency", "language"})
+
+
 def evaluate(
+    context: typer.Context,
     model: o.Model = None,
     files: o.MoreFiles = None,
     predictions: o.Predictions = None,
@@ -72,19 +79,26 @@ def evaluate(
     if against is not None and predictions is None:
         raise UserError("--against is what a file is compared with: give that file as --predictions FILE")
     if consistency:
+        options.refuse_unread(context, "--consistency", only=_OF_CONSISTENCY)
         from mmscale.evaluation.scoring import consistency_of_files
 
         consistent = consistency_of_files([*consistency, *more], rule or "default")
         _show(consistent, as_json) if as_json else _show_consistency(consistent)
     elif predictions is not None:
+        options.refuse_unread(context, "--predictions", only=_OF_FILES)
         from mmscale.evaluation.scoring import score_files
 
         normalization = options.checked_normalization(length_normalization)
         _show(score_files([*predictions, *more], against, rule or "default", language, normalization), as_json)
     elif model is not None:
+        options.refuse_unread(context, "a model", never=_NOT_OF_A_MODEL)
         if files:
             raise UserError(f"one model is evaluated at a time: leave {' '.join(files)} out")
         codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
+        if codes == []:
+            raise UserError(
+                f"--languages {languages} names no language: give codes with commas between, or leave it out"
+            )
         data = {"source": source, "path": path, "languages": codes, "split": split, "limit_per_language": limit}
         chat = {"chat": chat_template, "response_prefix": response_prefix}
         few = {"exemplars": exemplars, "exemplars_form": exemplars_form, "shots": shots}

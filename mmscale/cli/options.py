@@ -69,6 +69,20 @@ ShardSmall = Annotated[
 ]
 
 
+def refuse_unread(
+    context: typer.Context, beside: str, only: frozenset[str] | None = None, never: frozenset[str] = frozenset()
+) -> None:
+    """UserError for an option of the command line that nobody would read: not in `only`, or in `never`."""
+    from mmscale.errors import UserError
+
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        unread = name in never or (only is not None and name not in only)
+        if unread and source is not None and source.name == "COMMANDLINE":
+            raise UserError(f"{parameter.opts[0]} is of no use with {beside}: leave it out")
+
+
 def checked(kind: Any, **values: Any) -> Any:
     """A configuration of command-line values; UserError names the first that is wrong."""
     from pydantic import ValidationError
@@ -139,6 +153,9 @@ def proxy_options(
         ):
             if more.get(name):
                 raise needs_proxy(f"--{name.replace('_', '-')}")
+        for name, value, default in (("alpha", more.get("alpha"), 1.0), ("draft-tokens", draft_tokens, "auto")):
+            if value not in (None, default):
+                raise needs_proxy(f"--{name}")
         return None
     if not re.fullmatch("auto|[0-9]{1,4}", draft_tokens) or not (
         draft_tokens == "auto" or 1 <= int(draft_tokens) <= MOST_DRAFT_TOKENS

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+MOST = 1 << 40
+"""Tokens or examples: more than any corpus."""
+
 
 def plan(
     config: Annotated[str, typer.Argument(help="YAML file, or the name of one that ships with mmscale")],
@@ -13,10 +16,17 @@ def plan(
     cluster: Annotated[str, typer.Option(help="YAML file that describes the cluster")] = "configs/cluster/h100.yaml",
     search: Annotated[bool, typer.Option("--search", help="list every layout that fits, the fastest first")] = False,
     example_tokens: Annotated[
-        int | None, typer.Option(help="mean merged tokens of an example; else read from the data, else the limits")
+        int | None,
+        typer.Option(
+            min=1, max=MOST, help="mean merged tokens of an example; else read from the data, else the limits"
+        ),
     ] = None,
-    target_tokens: Annotated[int | None, typer.Option(help="how many of them are targets; else a half")] = None,
-    examples: Annotated[int | None, typer.Option(help="examples in an epoch; else read from the data")] = None,
+    target_tokens: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="how many of them are targets; else a half")
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="examples in an epoch; else read from the data")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object for programs")] = False,
 ) -> None:
     """Parameters, memory of a GPU by component, traffic, speed and cost of every stage, without weights or GPUs.

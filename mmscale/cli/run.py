@@ -53,6 +53,8 @@ def run(
     from mmscale.errors import UserError
 
     loaded = load_run(config, overrides or [])
+    if dry_run and (models or scores):
+        raise UserError(f"--dry-run asks no model and counts nothing: leave out {'--model' if models else '--scores'}")
     if dry_run:
         _dry_run(loaded, cluster, as_json)
         return

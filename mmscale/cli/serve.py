@@ -52,7 +52,7 @@ def serve(
     drafter: options.Drafter = None,
     draft_tokens: options.DraftTokens = "auto",
     dtype: options.Dtype = "auto",
-    slots: Annotated[int, typer.Option(min=1, help="sequences that run at once")] = 16,
+    slots: Annotated[int, typer.Option(min=1, max=1 << 16, help="sequences that run at once")] = 16,
     max_waiting: Annotated[int, typer.Option(min=0, help="requests that may wait; more are sent away")] = 64,
     max_context: _MaxContext = 4096,
     stop_seconds: Annotated[int, typer.Option(min=0, help="for running requests to end when the server stops")] = 30,
@@ -117,13 +117,31 @@ def _require_extra() -> None:
         ) from error
 
 
+def _memory_bytes(device: Any) -> int:
+    """Of a GPU, or of this machine."""
+    import os
+
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _run(server: Server, limits: Limits, patience: Patience, bound: Socket, host: str, slots: int) -> None:
     """Serve until a signal; exit code 1 where decoding came to an end by itself."""
+    from mmscale.errors import UserError
     from mmscale.progress import say
     from mmscale.serving.app import application, guarded
     from mmscale.serving.listener import listen
 
     held = sum(_cache_bytes(one.model.language_model, slots * server.context) for one in server.solver.ensemble.models)
+    whole = _memory_bytes(server.solver.ensemble.device)
+    if held > whole:
+        raise UserError(
+            f"keys and values of {slots} x {server.context:,} tokens would take {held / 1e9:.2f} GB of the {whole / 1e9:.2f} "
+            f"GB there are: lower --slots or --max-context"
+        )
     say(f"keys and values of {slots} x {server.context:,} tokens take {held / 1e9:.2f} GB")
     app = guarded(application(server, patience.stop_s), server, limits)
     bound.listen()  # whoever reads the next line may connect at once

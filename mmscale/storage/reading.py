@@ -78,7 +78,14 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises UserError naming file and line when a line is not UTF-8.
     """
     with open_bytes(path) as handle:
-        for number, raw in enumerate(handle, start=1):
+        lines = enumerate(handle, start=1)
+        while True:
+            try:
+                number, raw = next(lines)
+            except StopIteration:
+                return
+            except OSError as error:  # a disk that fails, a folder or device that opens and cannot be read
+                raise cannot_read(path, error) from error
             yield number, _decoded(path, number, raw).rstrip("\n").removesuffix("\r")
 
 

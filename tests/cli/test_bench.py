@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.proxy_ways import agreement, near_tie
 from mmscale.cli.main import main
@@ -114,13 +115,27 @@ def test_proxy_decoding_is_compared_with_the_published_way(tmp_path, capfd):
 
 
 def test_answers_that_part_where_rounding_decides_are_no_fault():
-    noted = [{1: 0.0, 2: 900.0}, {5: 0.0, 6: 3.5, 7: 400.0}]
-    assert near_tie([1, 6, 9], [1, 5, 2], noted)
-    assert not near_tie([1, 7], [1, 5], noted), "far below the chosen token"
-    assert not near_tie([1, 8], [1, 5], noted), "not among the likeliest"
-    assert not near_tie([1], [1, 5], noted), "ended early"
+    """Sixteen times the error of the published way, 1e-5 here."""
+    noted = [{1: 1.0, 2: 0.5}, {5: 2.0 + 1e-5, 6: 2.0, 7: 1.0}]
+    right = torch.zeros(2, 9, dtype=torch.float64)
+    right[0, 1], right[0, 2], right[1, 5], right[1, 6], right[1, 7] = 1.0, 0.5, 2.0, 2.0, 1.0
+
+    def exact(tokens):
+        return right[: len(tokens) + 1]
+
+    assert near_tie([1, 6, 9], [1, 5, 2], noted, exact)
+    assert not near_tie([1, 7], [1, 5], noted, exact), "far below the chosen token"
+    assert not near_tie([1, 8], [1, 5], noted, exact), "not among the likeliest"
+    assert not near_tie([1], [1, 5], noted, exact), "ended early"
+    right[1, 6] -= 15e-5
+    assert near_tie([1, 6, 9], [1, 5, 2], [*noted[:1], {5: 2.0 + 1e-5}], exact)
+    right[1, 6] -= 2e-5
+    assert not near_tie([1, 6, 9], [1, 5, 2], [*noted[:1], {5: 2.0 + 1e-5}], exact)
+    right[1, 6] = 2.0
     found = agreement(
-        {"published": [[1, 5]] * 3, "ours, plain": [[1, 5], [1, 6], [1, 7]], "noted": [noted] * 3}, ["ours, plain"]
+        {"published": [[1, 5]] * 3, "ours, plain": [[1, 5], [1, 6], [1, 7]], "noted": [noted] * 3},
+        ["ours, plain"],
+        lambda _, tokens: exact(tokens),
     )
     assert found == {"ours, plain": {"same": 1, "near_ties": 1, "different": 1}}
 
