@@ -74,32 +74,25 @@ def evaluate(
 
     set_up(options.checked(ExecutionConfig, isolation=isolation))
     more = [*([model] if model else []), *(files or [])]
-    if consistency and predictions is not None:
-        raise UserError("--predictions scores files, --consistency compares languages: ask for one of both at a time")
-    if against is not None and predictions is None:
-        raise UserError("--against is what a file is compared with: give that file as --predictions FILE")
+    _require_one_kind(context)
     if consistency:
-        options.refuse_unread(context, "--consistency", only=_OF_CONSISTENCY)
         from mmscale.evaluation.scoring import consistency_of_files
 
         consistent = consistency_of_files([*consistency, *more], rule or "default")
         _show(consistent, as_json) if as_json else _show_consistency(consistent)
     elif predictions is not None:
-        options.refuse_unread(context, "--predictions", only=_OF_FILES)
         from mmscale.evaluation.scoring import score_files
 
         normalization = options.checked_normalization(length_normalization)
         _show(score_files([*predictions, *more], against, rule or "default", language, normalization), as_json)
     elif model is not None:
-        options.refuse_unread(context, "a model", never=_NOT_OF_A_MODEL)
-        if files:
-            raise UserError(f"one model is evaluated at a time: leave {' '.join(files)} out")
-        codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
-        if codes == []:
-            raise UserError(
-                f"--languages {languages} names no language: give codes with commas between, or leave it out"
-            )
-        data = {"source": source, "path": path, "languages": codes, "split": split, "limit_per_language": limit}
+        data = {
+            "source": source,
+            "path": path,
+            "languages": _codes(languages),
+            "split": split,
+            "limit_per_language": limit,
+        }
         chat = {"chat": chat_template, "response_prefix": response_prefix}
         few = {"exemplars": exemplars, "exemplars_form": exemplars_form, "shots": shots}
         asked = {"rule": rule, "prompt": _asked_by(task, prompt, chat, few)}
@@ -109,6 +102,34 @@ def evaluate(
         _show(_evaluate_model(model, parts, wanted, output), as_json)
     else:
         raise UserError("nothing to evaluate: give --predictions FILE, --consistency LANG=FILE … or a MODEL")
+
+
+def _require_one_kind(context: typer.Context) -> None:
+    """UserError where two kinds of evaluation are asked for, or an option that the one asked for does not read."""
+    from mmscale.errors import UserError
+
+    given = context.params
+    if given["consistency"] and given["predictions"]:
+        raise UserError("--predictions scores files, --consistency compares languages: ask for one of both at a time")
+    if given["against"] is not None and not given["predictions"]:
+        raise UserError("--against is what a file is compared with: give that file as --predictions FILE")
+    if given["consistency"]:
+        options.refuse_unread(context, "--consistency", only=_OF_CONSISTENCY)
+    elif given["predictions"]:
+        options.refuse_unread(context, "--predictions", only=_OF_FILES)
+    else:
+        options.refuse_unread(context, "a model", never=_NOT_OF_A_MODEL)
+        if given["files"]:
+            raise UserError(f"one model is evaluated at a time: leave {' '.join(given['files'])} out")
+
+
+def _codes(languages: str | None) -> list[str] | None:
+    from mmscale.errors import UserError
+
+    codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
+    if codes == []:
+        raise UserError(f"--languages {languages} names no language: give codes with commas between, or leave it out")
+    return codes
 
 
 def _task(name: str | None, data: dict[str, Any], asked: dict[str, Any], generation: dict[str, Any]) -> TaskConfig:

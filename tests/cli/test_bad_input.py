@@ -183,6 +183,16 @@ def test_a_dry_run_fails_on_mistakes_and_not_on_what_is_not_here_yet(tmp_path, c
         (["generate", "tinyworld:llm", "Hi", "--seed", str(10**30)], "seed"),
         (["generate", "tinyworld:llm", "Hi", "--temperature", "1e-9"], "at least 0.0001"),
         (["evaluate", "tinyworld:llm", "--limit", "0"], "limit_per_language"),
+        (["evaluate", "--predictions", "x.jsonl", "--limit", "3"], "--limit is of no use with --predictions"),
+        (["evaluate", "--consistency", "de=x.jsonl", "--language", "de"], "--language is of no use with --consistency"),
+        (["evaluate", "tinyworld:llm", "--language", "de"], "--language is of no use with a model"),
+        (["evaluate", "tinyworld:llm", "--languages", ","], "names no language"),
+        (["generate", "tinyworld:llm", "Hi", "--alpha", "2"], "--alpha is for proxy-tuning"),
+        (["generate", "tinyworld:llm", "Hi", "--draft-tokens", "2"], "--draft-tokens is for proxy-tuning"),
+        (["plan", "configs/quickstart.yaml", "--example-tokens", "0"], "--example-tokens"),
+        (["run", "configs/quickstart.yaml", "--dry-run", "--model", "base"], "leave out --model"),
+        (["serve", "tinyworld:llm", "--port", "0", "--slots", "60000"], "GB there are: lower --slots"),
+        (["evaluate", "--predictions", "/proc/self/mem"], "cannot read /proc/self/mem"),
     ],
 )
 def test_every_flag_is_looked_at(capsys, words, said):
