@@ -118,7 +118,7 @@ def _require_extra() -> None:
 
 
 def _memory_bytes(device: Any) -> int:
-    """Of a GPU, or of this machine."""
+    """How much memory a GPU, or this machine, has."""
     import os
 
     import torch

@@ -30,9 +30,9 @@ def in_chat_format(plain: Template, tokenizer: Any, response_prefix: str = "") -
     def prompt(record: Record) -> Prompt:
         inner = plain.prompt(record)
         after = inner.after.rstrip().removesuffix(prefix).rstrip() if prefix else inner.after
-        text: str = tokenizer.apply_chat_template(
-            [{"role": "user", "content": inner.before + _BODY + after}], tokenize=False, add_generation_prompt=True
-        )
+        text = chat_text(tokenizer, [{"role": "user", "content": inner.before + _BODY + after}])
+        if text.count(_BODY) != 1:
+            raise UserError("the model's chat template does not show a message once, as it is: ask without it")
         if prefix:
             text += prefix if text[-1:].isspace() else f" {prefix}"
         bos = getattr(tokenizer, "bos_token", None)
@@ -40,6 +40,18 @@ def in_chat_format(plain: Template, tokenizer: Any, response_prefix: str = "") -
         return Prompt(before, inner.body, behind)
 
     return replace(plain, prompt=prompt, chat=False, response_prefix="")
+
+
+def chat_text(tokenizer: Any, turns: list[dict[str, str]]) -> str:
+    """A conversation in the model's own format, up to where its answer begins; UserError where its template fails.
+
+    A template comes with the model: transformers runs it in Jinja's sandbox, which ends it with errors of many kinds.
+    """
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(f"the model's chat template refuses these messages ({type(error).__name__}: {said})") from error
 
 
 def in_own_format(chosen: Template, tokenizer: Any) -> Template:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from mmscale.answering.local import LoadedModels
+from mmscale.data.chat import chat_text
 from mmscale.data.prompts import Prompt, Template
 from mmscale.data.records import Problem
 from mmscale.data.segments import ExampleTokenizer, TokenizedExample
@@ -79,11 +80,9 @@ def _turns(tokenize: ExampleTokenizer, turns: list[dict[str, str]], language: st
     tokenizer = tokenize.tokenizer
     if getattr(tokenizer, "chat_template", None):
         try:
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # templates raise errors of their own, for turns they do not know
-            raise InterfaceError(
-                400, f"the model's chat format refuses these messages: {error}", param="messages"
-            ) from error
+            text = chat_text(tokenizer, turns)
+        except UserError as error:
+            raise InterfaceError(400, str(error), param="messages") from error
         bos = getattr(tokenizer, "bos_token", None)
         return _as_it_is(tokenize, text.removeprefix(bos) if bos else text, language)
     if len(turns) != 1 or turns[0]["role"] != "user":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from mmscale import registry
 from mmscale.config.data import PackingConfig
+from mmscale.data.chat import in_chat_format
 from mmscale.data.packing import pack
 from mmscale.data.prompts import require_readable, template
 from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem
@@ -165,3 +168,23 @@ def test_every_template_refuses_records_that_it_would_not_show_whole():
             else:
                 with pytest.raises(UserError, match=f"prompt {name} reads"):
                     require_readable(one, [record])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{{ lipsum.__globals__['os'].getcwd() }}", "SecurityError"),
+        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+        ("{% for i in range(10**9) %}x{% endfor %}", "Range too big"),
+        ("{% include '/etc/passwd' %}", "no loader"),
+        ("{% if", "TemplateSyntaxError"),
+        ("{{ messages[0].content }}{{ messages[0].content }}", "does not show a message once"),
+    ],
+)
+def test_a_hostile_or_broken_chat_template_is_one_sentence(tinyworld_tokenizers, text, said):
+    """A template comes with the model: it runs in a sandbox, and nothing of it is a traceback."""
+    tokenizer = copy.deepcopy(tinyworld_tokenizers[0])
+    tokenizer.chat_template = text
+    chat = in_chat_format(template("tinyworld_math"), tokenizer)
+    with pytest.raises(UserError, match=said):
+        chat.prompt(Problem(question="How many?", language="en", origin="t"))
