@@ -200,5 +200,20 @@ def test_a_chat_model_is_asked_in_its_format_and_told_of_alpaca(tmp_path, capsys
     tokenizer = asked._answerer.loaded.tokenizers[0].tokenizer
     expected = tokenizer("[user] Q: 1 + 1? [/] A:", add_special_tokens=False)["input_ids"]
     assert list(one.prompt_ids) == expected, "one BOS, which is ours"
-    assert main(["evaluate", "tinyworld:llm", "--source", "tinyworld", "--limit", "1", "--chat-template"]) == 2
+    assert (
+        main(
+            [
+                "evaluate",
+                "tinyworld:llm",
+                "--source",
+                "tinyworld",
+                "--limit",
+                "1",
+                "--chat-template",
+                "--output",
+                str(tmp_path / "c"),
+            ]
+        )
+        == 2
+    )
     assert "has no chat template: ask without --chat-template" in capsys.readouterr().err
