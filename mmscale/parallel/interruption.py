@@ -14,8 +14,8 @@ from mmscale.config.parallel import InterruptionConfig
 from mmscale.parallel import slurm
 from mmscale.parallel.context import ParallelContext
 
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
-"""What schedulers send before they take the nodes away."""
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)
+"""What schedulers send before they take the nodes away, and what comes when a terminal goes (not under nohup)."""
 _STANDARD_ERROR = 2
 """The descriptor itself: sys.stderr may be something that has none."""
 
@@ -45,6 +45,8 @@ class Interruption:
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():  # Python delivers signals to it alone
             for number in SIGNALS:
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # started by nohup: to go on without a terminal
                 self._before[number] = signal.signal(number, self._note)
         return self
 
