@@ -22,6 +22,7 @@ from mmscale.execution.outcome import Outcome
 from mmscale.execution.seccomp import program_filter, sandbox_filter
 
 _FOLDER, _SERVER = "/tmp", "/server.py"
+_PACKAGES = "/packages"
 _FILES = 16 << 20
 """Bytes of all files that a program may write."""
 _OUTPUT = 256 << 10
@@ -216,15 +217,22 @@ def _isolated(shown: Interpreter, rules: int) -> list[str]:
     for path in shown.hidden:
         command += ["--tmpfs", path]
     for path in shown.packages:
-        command += ["--ro-bind", path, path]
+        command += ["--ro-bind", path, _inside(path)]
     for path in shown.hidden:
         command += ["--remount-ro", path]
     for place, target in shown.links:
         command += ["--symlink", target, place]
     command += ["--ro-bind", str(Path(server.__file__).resolve()), _SERVER]
     command += _writable()
+    folders = dict.fromkeys(_inside(str(Path(path).parent)) for path in shown.packages)
+    command += ["--setenv", "PYTHONPATH", ":".join(folders)]
     command += ["--remount-ro", "/", "--chdir", _FOLDER, "--seccomp", str(rules)]
     return [*command, "--", shown.executable, "-s", "-B", _SERVER]
+
+
+def _inside(path: str) -> str:
+    """Where a sandbox shows a package: at its own path, unless the folder to write to would cover that."""
+    return f"{_PACKAGES}{path}" if path.startswith(f"{_FOLDER}/") else path
 
 
 def _writable() -> list[str]:
