@@ -193,7 +193,7 @@ def test_a_vocabulary_map_leads_to_the_same_answers(expert, tmp_path, capsys):
         (["--draft-tokens", "0"], "--draft-tokens is auto or a number from 1 to 256, not 0"),
         (["--top-p", "0"], "command line: top_p"),
         (["--antiexpert", "EXPERT"], "expert and anti-expert are the same model"),
-        (["--chat-template"], "the expert's tokenizer has no chat template"),
+        (["--chat-template"], "has no chat template"),
         (["--chat-response-prefix", "Answer:"], "give --chat-template too"),
         (["--max-new-tokens", "5000"], "exceed the context of"),
         (["--vocabulary-map", "missing.json"], "missing.json"),

