@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -20,6 +20,15 @@ class BadRow(Exception):
 
 class LeftOut(Exception):
     """One row of a data file that was not asked for, of another language for example; counted by its reason."""
+
+
+def told(action: Callable[[], object]) -> str | None:
+    """The sentence of the UserError in which an action ends, for ranks that have to agree on it; None where it ends well."""
+    try:
+        action()
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UserError:

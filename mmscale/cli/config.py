@@ -49,7 +49,7 @@ def show(
         print(resolved.annotated_yaml(run, document), end="")
         return
     rows = {
-        ".".join(map(str, path)): {"value": value, "from": resolved.origin(path, document)}
+        ".".join(map(str, path)): {"value": value, "from": resolved.origin(path, document, run)}
         for path, value in resolved.leaves(run.model_dump(mode="json"))
     }
     print(json.dumps(rows, ensure_ascii=False, indent=2))

@@ -32,10 +32,15 @@ def leaves(node: Any, before: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         yield before, node
 
 
-def origin(path: KeyPath, document: Document) -> str:
-    """Where a value comes from: "file:line", the command line, the task that another one begins with, or our default."""
+def origin(path: KeyPath, document: Document, run: RunConfig) -> str:
+    """Where a value comes from: "file:line", the command line, the task or recipe that another one begins with, or our default."""
     if path in document.origins:
         return document.origins[path]
+    if path[:1] == ("variants",) and path[2:3] == ("stages",):  # a list as written
+        return document.origins.get(path[:3], DEFAULT)
+    if path[:1] == ("recipes",) and len(path) > 2 and str(path[1]) in run.variants:
+        method = run.variants[str(path[1])].reference(str(path[2]))
+        return document.origins.get(("recipes", *method, *path[3:]), DEFAULT)
     named: Any = document.values
     for part in path[:3]:
         named = named.get(part) if isinstance(named, dict) else None
@@ -48,7 +53,7 @@ def origin(path: KeyPath, document: Document) -> str:
 
 def annotated_yaml(run: RunConfig, document: Document) -> str:
     """YAML that reads back as the same configuration, each value with a comment that says where it comes from."""
-    return "\n".join(_lines(run.model_dump(mode="json"), (), document)) + "\n"
+    return "\n".join(_lines(run, run.model_dump(mode="json"), (), document)) + "\n"
 
 
 def _is_section(value: Any) -> bool:
@@ -59,20 +64,20 @@ def _is_list_of_sections(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_section, value))
 
 
-def _lines(node: dict[str, Any], before: KeyPath, document: Document) -> Iterator[str]:
+def _lines(run: RunConfig, node: dict[str, Any], before: KeyPath, document: Document) -> Iterator[str]:
     for key, value in node.items():
         path, name = (*before, key), flow(key)
         if _is_section(value):
             yield f"{name}:"
-            yield from (f"  {line}" for line in _lines(value, path, document))
+            yield from (f"  {line}" for line in _lines(run, value, path, document))
         elif _is_list_of_sections(value):
             yield f"{name}:"
             for i, item in enumerate(value):
-                lines = _lines(item, (*path, i), document)
+                lines = _lines(run, item, (*path, i), document)
                 yield from (f"{'  - ' if first else '    '}{line}" for first, line in zip([True], lines))
                 yield from (f"    {line}" for line in lines)
         else:
-            yield f"{f'{name}: {flow(value)}':{_COMMENT_COLUMN - 2 * len(path)}}  # {origin(path, document)}"
+            yield f"{f'{name}: {flow(value)}':{_COMMENT_COLUMN - 2 * len(path)}}  # {origin(path, document, run)}"
 
 
 def flow(value: Any) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from mmscale.config.execution import ExecutionConfig
-from mmscale.errors import UserError
+from mmscale.errors import UserError, told
 from mmscale.execution.outcome import Outcome
 from mmscale.execution.pool import Pool, shared, why_not
 
@@ -65,7 +65,7 @@ class Room:
         wanted = sorted(set(programs))
         self._exchange(wanted, ranks)
         missing = [one for one in wanted if one not in self._outcomes]
-        ranks.agree(_problem(lambda: self._learn(missing[ranks.rank :: ranks.size])))
+        ranks.agree(told(lambda: self._learn(missing[ranks.rank :: ranks.size])))
         self._exchange(missing, ranks)
 
     def _exchange(self, programs: Sequence[str], ranks: Ranks) -> None:
@@ -73,14 +73,6 @@ class Room:
         for held in reversed(ranks.gather(mine)):  # the first rank's word stands
             given = zip(programs, held, strict=True)
             self._outcomes |= {one: Outcome(**values) for one, values in given if values is not None}
-
-
-def _problem(action: Callable[[], None]) -> str | None:
-    try:
-        action()
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def _kept(outcome: Outcome) -> Outcome:

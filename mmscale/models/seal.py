@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mmscale.errors import UserError
+from mmscale.errors import UserError, told
 from mmscale.parallel.context import ParallelContext
 from mmscale.storage.files import sha256, write_json
 from mmscale.storage.reading import read_json_object
@@ -70,19 +70,11 @@ def hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
 def require_unchanged(folder: Path, context: ParallelContext) -> Seal:
     """UserError, on every rank, naming the file of a sealed folder that is missing, changed or new; ranks share the hashing."""
     held: list[Seal] = []
-    context.agree(_said(lambda: held.append(read_seal(folder))))
+    context.agree(told(lambda: held.append(read_seal(folder))))
     seal = held[0]
     mine = sorted(seal.files)[context.rank :: context.size]
-    context.agree(_said(lambda: _require(folder, seal, mine)))
+    context.agree(told(lambda: _require(folder, seal, mine)))
     return seal
-
-
-def _said(action: Callable[[], object]) -> str | None:
-    try:
-        action()
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def _require(folder: Path, seal: Seal, names: Sequence[str]) -> None:

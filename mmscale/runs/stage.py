@@ -68,7 +68,7 @@ class Stage:
     def begins_with(self) -> ModelParts | None:
         """The model that `start` names, held as the run holds its own; None where that is what the stage before made.
 
-        UserError where an encoder stands in front of it that this stage does not read, or another connector.
+        UserError where an encoder stands in front of it that this stage does not read, another one, or another connector.
         """
         if self.config.start is None:
             return None
@@ -78,6 +78,11 @@ class Stage:
             raise UserError(
                 f"{self.name}: start={self.config.start} has an encoder joined by {named.connector}, and this stage {reads}: "
                 f"name the language model's own folder, or change the stage"
+            )
+        if named.encoder is not None and self.encoder is not None and not _is_same(named.encoder, self.encoder):
+            raise UserError(
+                f"{self.name}: start={self.config.start} reads the encoder {named.encoder.path}, and this run's is "
+                f"{self.encoder.path}: set encoder.path to the former, whose tokens and states it was trained on"
             )
         held = {"path": named.language_model.path, "revision": named.language_model.revision}
         return replace(named, language_model=self.run.language_model.model_copy(update=held))
@@ -157,3 +162,11 @@ class Stage:
     @property
     def finished(self) -> bool:
         return is_sealed(self.model)
+
+
+def _is_same(one: EncoderConfig, other: EncoderConfig) -> bool:
+    """Whether two name the same encoder: a hub id of one revision, or one folder."""
+    folders = [Path(each.path).expanduser() for each in (one, other)]
+    if all(folder.is_dir() for folder in folders):
+        return folders[0].samefile(folders[1])
+    return one.path == other.path and (one.revision == other.revision or None in (one.revision, other.revision))

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from mmscale.errors import UserError
 from mmscale.execution import seccomp
 from mmscale.execution.pool import Pool, why_not
 from mmscale.execution.programs import program_of, published
+from mmscale.execution.sandbox import Sandbox
 
 isolated = pytest.mark.skipif(shutil.which("bwrap") is None, reason="the sandbox is bubblewrap's (package bubblewrap)")
 
@@ -203,3 +206,17 @@ def test_no_program_is_run_where_its_filter_does_not_hold(monkeypatch, isolation
         Pool(ExecutionConfig(isolation=isolation, workers=1)) as pool,
     ):
         pool.run(["print(1)"])
+
+
+def test_packages_of_an_environment_below_the_folder_to_write_to_are_there():
+    """That folder, empty, would stand over them."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        (Path(folder) / "beside.py").write_text("VALUE = 7\n")
+        sandbox = Sandbox(ExecutionConfig(), packages=False)
+        shown = sandbox.interpreter
+        sandbox.interpreter = replace(shown, packages=(*shown.packages, f"{folder}/beside.py"))
+        try:
+            seen = sandbox.run("import beside, os, sympy\nprint(beside.VALUE, os.listdir('/tmp'))")
+        finally:
+            sandbox.stop()
+    assert seen.printed == "7 []\n", seen

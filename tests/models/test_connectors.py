@@ -98,6 +98,10 @@ def test_every_connector_is_its_layers_with_relu_between_them_written_into_the_r
     kind.write(made.float(), tmp_path / kind.file)
     assert equal(made, kind.read(tmp_path))
     assert kind_of(tmp_path).name == kind_of(tmp_path / kind.file).name == name, "the file itself says which it is"
+    linears[0].weight.data[2] = 0
+    kind.write(made, tmp_path / kind.file)
+    with pytest.raises(UserError, match="rows of nothing but zeros"):
+        kind.read(tmp_path)
     for other in {"mlp", "linear", "mlp3"} - {name}:
         with pytest.raises(UserError):
             connector(other).read(tmp_path / kind.file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from mmscale.api import train_stage
 from mmscale.cli.main import main
+from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.config.run import dump_run, load_run, parse_run
 from mmscale.errors import UserError
 from mmscale.methods import recipe
-from mmscale.models.assembly import read_parts
+from mmscale.models.assembly import ModelParts, read_parts, write_parts
 from mmscale.runs.run import asked_prompts, stages_of
 from mmscale.storage.reading import parse_yaml
 
@@ -73,6 +75,29 @@ def test_stages_of_several_methods_run_in_the_order_asked_and_one_may_begin_from
         UserError, match="translation: start=.* has an encoder joined by mlp, and this stage reads none"
     ):
         _ = stages_of(run)[0].language_model
+
+
+def test_a_model_to_begin_with_whose_encoder_is_another_is_refused(tmp_path):
+    """Its states would be made of another encoder's tokens."""
+    parts = ModelParts(
+        language_model=LanguageModelConfig(path="tinyworld:llm"),
+        encoder=EncoderConfig(path="org/other-encoder"),
+        mapping="mapping.safetensors",
+    )
+    write_parts(tmp_path, parts)
+    begun = ["methods=[mindmerger]", f"recipes.mindmerger.mapping.start={tmp_path}"]
+    stage = stages_of(load_run("configs/quickstart.yaml", begun))[0]
+    with pytest.raises(UserError, match="reads the encoder org/other-encoder, and this run's is tinyworld:encoder"):
+        _ = stage.begins_with
+    assert stages_of(load_run("configs/quickstart.yaml", [*begun, "encoder.path=org/other-encoder"]))[0].begins_with
+
+
+def test_where_a_variants_values_come_from_is_shown(capsys):
+    assert main(["config", "show", "papers/mindmerger-tinyworld.yaml", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert "quickstart.yaml:" in shown["recipes.no_mapping.augmentation.steps"]["from"]
+    assert "mindmerger-tinyworld.yaml:" in shown["variants.no_mapping.stages.augmentation"]["from"]
+    assert "mindmerger-tinyworld.yaml:" in shown["recipes.replacement.augmentation.prompt"]["from"]
 
 
 def test_what_a_variant_does_not_write_is_that_of_its_methods():

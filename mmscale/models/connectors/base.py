@@ -109,10 +109,22 @@ def load(connector: Connector, state: dict[str, Tensor], path: Path) -> None:
             raise UserError(f"{path}: tensor {key} ({value.dtype}) is not of finite numbers: the file is damaged")
     if not any(value.any() for value in state.values()):
         raise UserError(f"{path} holds nothing but zeros: it is damaged, or was never trained")
+    _require_no_empty_rows({key: value for key, value in state.items() if value.dim() == 2}, path)
     try:
         connector.load_state_dict({key: value.float() for key, value in state.items()})
     except RuntimeError as error:
         raise UserError(f"{path}: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _require_no_empty_rows(matrices: dict[str, Tensor], path: Path) -> None:
+    """UserError where a row is all zeros: neither initialisation nor training gives one, a lost block of the file does."""
+    for key, matrix in matrices.items():
+        empty = (matrix == 0).all(1).nonzero()
+        if len(empty):
+            raise UserError(
+                f"{path}: tensor {key} has rows of nothing but zeros ({len(empty)} of {len(matrix)}), which no training "
+                f"gives: the file is damaged"
+            )
 
 
 def kind_of(path: Path) -> ConnectorKind:

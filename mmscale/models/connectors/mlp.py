@@ -86,21 +86,9 @@ def _from_state(state: dict[str, Tensor], path: Path) -> MLPConnector:
         raise UserError(
             f"{path}: tensors {KEYS[0]} {tuple(first.shape)} and {KEYS[2]} {tuple(second.shape)} make no two-layer mapping d -> 2d -> D"
         )
-    _require_no_empty_rows({KEYS[0]: first, KEYS[2]: second}, path)
     mapping = MLPConnector(first.shape[1], second.shape[0])
     load(mapping, renamed, path)
     return mapping
-
-
-def _require_no_empty_rows(matrices: dict[str, Tensor], path: Path) -> None:
-    """UserError where a row is all zeros: neither initialisation nor training gives one, a lost block of the file does."""
-    for key, matrix in matrices.items():
-        empty = (matrix == 0).all(1).nonzero()
-        if len(empty):
-            raise UserError(
-                f"{path}: tensor {key} has rows of nothing but zeros ({len(empty)} of {len(matrix)}), which no training "
-                f"gives: the file is damaged"
-            )
 
 
 def _read(path: Path) -> MLPConnector:
