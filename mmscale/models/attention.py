@@ -28,6 +28,10 @@ PACKED_FLASH = "mmscale_packed_varlen"
 PACKED_FLASH_3 = "mmscale_packed_varlen_3"
 PACKED_TORCH = "mmscale_packed_torch_varlen"
 
+# torch prefers cuDNN's attention on Hopper and later, which compiles a kernel for every shape: a packed row or a decoding step
+# nearly always has a new one. Its flash and memory-efficient kernels take any.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 def _cached(
     query_NHD: Tensor, keys: Tensor, values: Tensor, new: NewTokens, scaling: float, window: int | None

@@ -358,6 +358,11 @@ def test_auto_takes_the_best_that_is_installed(monkeypatch, installed, capabilit
     assert choose("packed_sdpa", torch.device("cuda")) == attention.PACKED_SDPA
 
 
+def test_no_attention_compiles_a_kernel_for_every_shape():
+    """cuDNN's would; torch takes it first on Hopper and later."""
+    assert not torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cuda.flash_sdp_enabled()
+
+
 @pytest.mark.parametrize("wanted", ["torch_varlen", "flash_attention_2", "flash_attention_3"])
 def test_an_attention_that_cannot_be_had_is_refused(wanted):
     with pytest.raises(UserError, match=f"language_model.attention={wanted} needs a (CUDA device|Hopper GPU)"):
