@@ -9,8 +9,11 @@ beyond a sequence's own is masked). Shapes that come up seldom are not recorded.
 from __future__ import annotations
 
 import os
+import warnings
+import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,25 +42,48 @@ class CudaGraphs:
     """Recordings of one model on one GPU, which share memory for what is intermediate."""
 
     def __init__(self) -> None:
-        self._pool: Any = None
+        self._living: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._stream: Any = None
 
     def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        beside = torch.cuda.Stream()  # torch's notes on CUDA graphs: warm up on a stream of its own
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        before = torch.cuda.current_stream()
+        self._stream = self._stream or torch.cuda.Stream()  # one: each new stream gets work space of its own, for good
+        self._stream.wait_stream(before)
+        with torch.cuda.stream(self._stream), _waiting_refused():  # torch's notes on CUDA graphs: warm up beside
             step()
-        torch.cuda.current_stream().wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        # other threads, such as NCCL's watchdog, may call the driver meanwhile
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            out = step()
-        self._pool = graph.pool()
+        before.wait_stream(self._stream)
+        graph, random = torch.cuda.CUDAGraph(), torch.cuda.default_generators[torch.cuda.current_device()]
+        kept = random.clone_state()
+        # memory of recordings that are gone is gone with them, and torch takes its name no more
+        pool = next((living.pool() for living in self._living), None)
+        try:
+            # other threads, such as NCCL's watchdog, may call the driver meanwhile
+            with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+                out = step()
+        except BaseException:  # torch leaves neither its stream nor its generator as they were
+            torch.cuda.set_stream(before)
+            random.graphsafe_set_state(kept)
+            raise
+        self._living.add(graph)
 
         def replay() -> Tensor:
             graph.replay()
             return out
 
         return replay
+
+
+@contextmanager
+def _waiting_refused() -> Iterator[None]:
+    """RuntimeError of what would wait for the device, as no recording can: one that is broken off leaves CUDA worse than this."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls it a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def recorder(device: torch.device) -> GraphRecorder | None:
@@ -70,9 +96,11 @@ def recorder(device: torch.device) -> GraphRecorder | None:
 
 @dataclass(frozen=True)
 class _Recording:
-    """A recorded step: the memory from which it reads tokens and their places, and how to run it."""
+    """A recorded step: the memory from which it reads tokens, their slots and their places, and how to run it."""
 
     tokens: Tensor
+    owners: Tensor
+    """Never looked at again, but were it given back, a replay would read what comes to lie there."""
     places: Tensor
     replay: Callable[[], Tensor]
 
@@ -127,5 +155,5 @@ class GraphRunner:
             say(f"decoding steps run unrecorded: {str(error).splitlines()[0]}")
             self._recorder = None
             return None
-        self._recordings[key] = _Recording(tokens, places, replay)
+        self._recordings[key] = _Recording(tokens, owners, places, replay)
         return self._recordings[key]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections import Counter
+from unittest.mock import Mock
+
 import pytest
 import torch
 
@@ -82,6 +87,76 @@ def test_a_model_that_cannot_be_recorded_runs_all_the_same_and_says_so(capsys):
     assert answers(recorded, [prompts(False)], GREEDY) == expected
     said = capsys.readouterr().err
     assert said.count("decoding steps run unrecorded: a number was read back") == 1 and tape.recordings == 1
+
+
+class Pools:
+    """torch.cuda as far as a recording needs it. It refuses a pool whose graphs are all gone, as torch's allocator does, and
+    leaves its stream only after a capture that ended well, as torch.cuda.graph does."""
+
+    def __init__(self, monkeypatch):
+        self.users, self.names, self.now, self.streams, self.mode = Counter(), itertools.count(1), Mock(), 0, 0
+        self.generator = Mock()
+        pools = self
+
+        class Graph:
+            name = 0
+
+            def pool(self):
+                return self.name
+
+            def replay(self):
+                pass
+
+            def __del__(self):
+                pools.users[self.name] -= 1
+
+        @contextlib.contextmanager
+        def capture(graph, pool, stream, capture_error_mode):
+            assert stream is not pools.now and (pool is None or pools.users[pool] > 0)
+            before, pools.now = pools.now, stream
+            graph.name = pool or next(pools.names)
+            pools.users[graph.name] += 1
+            yield
+            pools.now = before
+
+        replaced = {
+            "current_stream": lambda: self.now,
+            "Stream": self.stream,
+            "stream": lambda stream: contextlib.nullcontext(),
+            "set_stream": lambda stream: setattr(self, "now", stream),
+            "CUDAGraph": Graph,
+            "graph": capture,
+            "current_device": lambda: 0,
+            "default_generators": (self.generator,),
+            "get_sync_debug_mode": lambda: self.mode,
+            "set_sync_debug_mode": lambda mode: setattr(self, "mode", mode),
+        }
+        for name, one in replaced.items():
+            monkeypatch.setattr(torch.cuda, name, one)
+
+    def stream(self):
+        self.streams += 1
+        return Mock()
+
+
+def test_recordings_share_the_memory_of_those_that_live(monkeypatch):
+    cuda, recorder = Pools(monkeypatch), graphs.CudaGraphs()
+    modes = []
+    replays = [recorder.record(lambda: modes.append(cuda.mode)) for _ in range(2)]
+    assert +cuda.users == {1: 2} and cuda.streams == 1
+    assert modes == ["error", 0] * 2 and cuda.mode == 0, "what waits is refused before a capture, not in it"
+    replays.clear()  # as the recordings of a cache that is replaced by a larger one
+    replays.append(recorder.record(lambda: None))
+    assert +cuda.users == {2: 1}
+
+
+def test_a_recording_that_is_broken_off_leaves_stream_and_generator_as_they_were(monkeypatch):
+    cuda = Pools(monkeypatch)
+    before, steps = cuda.now, iter([None])
+    with pytest.raises(StopIteration):
+        graphs.CudaGraphs().record(lambda: next(steps))
+    assert cuda.now is before
+    cuda.generator.graphsafe_set_state.assert_called_once_with(cuda.generator.clone_state())
 
 
 def test_steps_that_are_recorded_are_not_measured():
