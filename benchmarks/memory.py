@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -24,3 +25,10 @@ def peak_bytes(work: Callable[[], object]) -> int:
         now += event.nbytes()
         peak = max(peak, now)
     return peak
+
+
+def release() -> None:
+    """Give back what nothing holds any more; call it outside of an `except`, whose traceback holds what a failed step made."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

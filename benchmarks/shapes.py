@@ -68,11 +68,23 @@ def dtype_on(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def random_llama(shape: dict[str, Any], device: torch.device) -> Any:
-    """A LLaMA of random weights that attends by our functions."""
+MT5_XL: dict[str, Any] = {
+    "vocab_size": 250_112,
+    "d_model": 2048,
+    "d_kv": 64,
+    "d_ff": 5120,
+    "feed_forward_proj": "gated-gelu",
+    "num_layers": 24,
+    "num_heads": 32,
+}
+"""mT5-xl, from its config.json; its encoder is half of it."""
+
+
+def random_llama(shape: dict[str, Any], device: torch.device, dtype: torch.dtype | None = None) -> Any:
+    """A LLaMA of random weights, drawn on the device, that attends by our functions."""
     with torch.device(device):
         return LlamaForCausalLM._from_config(
-            LlamaConfig(**shape), attn_implementation=choose("auto", device), dtype=dtype_on(device)
+            LlamaConfig(**shape), attn_implementation=choose("auto", device), dtype=dtype or dtype_on(device)
         ).eval()
 
 
