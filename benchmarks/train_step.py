@@ -85,7 +85,7 @@ class Comparison:
         self.measured = [Measured(way, _weights_bytes(setup, way)) for way in ways]
         # steps that move nothing, so that every loss of a batch can be compared
         self.optimizer = torch.optim.AdamW(setup.connector.parameters(), lr=0.0, weight_decay=0.0)
-        self.losses: list[float | None] = [None] * len(setup.plain)
+        self.losses: dict[int, float] = {}
         """Of each batch, by the first way that ran it."""
         self.gradient: list[Tensor] | None = None
         """Of the first batch, likewise."""
@@ -116,10 +116,9 @@ class Comparison:
         self.optimizer.zero_grad(set_to_none=True)
         one.peak_bytes = peak_bytes(lambda: losses.append(float(one.way.step(self._seen(one, 0)))))
         one.loss = losses[0]
-        gradient = [parameter.grad for parameter in self.setup.connector.parameters()]
-        assert all(part is not None for part in gradient), "the mapping has gradients"
+        gradient = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.setup.connector.parameters()]
         if self.gradient is None:
-            self.gradient = [part.clone() for part in gradient if part is not None]
+            self.gradient = [part.clone() for part in gradient]
         one.gradient_distance = max(
             float((part - first).norm() / first.norm()) for part, first in zip(gradient, self.gradient, strict=True)
         )
@@ -128,7 +127,7 @@ class Comparison:
             one.failure = f"another gradient of the mapping than the first way, by {one.gradient_distance:.1e}"
 
     def _compare_loss(self, one: Measured, number: int, loss: float) -> None:
-        first = self.losses[number] = loss if self.losses[number] is None else self.losses[number]
+        first = self.losses.setdefault(number, loss)
         if not abs(loss - first) <= LOSS_AGREES.get(self.setup.dtype, 1e-2):
             one.failure = f"another loss than the first way, by {abs(loss - first):.1e}"
 
@@ -271,7 +270,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--shape", default="tinyworld", choices=["tinyworld", *SHAPES], help="of the models")
     parser.add_argument("--batch", type=int, default=64, help="examples of a step")
     parser.add_argument("--batches", type=int, default=8)
-    parser.add_argument("--row-tokens", type=int, help="tokens of a packed row; by default 8192, or fewer where memory is")
+    parser.add_argument(
+        "--row-tokens", type=int, help="tokens of a packed row; by default 8192, or fewer where memory is"
+    )
     parser.add_argument("--seconds", type=float, default=600, help="no new round of steps once so many are over")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of random weights; by default the device's")
     parser.add_argument("--json", action="store_true", help="one object on standard output instead of a table")
@@ -306,7 +307,9 @@ def main() -> None:
     else:
         show(document)
         print(path)
-    wrong = [f"{one.way.name}: {one.failure}" for one in comparison.measured if one.failure not in (None, OUT_OF_MEMORY)]
+    wrong = [
+        f"{one.way.name}: {one.failure}" for one in comparison.measured if one.failure not in (None, OUT_OF_MEMORY)
+    ]
     if wrong:
         sys.exit("\n".join(wrong))
 

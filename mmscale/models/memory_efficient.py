@@ -43,7 +43,10 @@ class RmsNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         if hidden_states.device.type == "cuda" and hidden_states.dtype == self.weight.dtype:
-            return F.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+            with torch.autocast(
+                "cuda", enabled=False
+            ):  # which from torch 2.13 on makes float32 copies of both, and its output
+                return F.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
         if not torch.is_grad_enabled():
             return _normed(hidden_states, self.weight, self.variance_epsilon)[0]
         normed: Tensor = _RmsNorm.apply(hidden_states, self.weight, self.variance_epsilon)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
@@ -110,6 +111,24 @@ def test_the_norm_that_a_gpu_takes_is_the_same_function(dtype):
     norm, rows = norm_of(24, dtype), (3 * torch.randn(1, 40, 24)).to(dtype)
     fused = F.rms_norm(rows, norm.weight.shape, norm.weight, norm.variance_epsilon)
     assert torch.allclose(fused.float(), norm(rows).float(), rtol=1e-6 if dtype == torch.float32 else 2e-2, atol=1e-6)
+
+
+def test_the_norm_that_a_gpu_takes_stays_in_16_bits_under_autocast():
+    """torch.autocast itself is off where there is no GPU; its state is not."""
+    was = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    with FakeTensorMode(), torch.device("cuda"):
+        norm = RmsNorm()
+        norm.weight = nn.Parameter(torch.empty(24, dtype=torch.bfloat16), requires_grad=False)
+        norm.variance_epsilon = 1e-6
+        rows = torch.empty(1, 40, 24, dtype=torch.bfloat16)
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        torch.set_autocast_enabled("cuda", True)
+        try:
+            out = norm(rows)
+        finally:
+            torch.set_autocast_enabled("cuda", was[0])
+            torch.set_autocast_dtype("cuda", was[1])
+    assert out.dtype == torch.bfloat16
 
 
 def kept(module: nn.Module, rows: torch.Tensor) -> int:
