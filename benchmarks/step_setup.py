@@ -45,7 +45,7 @@ class Setup:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the frozen LLM."""
+        """The frozen LLM's."""
         dtype: torch.dtype = next(self.model.language_model.parameters()).dtype
         return dtype
 

@@ -62,10 +62,10 @@ class Measured:
 
     way: Way
     weights_bytes: int
-    """Of the models that it needs in memory."""
+    """Models that it needs in memory."""
     failure: str | None = None
     loss: float | None = None
-    """Of the first batch."""
+    """The first batch's."""
     gradient_distance: float | None = None
     peak_bytes: int | None = None
     """Beyond the weights."""
@@ -86,9 +86,9 @@ class Comparison:
         # steps that move nothing, so that every loss of a batch can be compared
         self.optimizer = torch.optim.AdamW(setup.connector.parameters(), lr=0.0, weight_decay=0.0)
         self.losses: dict[int, float] = {}
-        """Of each batch, by the first way that ran it."""
+        """Each batch's, by the first way that ran it."""
         self.gradient: list[Tensor] | None = None
-        """Of the first batch, likewise."""
+        """The first batch's, likewise."""
 
     def _guarded(self, one: Measured, action: Callable[[], object]) -> None:
         """A way that fails keeps the reason, and its memory is given back; the others go on."""
@@ -211,8 +211,8 @@ def _row(one: Measured, baseline: Measured, peak: float | None) -> dict[str, Any
 
 BASELINE = (
     "MindMerger's authors' way of training: micro-batches of 2 examples (8 in their other tasks), gradients accumulated, SDPA, columns of "
-    "padding cut, encoder in every step, logits of every position, each micro-batch's loss read; dropout of their encoder and their "
-    "optimizer on the host left out"
+    "padding cut, encoder in every step, logits of every position, each micro-batch's loss read; dropout of their encoder, their optimizer "
+    "on the host and cuDNN's attention, which their torch 2.2 had not, left out"
 )
 
 
