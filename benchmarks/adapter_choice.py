@@ -8,11 +8,11 @@ it first (MMSCALE_ADAPTER_TABLE, or the user's cache folder), and beside the oth
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from mmscale_kernels import adapter_choice
@@ -26,7 +26,9 @@ from torch import Tensor
 from mmscale.storage.files import write_json
 
 from .recording import record
+from .timing import seconds
 
+Result = TypeVar("Result")
 WIDTHS = [(2048, 4096), (2048, 5120), (2048, 8192), (1024, 4096)]
 """(encoder, LLM): mT5-xl or NLLB-3.3B, and XLM-R-large or mT5-large, in front of 7B, 13B and 70B."""
 STATES = [1024, 8192, 65_536]
@@ -40,7 +42,7 @@ class Call:
         torch.manual_seed(0)
 
         def values(*sizes: int) -> Tensor:
-            return (torch.randn(*sizes) / sizes[-1] ** 0.5).to(device, dtype).requires_grad_()
+            return (torch.randn(*sizes, device=device, dtype=dtype) / sizes[-1] ** 0.5).requires_grad_()
 
         e, k, h, d = shape.states, shape.encoder_width, shape.hidden_width, shape.llm_width
         self.weights = [values(h, k), values(h), values(d, h), values(d), values(d)]
@@ -48,45 +50,31 @@ class Call:
         order = torch.randperm(2 * e, device=device)
         none = order.new_empty(0)
         self.rows = order[:e], order[e:], none
-        self.upstream = torch.randn(2 * e, d).to(device, dtype)
+        self.upstream = torch.randn(2 * e, d, device=device, dtype=dtype)
 
     def forward(self) -> Tensor:
         w1, b1, w2, b2, boundary = self.weights
         return adapter_merge(self.states, w1, b1, w2, b2, boundary, self.tokens, *self.rows)
 
     def gradients(self, merged: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(merged, self.weights, self.upstream)
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+        return torch.autograd.grad(merged, self.weights, self.upstream, retain_graph=True)
 
 
 def measure(shape: Shape, device: torch.device, dtype: torch.dtype, runs: int) -> dict[str, Any]:
     """Milliseconds of each way and pass, once both ways agree; a row of the table."""
     call = Call(shape, device, dtype)
-    took: dict[str, dict[str, list[float]]] = {way: {"forward": [], "backward": []} for way in WAYS}
-    results: dict[str, list[Tensor]] = {}
-    for number in range(runs + 1):
-        for way in WAYS:
-            with adapter_choice.forced(way):
-                begin = _now()
-                merged = call.forward()
-                middle = _now()
-                gradients = call.gradients(merged)
-                end = _now()
-            if number == 0:  # warms up
-                results[way] = [merged.detach(), *gradients]
-                continue
-            took[way]["forward"].append(1e3 * (middle - begin))
-            took[way]["backward"].append(1e3 * (end - middle))
+    merged = {way: _forced(way, call.forward)() for way in WAYS}
+    backward = {way: _forced(way, partial(call.gradients, merged[way])) for way in WAYS}
+    results = {way: [merged[way].detach(), *backward[way]()] for way in WAYS}
     for a, b in zip(*results.values(), strict=True):
         far = float((a.double() - b.double()).norm() / a.double().norm().clamp_min(1e-30))
         if not far <= _AGREE[dtype]:
             sys.exit(f"{shape}: the two ways differ by {far:.1e}; nothing was written")
-    medians = {way: {part: statistics.median(values) for part, values in took[way].items()} for way in WAYS}
+    took = {
+        "forward": seconds({way: _forced(way, call.forward) for way in WAYS}, runs),
+        "backward": seconds(backward, runs),
+    }
+    medians = {way: {part: 1e3 * took[part][way] for part in took} for way in WAYS}
     best = {part: min(WAYS, key=lambda way: medians[way][part]) for part in ("forward", "backward")}
     name = str(dtype).removeprefix("torch.")
     return {
@@ -96,6 +84,14 @@ def measure(shape: Shape, device: torch.device, dtype: torch.dtype, runs: int) -
         **best,
         "milliseconds": medians,
     }
+
+
+def _forced(way: str, work: Callable[[], Result]) -> Callable[[], Result]:
+    def run() -> Result:
+        with adapter_choice.forced(way):
+            return work()
+
+    return run
 
 
 def _shapes(text: list[str] | None) -> list[Shape]:

@@ -10,12 +10,12 @@ as not measured.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from .memory import peak_bytes
 from .recording import record
+from .timing import Work, seconds
 
 Way = Callable[[], list[Tensor]]
 """Does the work, forward and backward; what both ways must agree on."""
@@ -51,51 +52,47 @@ def compile_all(dtypes: tuple[str, ...]) -> bool:
     return not any(taken.faults for taken in found)
 
 
-def seconds(ways: dict[str, Way], runs: int) -> dict[str, float]:
-    """Median seconds of each way; they take turns, so that what else the machine does hits all alike."""
-    took: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(runs + 1):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if number:  # the first one warms up
-                took[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in took.items()}
-
-
-def compared(title: str, ways: dict[str, Way], runs: int) -> dict[str, Any]:
-    """One op: ours, which stands first, against other ways, once their results agree."""
+def compared(title: str, ways: dict[str, Way], runs: int, floor: Work | None = None) -> dict[str, Any]:
+    """One op: ours, which stands first, against other ways, once their results agree; beside them a floor, such as the
+    products that the op cannot do without. A way without memory for it has no numbers; a way that disagrees is named."""
     ours, *others = ways
-    results = {name: way() for name, way in ways.items()}
+    found: dict[str, Any] = {"title": title, "ours": ours, "others": others, "out_of_memory": [], "wrong": {}}
+    right = [value.double() for value in ways[ours]()]
     for other in others:
-        for a, b in zip(results[ours], results[other], strict=True):
-            distance = float((a.double() - b.double()).norm() / b.double().norm())
-            if not distance <= (1e-5 if a.dtype in (torch.float32, torch.int64) else 2e-2):
-                sys.exit(f"{title}: {ours} and {other} differ by {distance:.1e}")
-    took = seconds(ways, runs)
-    return {
-        "title": title,
-        "ours": ours,
-        "others": others,
-        "seconds": took,
-        "peak_bytes": {name: peak_bytes(way) for name, way in ways.items()},
-    }
+        try:
+            distance = max(_far(a, b) for a, b in zip(ways[other](), right, strict=True))
+        except torch.OutOfMemoryError:
+            found["out_of_memory"].append(other)
+            continue
+        if not distance <= agreement(ways[ours]()[0].dtype):
+            found["wrong"][other] = distance
+    del right
+    able: dict[str, Work] = {name: way for name, way in ways.items() if name not in found["out_of_memory"]}
+    found["seconds"] = seconds(able | ({"floor": floor} if floor else {}), runs)
+    return found | {"peak_bytes": {name: peak_bytes(way) for name, way in able.items()}}
+
+
+def agreement(dtype: torch.dtype) -> float:
+    """How far results may be from one another: rounding; or which share of drawn tokens may fall to the other side of a
+    near-tie."""
+    return {torch.float32: 1e-5, torch.int64: 1 / 64}.get(dtype, 2e-2)
+
+
+def _far(found: Tensor, right: Tensor) -> float:
+    if found.dtype == torch.int64:
+        return float((found != right).double().mean())
+    return float((found.double() - right).norm() / right.norm())
 
 
 def roofs(device: torch.device, dtype: torch.dtype, size: int) -> dict[str, float]:
     """What this machine can do at most: bytes per second of a copy, read and written, and operations per second of a product."""
-    source, square = torch.randn(size * size, device=device).to(dtype), torch.randn(size, size, device=device).to(dtype)
+    source, square = (
+        torch.randn(size * size, device=device, dtype=dtype),
+        torch.randn(size, size, device=device, dtype=dtype),
+    )
     target = torch.empty_like(source)
 
-    def copy() -> list[Tensor]:
-        return [target.copy_(source)]
-
-    def product() -> list[Tensor]:
-        return [square @ square]
-
-    took = seconds({"copy": copy, "product": product}, 9)
+    took = seconds({"copy": lambda: target.copy_(source), "product": lambda: square @ square}, 9)
     moved = 2 * source.numel() * source.element_size()
     return {"copy_bytes_per_s": moved / took["copy"], "operations_per_s": 2 * size**3 / took["product"]}
 
@@ -106,7 +103,7 @@ def adapter(device: torch.device, dtype: torch.dtype, examples: int, width: int,
     longest, lengths = 100, torch.randint(20, 101, (examples,)).tolist()
 
     def values(*shape: int) -> Tensor:
-        return torch.randn(*shape).to(device, dtype).requires_grad_()
+        return torch.randn(*shape, device=device, dtype=dtype).requires_grad_()
 
     w1, b1, w2, b2, boundary = (
         values(2 * width, width),
@@ -121,7 +118,7 @@ def adapter(device: torch.device, dtype: torch.dtype, examples: int, width: int,
     encoder_rows = torch.cat([torch.arange(s, s + n) for s, n in zip(starts, lengths)]).to(device)
     boundary_rows = torch.tensor([s + n for s, n in zip(starts, lengths)], device=device)
     token_rows = torch.cat([torch.arange(s + n + 1, s + 2 * n + 1) for s, n in zip(starts, lengths)]).to(device)
-    upstream = torch.randn(2 * sum(lengths) + examples, out).to(device, dtype)
+    upstream = torch.randn(2 * sum(lengths) + examples, out, device=device, dtype=dtype)
 
     def ours() -> list[Tensor]:
         merged = adapter_merge(states, w1, b1, w2, b2, boundary, tokens, token_rows, encoder_rows, boundary_rows)
@@ -141,9 +138,17 @@ def adapter(device: torch.device, dtype: torch.dtype, examples: int, width: int,
         merged = both[kept.gather(1, order)]
         return [merged.detach(), *torch.autograd.grad(merged, weights, upstream)]
 
+    mapped, d_hidden = states.new_empty(sum(lengths), out), states.new_empty(sum(lengths), 2 * width)
+
+    def products() -> list[Tensor]:
+        hidden = states @ w1.detach().T
+        return [hidden @ w2.detach().T, mapped @ w2.detach(), mapped.T @ hidden, d_hidden.T @ states]
+
+    mapped.normal_()
+    d_hidden.normal_()
     padding = 1 - sum(lengths) / (examples * longest)
     title = f"adapter and merge, {sum(lengths):,} states of {width}, LLM {out}, {100 * padding:.0f} % padding"
-    return compared(title, {"packed op": ours, "pad, cat, sort, gather": published}, 7)
+    return compared(title, {"packed op": ours, "pad, cat, sort, gather": published}, 7, products)
 
 
 def cross_entropy(
@@ -151,9 +156,9 @@ def cross_entropy(
 ) -> dict[str, Any]:
     """Through the head in chunks against all logits at once."""
     torch.manual_seed(0)
-    hidden = torch.randn(rows, width).to(device, dtype).requires_grad_()
-    weight = (torch.randn(vocabulary, width) / width**0.5).to(device, dtype).requires_grad_(not frozen)
-    targets = torch.randint(vocabulary, (rows,)).to(device)
+    hidden = torch.randn(rows, width, device=device, dtype=dtype).requires_grad_()
+    weight = (torch.randn(vocabulary, width, device=device, dtype=dtype) / width**0.5).requires_grad_(not frozen)
+    targets = torch.randint(vocabulary, (rows,), device=device)
     leaves = [hidden] if frozen else [hidden, weight]
 
     def ours() -> list[Tensor]:
@@ -193,7 +198,7 @@ def proxy_logits(
 ) -> dict[str, Any]:
     """A proxy-tuned token of every row: our op against combining, warping by a sort and drawing with the same noise."""
     torch.manual_seed(0)
-    base, expert, antiexpert = ((4 * torch.randn(rows, vocabulary)).to(device, dtype) for _ in range(3))
+    base, expert, antiexpert = (4 * torch.randn(rows, vocabulary, device=device, dtype=dtype) for _ in range(3))
     temperature, top_p = settings.get("temperature", 0.0), settings.get("top_p", 1.0)
     places = torch.arange(rows, device=device)
 
@@ -232,30 +237,76 @@ def proxy_logits(
     return found | {"bytes_read": 3 * base.numel() * base.element_size()}
 
 
+Measurement = partial[dict[str, Any]]
+
+
+def measurements(device: torch.device, dtype: torch.dtype) -> list[Measurement]:
+    """What is compared, in this order; sizes for a GPU, or for a CPU."""
+    gpu = device.type == "cuda"
+    examples, width, out = ((136, 1092), 2048, 4096) if gpu else ((64,), 256, 512)
+    rows, hidden, vocabularies = (8192, 4096, (32_000, 128_256)) if gpu else (512, 256, (16_000,))
+    batches, words = ((256, 8), 128_256) if gpu else ((8,), 16_000)
+    warps: tuple[dict[str, float], ...] = ({}, {"temperature": 0.8}, {"temperature": 0.8, "top_p": 0.9})
+    heads = [(vocabulary, True) for vocabulary in vocabularies] + [(vocabularies[0], False)]
+    return [
+        *(partial(adapter, device, dtype, count, width, out) for count in examples),
+        *(partial(proxy_logits, device, dtype, batch, words, warp) for batch in batches for warp in warps),
+        *(partial(cross_entropy, device, dtype, rows, hidden, *head) for head in heads),
+    ]
+
+
 def compare_all() -> None:
+    """Every row is kept as soon as it is measured."""
     gpu = torch.cuda.is_available()
     device, dtype = torch.device("cuda" if gpu else "cpu"), torch.bfloat16 if gpu else torch.float32
-    sizes = (512, 2048, 4096, 8192, 4096, 32_000) if gpu else (64, 256, 512, 512, 256, 16_000)
-    examples, width, out, rows, hidden, vocabulary = sizes
-    found = [adapter(device, dtype, examples, width, out)]
-    found += [cross_entropy(device, dtype, rows, hidden, vocabulary, frozen) for frozen in (True, False)]
-    batch, words = (256, 128_256) if gpu else (8, 16_000)
-    for settings in ({}, {"temperature": 0.8}, {"temperature": 0.8, "top_p": 0.9}):
-        found.append(proxy_logits(device, dtype, batch, words, settings))
-    roof = roofs(device, dtype, 8192 if gpu else 1024)
-    table = Table("op", "against", "times as fast", "of its peak memory", "of copy bandwidth")
-    for one in found:
-        took, peaks, ours = one["seconds"], one["peak_bytes"], one["ours"]
-        read = one.get("bytes_read")
-        share_of_copy = f"{100 * read / took[ours] / roof['copy_bytes_per_s']:.0f} %" if read else ""
-        for other in one["others"]:
-            share = f"{100 * peaks[ours] / peaks[other]:.0f} %" if peaks[other] else ""
-            row = (f"{one['title']}: {ours}", other, f"{took[other] / took[ours]:.2f}", share, share_of_copy)
-            table.add_row(*row)
-    Console(width=150).print(table)
+    roof, found = roofs(device, dtype, 8192 if gpu else 1024), []
     measured = torch.cuda.get_device_name() if gpu else "not measured"
-    print(f"{'GPU' if gpu else 'CPU, PyTorch implementation'}; figures of a GPU: {measured}")
-    print(record("kernels", {"device": device.type, "gpu": measured, "roofs": roof, "ops": found}))
+    for measure in measurements(device, dtype):
+        try:
+            found.append(measure())
+        except torch.OutOfMemoryError as error:
+            found.append(
+                {
+                    "title": f"{measure.func.__name__} {measure.args[2:]}",
+                    "ours": "",
+                    "others": [],
+                    "out_of_memory": str(error),
+                }
+            )
+        gc.collect()
+        if gpu:
+            torch.cuda.empty_cache()
+        path = record("kernels", {"device": device.type, "gpu": measured, "roofs": roof, "ops": found})
+    show(found, roof)
+    print(f"{'GPU' if gpu else 'CPU, PyTorch implementation'}; figures of a GPU: {measured}\n{path}")
+    wrong = [
+        f"{one['title']}: {other} differs by {far:.1e}" for one in found for other, far in one.get("wrong", {}).items()
+    ]
+    if wrong:
+        sys.exit("; ".join(wrong))
+
+
+def show(found: list[dict[str, Any]], roof: dict[str, float]) -> None:
+    print(
+        f"roofs of this run: copy {roof['copy_bytes_per_s'] / 1e12:.2f} TB/s, product {roof['operations_per_s'] / 1e12:.1f} TFLOP/s"
+    )
+    table = Table("op", "ms", "against", "times as fast", "of its peak memory", "floor over ours")
+    for one in found:
+        if not one["ours"]:
+            table.add_row(one["title"], "out of memory")
+            continue
+        took, peaks, ours = one["seconds"], one["peak_bytes"], one["ours"]
+        floor = one["bytes_read"] / roof["copy_bytes_per_s"] if "bytes_read" in one else took.get("floor")
+        reached = f"{100 * floor / took[ours]:.0f} %" if floor else ""
+        for other in one["others"]:
+            if other in one["out_of_memory"]:
+                table.add_row(one["title"], f"{1e3 * took[ours]:.3f}", other, "out of memory", "", reached)
+                continue
+            share = f"{100 * peaks[ours] / peaks[other]:.0f} %" if peaks[other] else ""
+            table.add_row(
+                one["title"], f"{1e3 * took[ours]:.3f}", other, f"{took[other] / took[ours]:.2f}", share, reached
+            )
+    Console(width=170).print(table)
 
 
 def main() -> None:

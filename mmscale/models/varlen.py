@@ -5,6 +5,11 @@ Legend: T tokens of the row, B sequences, L longest sequence, H heads, K key/val
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -117,9 +122,18 @@ def torch_varlen(
         )
     ends, longest = layout.cu_seqlens, layout.longest
     limits = (-1 if window is None else window - 1, 0)
-    grouped = query.shape[1] != key.shape[1]
-    output = varlen_attn(
-        query, key, value, ends, ends, longest, longest, scale=scaling, window_size=limits, enable_gqa=grouped
-    )
+    sharing = query.shape[1] // key.shape[1]
+    grouped: dict[str, Any] = {}
+    if sharing > 1 and _groups_heads(varlen_attn):
+        grouped["enable_gqa"] = True
+    elif sharing > 1:
+        key, value = (rows.repeat_interleave(sharing, dim=1) for rows in (key, value))
+    output = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling, window_size=limits, **grouped)
     assert isinstance(output, Tensor)
     return output
+
+
+@functools.cache
+def _groups_heads(varlen_attn: Callable[..., Any]) -> bool:
+    """Whether heads may share keys: not in torch 2.10 and 2.11, for which keys are repeated."""
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
