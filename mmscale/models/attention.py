@@ -112,13 +112,13 @@ def choose(wanted: str, device: torch.device) -> str:
     able = {
         "flash_attention_3": hopper and _installed("flash_attn_interface"),
         "flash_attention_2": gpu and _installed("flash_attn"),
-        "torch_varlen": gpu and _installed("torch.nn.attention.varlen"),
+        "torch_varlen": gpu and varlen.torch_has_windows(),
         "packed_sdpa": True,
     }
     needs = {
         "flash_attention_3": "a Hopper GPU and flash-attention 3 (flash_attn_interface, from its folder hopper/)",
         "flash_attention_2": "a CUDA device and flash-attn: pip install flash-attn",
-        "torch_varlen": f"a CUDA device and torch 2.10 or newer, not {device.type} and {torch.__version__}",
+        "torch_varlen": f"a CUDA device and torch 2.11 or newer, not {device.type} and {torch.__version__}",
     }
     names = {
         "flash_attention_3": PACKED_FLASH_3,

@@ -112,7 +112,7 @@ def torch_varlen(
     query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float, dropout: float, window: int | None
 ) -> Tensor:
     """By the flash-attention that PyTorch itself brings; 16-bit numbers, no dropout."""
-    from torch.nn.attention.varlen import varlen_attn  # torch 2.10 and newer
+    from torch.nn.attention.varlen import varlen_attn  # torch 2.11 and newer
 
     if query.dtype not in (torch.float16, torch.bfloat16) or dropout:
         kind = "dropout" if dropout else str(query.dtype).removeprefix("torch.")
@@ -124,7 +124,7 @@ def torch_varlen(
     limits = (-1 if window is None else window - 1, 0)
     sharing = query.shape[1] // key.shape[1]
     grouped: dict[str, Any] = {}
-    if sharing > 1 and _groups_heads(varlen_attn):
+    if sharing > 1 and _takes(varlen_attn, "enable_gqa"):
         grouped["enable_gqa"] = True
     elif sharing > 1:
         key, value = (rows.repeat_interleave(sharing, dim=1) for rows in (key, value))
@@ -133,7 +133,16 @@ def torch_varlen(
     return output
 
 
+def torch_has_windows() -> bool:
+    """Whether PyTorch's own function is there and takes a window: since torch 2.11."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return _takes(varlen_attn, "window_size")
+
+
 @functools.cache
-def _groups_heads(varlen_attn: Callable[..., Any]) -> bool:
-    """Whether heads may share keys: not in torch 2.10 and 2.11, for which keys are repeated."""
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+def _takes(function: Callable[..., Any], parameter: str) -> bool:
+    """Whether a library's function has a parameter; torch 2.11's varlen_attn has no enable_gqa: keys are repeated for it."""
+    return parameter in inspect.signature(function).parameters

@@ -306,6 +306,36 @@ def test_pytorchs_own_variable_length_attention_is_called_as_it_asks():
         torch_varlen(*rows, layout, 0.125, 0.1, None)  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("window", [None, 4])
+def test_grouped_heads_are_spread_where_pytorchs_own_attention_knows_none(monkeypatch, window):
+    """A stand-in with the signature of torch 2.11's, which no CPU can run."""
+    layout = PackedLayout((6, 1, 3), torch.device("cpu"))
+
+    def varlen_attn(
+        query,
+        key,
+        value,
+        cu_seq_q,
+        cu_seq_k,
+        max_q,
+        max_k,
+        *,
+        return_aux=None,
+        scale=None,
+        window_size=(-1, -1),
+    ):
+        assert query.shape == key.shape == value.shape and cu_seq_q.tolist() == [0, 6, 7, 10] and window_size[1] == 0
+        return padded_sdpa(query, key, value, layout, scale, 0.0, None if window is None else window_size[0] + 1)
+
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", SimpleNamespace(varlen_attn=varlen_attn))
+    rows = [torch.randn(10, heads, 8, dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2)]
+    upstream = torch.randn(10, 4, 8)
+    out, right = torch_varlen(*rows, layout, 0.3, 0.0, window), padded_sdpa(*rows, layout, 0.3, 0.0, window)  # type: ignore[call-arg]
+    assert torch.equal(out, right)
+    for found, exact in zip(*(torch.autograd.grad(one, rows, upstream.to(one)) for one in (out, right)), strict=True):
+        assert torch.allclose(found, exact, rtol=2e-2, atol=2e-2)
+
+
 @pytest.mark.parametrize("returns_sums", [False, True], ids=["output", "output and log-sum-exp"])
 @pytest.mark.parametrize("window", [None, 4])
 def test_flash_attention_3_is_called_as_it_asks(monkeypatch, returns_sums, window):
