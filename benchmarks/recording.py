@@ -20,14 +20,14 @@ def record(name: str, values: dict[str, Any]) -> Path:
     """Write a result file."""
     script = f"benchmarks/{Path(sys.argv[0]).name}"
     words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]  # no folder of this machine
-    made_with = {"command": ["python", script, *words], "commit": _commit(), **describe_environment()}
+    made_with = {"command": ["python", script, *words], "commit": commit(), **describe_environment()}
     made_with["system"] = platform.system()  # its release says more of a workplace than of a measurement
     path = RESULTS / f"{name}.json"
     write_json(path, {"made_with": made_with, **values})
     return path
 
 
-def _commit() -> str:
+def commit() -> str:
     """Empty outside a repository, and where git is not installed."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     try:

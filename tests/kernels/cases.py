@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -15,6 +16,17 @@ ADAPTER_SHAPES = [
     (123, 31, 9, 33, 65, 70),
 ]
 """(encoder states, tokens, boundaries, encoder width, hidden width, LLM width)"""
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """New memory is full of what is no number: what a kernel does not write shows."""
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def far(found: Tensor, exact: Tensor) -> float:
@@ -41,5 +53,5 @@ def with_gradients(function: Callable[..., Tensor], arguments: Sequence[Tensor])
     leaves = [a.detach().clone().requires_grad_() if a.is_floating_point() else a for a in arguments]
     merged = function(*leaves)
     torch.manual_seed(3)
-    upstream = torch.randn(merged.shape, dtype=torch.float64).to(merged.dtype)
+    upstream = torch.randn(merged.shape, dtype=torch.float64).to(merged)
     return [merged.detach(), *torch.autograd.grad(merged, [a for a in leaves if a.is_floating_point()], upstream)]

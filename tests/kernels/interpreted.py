@@ -20,20 +20,17 @@ from mmscale_kernels.proxy_logits import _partials_reference, thresholds
 from torch import Tensor
 
 from tests.kernels import proxy_cases
-from tests.kernels.cases import ADAPTER_SHAPES, adapter_inputs, far, with_gradients
+from tests.kernels.cases import ADAPTER_SHAPES, adapter_inputs, far, poisoned, with_gradients
 from tests.kernels.proxy_cases import SETTINGS
 
 BOUNDS = [(torch.float32, 1e-5), (torch.float16, 5e-3)]
 
 
 @pytest.fixture(autouse=True)
-def poison(monkeypatch):
-    """What a kernel does not write is no number."""
+def poison():
     assert interpreted() and set(implementations(torch.device("cpu")).values()) == {"triton"}
-    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+    with poisoned():
+        yield
 
 
 @pytest.fixture(params=[matmul.Tile(32, 32, 16, 1, 1), matmul.Tile(16, 64, 32, 1, 1)], ids=["32x32x16", "16x64x32"])
