@@ -127,7 +127,7 @@ def torch_varlen(
     if sharing > 1 and _takes(varlen_attn, "enable_gqa"):
         grouped["enable_gqa"] = True
     elif sharing > 1:
-        key, value = (rows.repeat_interleave(sharing, dim=1) for rows in (key, value))
+        key, value = (states.repeat_interleave(sharing, dim=1) for states in (key, value))
     output = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling, window_size=limits, **grouped)
     assert isinstance(output, Tensor)
     return output

@@ -40,10 +40,10 @@ def test_values_and_gradients_are_those_of_sdpa_in_float64(device, near, library
     upstream = torch.randn(rows[0].shape).to(rows[0])
     layout, scaling = PackedLayout(LENGTHS, device), WIDTH**-0.5
     wide = [row.double().requires_grad_() for row in rows]
-    right = varlen.padded_sdpa(*wide, layout, scaling, 0.0, window)
+    right = varlen.padded_sdpa(*wide, layout, scaling, 0.0, window)  # type: ignore[call-arg]
     exact = [right, *torch.autograd.grad(right, wide, upstream.double())]
     own = [row.requires_grad_() for row in rows]
-    out = LIBRARIES[library](*own, layout, scaling, 0.0, window)
+    out = LIBRARIES[library](*own, layout, scaling, 0.0, window)  # type: ignore[call-arg]
     assert out.dtype == dtype
     ours = [out, *torch.autograd.grad(out, own, upstream)]
     near(max(far(a.detach(), b.detach()) for a, b in zip(ours, exact, strict=True)), BOUND[dtype])

@@ -34,7 +34,9 @@ def recorder(device: torch.device):
 
 def ensemble(models, recorded: bool) -> Ensemble:
     devices = [model.language_model.device for model in models]
-    steppers = [ModelStepper(m, recorder=recorder(d) if recorded else None) for m, d in zip(models, devices, strict=True)]
+    steppers = [
+        ModelStepper(m, recorder=recorder(d) if recorded else None) for m, d in zip(models, devices, strict=True)
+    ]
     return Ensemble(steppers[0], tuple(steppers[1:]) or None)
 
 

@@ -18,7 +18,7 @@ LARGE = [(33, 32_000, 16_001, 5), (70, 128_256, 0, 0)]
 
 
 def logits(device, rows: int, width: int, extra: int, dtype: torch.dtype) -> tuple[Parts, Parts]:
-    """Of three models, and the same in float64."""
+    """Logits of three models, and the same in float64."""
     made = vars(proxy_cases.logits(rows, width, extra, dtype))
     tensors = {name: value.to(device) for name, value in made.items() if isinstance(value, torch.Tensor)}
     parts = Parts(**tensors, alpha=made["alpha"])
