@@ -64,6 +64,20 @@ LLAMA: dict[str, dict[str, Any]] = {
 without a GPU."""
 
 
+def parameters(shape: dict[str, Any]) -> dict[str, int]:
+    """Parameters of a LLaMA: of its embedding and its head each, of a layer, of all."""
+    width, layers, vocabulary = shape["hidden_size"], shape["num_hidden_layers"], shape["vocab_size"]
+    keys = width * shape.get("num_key_value_heads", shape["num_attention_heads"]) // shape["num_attention_heads"]
+    layer = 2 * width * width + 2 * width * keys + 3 * width * shape["intermediate_size"] + 2 * width
+    return {"head": vocabulary * width, "layer": layer, "all": 2 * vocabulary * width + layers * layer + width}
+
+
+def cached_numbers(shape: dict[str, Any]) -> int:
+    """Numbers in the keys and values of a token."""
+    heads = shape["num_attention_heads"]
+    return 2 * shape["num_hidden_layers"] * shape["hidden_size"] * shape.get("num_key_value_heads", heads) // heads
+
+
 def dtype_on(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 

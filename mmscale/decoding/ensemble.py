@@ -65,6 +65,10 @@ class ModelStepper:
             self.cache = self.model.language_model.new_cache(slots, capacity)
             self._replay = GraphRunner(self._forward, self.cache, self._recorder) if self._recorder else None
 
+    def release(self) -> None:
+        """Give back the room, and what was recorded in it; nothing runs before it is reserved again."""
+        self.cache = self._replay = None
+
     def share(self, prompts: Sequence[TokenizedExample]) -> None:
         """Compute what all of these prompts begin with, once, for those that are admitted from now on, where that is more than
         little. The weights must not change before the next call."""
@@ -153,6 +157,11 @@ class ModelStepper:
     def own_ids(self, tokens_N: Tensor) -> Tensor:
         """This model's ids of tokens that are named by the others' ids."""
         return tokens_N if self.vocabulary is None else self.vocabulary[tokens_N]
+
+    @property
+    def records(self) -> bool:
+        """Whether its steps are recorded and replayed, where they can be."""
+        return self._recorder is not None
 
     @property
     def recorded(self) -> int:
@@ -245,6 +254,11 @@ class Ensemble:
     def reserve(self, slots: int, capacity: int) -> None:
         for model in self.models:
             model.reserve(slots, capacity)
+
+    def release(self) -> None:
+        """Give back the room of all models."""
+        for model in self.models:
+            model.release()
 
     def share(self, prompts: Sequence[Sequence[TokenizedExample]]) -> int:
         """Compute what prompts begin with once; `prompts[m]` are theirs as model m reads them. Tokens of it in the base."""
