@@ -50,8 +50,9 @@ from mmscale.models.packed_linear import pack_linears
 from mmscale.parallel.context import ParallelContext
 from mmscale.runs.run import train_method
 
+from .memory import release
 from .proxy_pair import measure_pair
-from .proxy_ways import NO_MEMORY, Setup, give_back, measure
+from .proxy_ways import NO_MEMORY, Setup, measure
 from .recording import record
 from .shapes import LLAMA, PROMPT, TEMPLATE, as_transformers_runs_it, cached_numbers, parameters, random_llama
 from .widening import widened
@@ -242,7 +243,7 @@ def main() -> None:
 
 
 def pair(chosen: argparse.Namespace) -> list[dict[str, Any]] | str:
-    give_back()
+    release()
     try:
         return measure_pair(LLAMA["7b" if chosen.shape == "7b" else "tiny"], DEVICE, chosen.batches)
     except torch.OutOfMemoryError:

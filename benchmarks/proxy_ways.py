@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from mmscale.decoding.generate import PromptDecoder
 from mmscale.decoding.speculation import DraftLengthController
 from mmscale.decoding.stop_criteria import StopCriteria
 
+from .memory import release
 from .proxy_agreement import Error, Reference, agreement, apart, as_exact, few, told
 from .proxy_costs import costs, predicted
 from .proxy_published import Answers, Published
@@ -121,7 +121,7 @@ class Measured:
             return True
         except torch.OutOfMemoryError:
             self.failed[name] = NO_MEMORY
-        give_back()  # behind the except: its traceback holds what the work held
+        release()  # behind the except: its traceback holds what the work held
         return False
 
     def report(self) -> dict[str, Any]:
@@ -155,13 +155,6 @@ class Measured:
 def _ratios(speeds: dict[str, float | None], other: str) -> dict[str, float | None]:
     beside = speeds.get(other)
     return {name: speed / beside if speed and beside else None for name, speed in speeds.items()}
-
-
-def give_back() -> None:
-    """Memory that nothing uses, to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 class Comparison:
@@ -232,7 +225,7 @@ class Comparison:
         if self.setup.alone:
             if way.ensemble is not None:
                 way.ensemble.release()
-            give_back()
+            release()
 
     def _compare(self, way: Way, ensemble: Ensemble, measured: Measured) -> None:
         """A way's logits with those in float64, and its answers with the published ones."""
