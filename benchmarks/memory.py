@@ -8,6 +8,9 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+OUT_OF_MEMORY = "out of memory"
+"""What stands in a table for something that did not fit."""
+
 
 def peak_bytes(work: Callable[[], object]) -> int:
     """Bytes that torch's allocator handed out at most: on the GPU where there is one, else on the CPU."""

@@ -37,6 +37,13 @@ LLAMA: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 8,
         "num_attention_heads": 8,
     },
+    "1b": {
+        **_LLAMA_2,
+        "hidden_size": 2048,
+        "intermediate_size": 5504,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+    },
     "7b": {
         **_LLAMA_2,
         "hidden_size": 4096,
@@ -60,8 +67,8 @@ LLAMA: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 8,
     },
 }
-"""LLaMA-2's 7B and 13B and Code Llama's 34B from their config.json (the last with LLaMA-2's vocabulary), and three for a machine
-without a GPU."""
+"""Sheared LLaMA's 1.3B, LLaMA-2's 7B and 13B and Code Llama's 34B from their config.json (the last with LLaMA-2's vocabulary), and
+three for a machine without a GPU."""
 
 
 def parameters(shape: dict[str, Any]) -> dict[str, int]:
@@ -94,11 +101,13 @@ MT5_XL: dict[str, Any] = {
 """mT5-xl, from its config.json; its encoder is half of it."""
 
 
-def random_llama(shape: dict[str, Any], device: torch.device, dtype: torch.dtype | None = None) -> Any:
-    """A LLaMA of random weights, drawn on the device, that attends by our functions."""
+def random_llama(
+    shape: dict[str, Any], device: torch.device, dtype: torch.dtype | None = None, attends: str = "auto"
+) -> Any:
+    """A LLaMA of random weights, drawn on the device, that attends by the function of ours that a configuration would name."""
     with torch.device(device):
         return LlamaForCausalLM._from_config(
-            LlamaConfig(**shape), attn_implementation=choose("auto", device), dtype=dtype or dtype_on(device)
+            LlamaConfig(**shape), attn_implementation=choose(attends, device), dtype=dtype or dtype_on(device)
         ).eval()
 
 

@@ -31,14 +31,13 @@ from torch import Tensor
 
 from mmscale.planning.tracing import Work, trace
 
-from .memory import peak_bytes, release
+from .memory import OUT_OF_MEMORY, peak_bytes, release
 from .recording import record
 from .shapes import dtype_on
 from .step_setup import SHAPES, Setup, random_weights, tinyworld
 from .step_ways import AUTHORS_2, AUTHORS_8, OURS, Way, ways_of
 from .step_work import StepWork, merged_length, peak_tflops, step_work
 
-OUT_OF_MEMORY = "out of memory"
 LOSS_AGREES = {torch.float32: 1e-3}
 """Largest difference of losses; 1e-2 in 16 bits."""
 

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from benchmarks import proxy_costs, proxy_decode, proxy_ways
+from benchmarks.memory import OUT_OF_MEMORY
 from benchmarks.proxy_agreement import agreement, near_tie
 from benchmarks.proxy_published import Published
 from benchmarks.shapes import LLAMA, Lengths, cached_numbers, parameters, random_llama
 from benchmarks.step_setup import random_weights
 from benchmarks.step_ways import AUTHORS_2, AUTHORS_8, OURS, ways_of
 from benchmarks.step_work import step_work
-from benchmarks.train_step import OUT_OF_MEMORY, Comparison
+from benchmarks.train_step import Comparison
 from mmscale.cli.main import main
 from mmscale.decoding.ensemble import Ensemble
 from mmscale.decoding.generate import PromptDecoder
