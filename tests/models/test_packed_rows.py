@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from transformers import (
+    AttentionInterface,
     AutoModelForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
@@ -334,6 +335,24 @@ def test_grouped_heads_are_spread_where_pytorchs_own_attention_knows_none(monkey
     assert torch.equal(out, right)
     for found, exact in zip(*(torch.autograd.grad(one, rows, upstream.to(one)) for one in (out, right)), strict=True):
         assert torch.allclose(found, exact, rtol=2e-2, atol=2e-2)
+
+
+def test_every_attention_gets_16_bits_under_autocast():
+    """Also of a float32 model, whose rotations make float32 queries and keys; SDPA would cast them itself, others refuse."""
+    seen = []
+
+    def attends(query, key, value, *more):
+        seen.append({query.dtype, key.dtype, value.dtype})
+        return padded_sdpa(query, key, value, *more)
+
+    AttentionInterface.register("of_a_test", attention._attend(attends))
+    model = LanguageModel(random_causal_lm("llama", "of_a_test").float(), None, SpecialTokens(1, 2))
+    places = torch.arange(5)
+    for precise in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not precise):
+            model.hidden(model.embed(places), places, PackedLayout((5,), torch.device("cpu")))
+        assert set.union(*seen) == {torch.float32 if precise else torch.bfloat16}
+        seen.clear()
 
 
 @pytest.mark.parametrize("returns_sums", [False, True], ids=["output", "output and log-sum-exp"])
