@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import proxy_costs, proxy_decode, proxy_ways
+from benchmarks import plan_check, proxy_costs, proxy_decode, proxy_ways, recording
 from benchmarks.memory import OUT_OF_MEMORY
 from benchmarks.proxy_agreement import agreement, near_tie
 from benchmarks.proxy_published import Published
@@ -32,6 +32,15 @@ def without(*programs: str) -> str:
     """A PATH on which these are not."""
     folders = os.environ["PATH"].split(os.pathsep)
     return os.pathsep.join(f for f in folders if not any((Path(f) / program).exists() for program in programs))
+
+
+@pytest.fixture
+def one_thread():
+    """Two wait for each other where somebody else has a core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_what_there_is_is_listed_and_a_wrong_name_gets_the_nearest(capsys):
@@ -107,7 +116,7 @@ def test_a_step_is_compared_with_the_authors_way_part_by_part(tmp_path, capfd, m
     assert kept["speedup"] == said["speedup"] and kept["made_with"]["commit"] == ""
 
 
-def test_a_way_that_fails_is_a_row_and_one_that_disagrees_is_not_timed():
+def test_a_way_that_fails_is_a_row_and_one_that_disagrees_is_not_timed(one_thread):
     cpu = torch.device("cpu")
     setup = random_weights("small", cpu, torch.float32, 4, 2)
     for batch in setup.plain:
@@ -167,6 +176,28 @@ def test_the_operations_of_a_step_by_hand():
     assert work.connector == 14 * (4 * 64 * 128 + 6 * 128 * 128)
     layer = 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64
     assert work.encoder == 14 * 2 * (2 * layer + 32 * 4 + 64), "a table of positions in the first layer, a last norm"
+
+
+def test_planned_memory_stands_beside_a_real_steps(tmp_path, capfd, monkeypatch, one_thread):
+    """A mapping's and a full fine-tuning's."""
+    monkeypatch.setattr(recording, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["plan_check.py", "--json"])
+    plan_check.main()
+    said = json.loads(capfd.readouterr().out)
+    assert [one["case"] for one in said["cases"]] == ["mapping", "full fine-tuning"]
+    for one in said["cases"]:
+        assert one["failure"] is None and one["precision"] == "bfloat16" and one["gradient_checkpointing"]
+        assert one["memory_ratio"] == pytest.approx(1, abs=0.05)
+        assert one["rows"] == 2 and one["planned"]["step_seconds"] is None, "of a CPU"
+    assert json.loads((tmp_path / "plan_check_small.json").read_text())["cases"] == said["cases"]
+
+    def too_much(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(plan_check, "measured_on", too_much)
+    plan_check.main()
+    failures = [one["failure"] for one in json.loads(capfd.readouterr().out)["cases"]]
+    assert failures == [OUT_OF_MEMORY] * 2
 
 
 def test_proxy_decoding_is_compared_with_the_published_way(tmp_path, capfd):
