@@ -51,7 +51,7 @@ from .step_work import peak_tflops
 EXAMPLE, TARGETS = 256, 128
 """Merged tokens of every example, and those of them that are targets: rows are as full as their plan says."""
 EXAMPLES = 100_000
-"""Of an epoch: enough for encoder states to be kept on disk."""
+"""In an epoch: enough for encoder states to be kept on disk."""
 _SMALL_T5 = {"vocab_size": 2000, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
 
 
