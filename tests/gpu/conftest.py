@@ -8,8 +8,11 @@ too, small shapes of them, but not in bfloat16, which Triton's interpreter compu
 
 from __future__ import annotations
 
+import functools
 import os
+import platform
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,31 +53,54 @@ def near(record_property):
     return held
 
 
-def _results(reporter) -> list[dict]:
-    """Name, outcome, seconds and what was noted of each test, in the order of their names."""
-    found = {}
-    for outcome in ("passed", "failed", "error", "skipped"):
-        for report in reporter.stats.get(outcome, []):
-            if report.nodeid.startswith("tests/gpu/") and getattr(report, "when", None):
-                row = {"name": report.nodeid.removeprefix("tests/gpu/"), "outcome": outcome}
-                row |= {"seconds": round(report.duration, 2), **dict(report.user_properties)}
-                if outcome == "skipped":
-                    row["reason"] = report.longrepr[2].removeprefix("Skipped: ")
-                elif outcome != "passed":
-                    row["reason"] = str(report.longrepr)[-1500:]
-                found[report.nodeid] = row
-    return [found[name] for name in sorted(found)]
+class Results:
+    """Outcome, seconds and what was noted of each test; written as soon as one has ended, since a lent GPU may go first."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.file = os.environ.get("MMSCALE_GPU_RESULTS")
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if not report.nodeid.startswith("tests/gpu/"):
+            return
+        row = self.rows.setdefault(report.nodeid, {"outcome": "passed", "seconds": 0.0})
+        row["seconds"] = round(row["seconds"] + report.duration, 2)
+        row |= dict(report.user_properties)
+        if not report.passed:
+            row |= {"outcome": report.outcome, "reason": _reason(report)}
+        if report.when == "teardown" and self.file:
+            self._write(Path(self.file))
+
+    def pytest_collectreport(self, report) -> None:
+        """A file that skips as a whole, or cannot be read."""
+        if report.nodeid.startswith("tests/gpu/") and not report.passed:
+            self.rows[report.nodeid] = {"outcome": report.outcome, "seconds": 0.0, "reason": _reason(report)}
+
+    def _write(self, file: Path) -> None:
+        tests = [{"name": name, **self.rows[name]} for name in sorted(self.rows)]
+        write_json(file, {"made_with": self._made_with, "rehearsal": REHEARSAL, "tests": tests})
+
+    @functools.cached_property
+    def _made_with(self) -> dict[str, Any]:
+        return {"commit": commit(), **describe_environment(), "system": platform.system()}
+
+    def pytest_terminal_summary(self, terminalreporter) -> None:
+        ran = {name: self.rows[name] for name in sorted(self.rows) if self.rows[name]["outcome"] != "skipped"}
+        if ran:
+            terminalreporter.section("how far each test was from what is right")
+        for name, row in ran.items():
+            noted = (f"{key} {value}" for key, value in row.items() if key not in ("outcome", "seconds", "reason"))
+            terminalreporter.write_line(
+                f"{row['outcome']:7}{row['seconds']:7.2f} s  {name.removeprefix('tests/gpu/')}  {', '.join(noted)}"
+            )
 
 
-def pytest_terminal_summary(terminalreporter):
-    results = _results(terminalreporter)
-    if all(row["outcome"] == "skipped" for row in results):
-        return
-    terminalreporter.section("how far each test was from what is right")
-    for row in (row for row in results if row["outcome"] != "skipped"):
-        shown = {name: value for name, value in row.items() if name not in ("name", "outcome", "seconds", "reason")}
-        noted = ", ".join(f"{name} {value}" for name, value in shown.items())
-        terminalreporter.write_line(f"{row['outcome']:7} {row['seconds']:6.2f} s  {row['name']}  {noted}")
-    if file := os.environ.get("MMSCALE_GPU_RESULTS"):
-        made_with = {"commit": commit(), **describe_environment(), "rehearsal": REHEARSAL}
-        write_json(Path(file), {"made_with": made_with, "tests": results})
+def _reason(report) -> str:
+    if report.skipped:
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    return str(report.longrepr)[-1500:]
+
+
+def pytest_configure(config) -> None:
+    if not hasattr(config, "workerinput"):  # workers of pytest-xdist report to the process that started them
+        config.pluginmanager.register(Results())

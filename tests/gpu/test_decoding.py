@@ -97,4 +97,4 @@ def test_logits_of_recorded_steps_are_those_of_steps(device, near, family, dtype
     for step in tokens:
         distances.append(far(recorded.extend(step), plain.extend(step).double()))
     assert recorded.recorded > 0
-    near(max(distances), 1e-5 if dtype == torch.float32 else 2e-2)
+    near(max(distances), 1e-4 if dtype == torch.float32 else 2e-2)  # keys in other portions: as in test_attention.py

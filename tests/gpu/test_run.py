@@ -31,7 +31,9 @@ def runs(device, tmp_path_factory) -> Path:
                 words, cwd=ROOT, env={**environment, **seen}, stdout=log, stderr=subprocess.STDOUT
             )
     try:
-        codes = {name: process.wait(timeout=600) for name, process in processes.items()}
+        codes = {
+            name: process.wait(timeout=600 if device.type == "cpu" else 150) for name, process in processes.items()
+        }
     finally:
         for process in processes.values():
             process.kill()

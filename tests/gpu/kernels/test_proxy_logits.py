@@ -12,7 +12,7 @@ from tests.gpu.kernels.parameters import DTYPES, shapes, worst
 from tests.kernels import proxy_cases
 from tests.kernels.cases import poisoned
 
-SMALL = [(4, 1, 0, 0), (4, 47, 3, 5), (3, 2049, 0, 5)]
+SMALL = [(4, 47, 3, 5), (3, 2049, 0, 5)]
 LARGE = [(33, 32_000, 16_001, 5), (70, 128_256, 0, 0)]
 """Rows, columns, the first one's token, columns that the small models have beyond."""
 
@@ -29,7 +29,9 @@ def logits(device, rows: int, width: int, extra: int, dtype: torch.dtype) -> tup
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sums_and_choices_are_those_of_float64(device, near, record_property, dtype, settings):
     distances, others, count = {}, 0, 0
-    for rows, width, first, extra in shapes(SMALL, LARGE):
+    # four kernels are compiled anew for each: all in float32, those of real models in bfloat16
+    small = SMALL if dtype == torch.float32 else SMALL[:1]
+    for rows, width, first, extra in shapes(small, [] if dtype == torch.float16 else LARGE):
         parts, exact = logits(device, rows, width, extra, dtype)
         how = proxy_cases.draws(rows, seed=2**40 + 3, first_row=2, device=str(device), **settings)
         right = _partials_reference(exact, how, first)
