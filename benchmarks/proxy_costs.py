@@ -48,29 +48,31 @@ class Tried(DraftLengthController):
         return self.tried
 
 
+def most_tokens(tried: Sequence[int]) -> int:
+    """Tokens of an answer that is long enough for all rounds, of which some drafts are right by chance."""
+    return max(tried) + 2 * len(tried) * (RECORD_AT + ROUNDS)
+
+
 def costs(
     ensemble: Ensemble, prompts: Sequence[Sequence[TokenizedExample]], tried: Sequence[int]
 ) -> DraftLengthController:
     """What drafting a token and verifying several take, whatever becomes of the drafts: of rounds of so many tokens, once what
     can be recorded is. A round of one drafts nothing.
     """
-    device = ensemble.device
-    whole = DraftLengthController(device)
+    whole, draft_length = DraftLengthController(ensemble.device), Tried(ensemble.device)
     requests = list(zip(*prompts[: len(ensemble.models)], strict=True))
-    endless = StopCriteria(frozenset(), (), lambda ids: "")
-    rounds = RECORD_AT + ROUNDS
-    most = max(tried) + 2 * rounds  # some drafts are right by chance
+    endless, most = StopCriteria(frozenset(), (), lambda ids: ""), most_tokens(tried)
     capacity = max(one.merged_length for own in requests for one in own) + most
+    engine = DecodingEngine(ensemble, len(requests), capacity, draft_length)
+    for number, own in enumerate(requests):
+        engine.add(GenerationRequest(number, own, GenerationConfig(max_new_tokens=most), endless))
     for tokens in tried:
-        draft_length = Tried(device, 1 if tokens == 1 else None, tried=tokens)
-        engine = DecodingEngine(ensemble, len(requests), capacity, draft_length)
-        for number, own in enumerate(requests):
-            engine.add(GenerationRequest(number, own, GenerationConfig(max_new_tokens=most), endless))
+        draft_length.tried, draft_length.fixed = tokens, 1 if tokens == 1 else None
         drafting, verifying = [], []
-        for _ in range(rounds):
+        for _ in range(RECORD_AT + ROUNDS):
             draft_length.drafting, draft_length.verifying = Mean(), {}
             engine.step()
-            drafting += [draft_length.drafting.value] * draft_length.drafting.seen
+            drafting += [draft_length.drafting.value] * min(1, draft_length.drafting.seen)
             verifying += [draft_length.verifying[tokens].value] if tokens in draft_length.verifying else []
         if verifying:
             whole.verifying[tokens] = Mean(statistics.median(verifying[-ROUNDS:]), ROUNDS)

@@ -51,8 +51,9 @@ from mmscale.parallel.context import ParallelContext
 from mmscale.runs.run import train_method
 
 from .memory import release
+from .proxy_costs import most_tokens
 from .proxy_pair import measure_pair
-from .proxy_ways import NO_MEMORY, Setup, measure
+from .proxy_ways import NO_MEMORY, TRIED, Setup, measure
 from .recording import record
 from .shapes import LLAMA, PROMPT, TEMPLATE, as_transformers_runs_it, cached_numbers, parameters, random_llama
 from .widening import widened
@@ -141,7 +142,7 @@ def random_weights(names: tuple[str, str] | None, chosen: argparse.Namespace) ->
     ]
     end = StopCriteria(frozenset(), (), lambda ids: "")  # every answer takes all its tokens
     context, ensemble = int(shapes[0]["max_position_embeddings"]), Ensemble(base, (expert, antiexpert))
-    least, alone = (2, True) if DEVICE.type == "cuda" else (4, False)
+    least, alone = (1, True) if DEVICE.type == "cuda" else (4, False)
     return Setup(ensemble, published, [prompts] * 3, end, context, chosen.new_tokens, False, least, alone)
 
 
@@ -150,7 +151,7 @@ def needed_bytes(names: tuple[str, str], longest: int, batch: int, new_tokens: i
     what a padded prefill makes, or else a layer in float64."""
     base, small = (LLAMA[name] for name in names)
     weights = 2 * (parameters(base)["all"] + 2 * parameters(small)["all"])
-    tokens = batch * (longest + 1 + max(new_tokens, 2 * CANDIDATES[-1]) + CANDIDATES[-1])
+    tokens = batch * (longest + 1 + max(new_tokens, most_tokens(TRIED)) + CANDIDATES[-1])
     caches = 2 * tokens * (cached_numbers(base) + 2 * cached_numbers(small))
     prefill = 2 * tokens * (base["vocab_size"] + 3 * base["intermediate_size"] + 4 * base["hidden_size"])
     in_float64 = 8 * max(parameters(base)["layer"], parameters(base)["head"])

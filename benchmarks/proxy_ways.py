@@ -6,7 +6,7 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,12 +15,12 @@ from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.segments import TokenizedExample
 from mmscale.decoding.ensemble import Ensemble, ModelStepper
 from mmscale.decoding.generate import PromptDecoder
-from mmscale.decoding.speculation import DraftLengthController
+from mmscale.decoding.speculation import CANDIDATES, DraftLengthController
 from mmscale.decoding.stop_criteria import StopCriteria
 
 from .memory import release
 from .proxy_agreement import Error, Reference, agreement, apart, as_exact, few, told
-from .proxy_costs import costs, predicted
+from .proxy_costs import costs, most_tokens, predicted
 from .proxy_published import Answers, Published
 
 PUBLISHED, BASE, PLAIN, SPECULATIVE = "published", "base alone", "ours, plain", "ours, speculative"
@@ -28,6 +28,9 @@ UNRECORDED = ", no graphs"
 """Stands behind the name of a way whose steps are not recorded as CUDA graphs, where others are."""
 NO_MEMORY = "out of memory"
 ACCEPTANCES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+TRIED = (1, 2, 4, 8, 16)
+"""Tokens of a round whose costs are measured; every other one where nothing is recorded."""
+WARM_PROMPT = 32
 WARM_TOKENS = 8
 """Of an answer before anything is measured: enough for a step to be recorded."""
 
@@ -166,6 +169,7 @@ class Comparison:
         self.published = Published(setup.models, setup.ensemble.alpha, setup.end, specials.bos)
         self.reference = Reference(self.published, setup.prompts, setup.ensemble.vocabulary)
         self.ways = self._ways()
+        release()
 
     def _ways(self) -> list[Way]:
         setup, ways = self.setup, [Way(PUBLISHED, self.published)]
@@ -201,14 +205,27 @@ class Comparison:
                 put()
 
     def _once(self, way: Way, measured: Measured, warm: bool) -> None:
-        setup = self.setup
-        prompts = few(setup.prompts, max(measured.batch, setup.least))
-        tokens = min(WARM_TOKENS, setup.new_tokens) if warm and not setup.trained else setup.new_tokens
+        prompts, tokens = few(self.setup.prompts, max(measured.batch, self.setup.least)), self.setup.new_tokens
+        if warm and not self.setup.trained:
+            prompts, tokens = self._to_warm_up(way, prompts, measured.batch)
         begin = time.perf_counter()
         found = way.run(prompts, measured.batch, tokens)
         if not warm:  # tokens were read: nothing is queued any more
             measured.took[way.name].append(sum(map(len, found)) / (time.perf_counter() - begin))
             measured.answers[way.name] = found
+
+    def _to_warm_up(
+        self, way: Way, prompts: list[list[TokenizedExample]], batch: int
+    ) -> tuple[list[list[TokenizedExample]], int]:
+        """Prompts and new tokens that make a way ready: where nothing is recorded, a beginning of each prompt is enough."""
+        if way.ensemble is None or not any(model.records for model in way.ensemble.models):
+            cut = [[replace(one, prompt_ids=one.prompt_ids[:WARM_PROMPT]) for one in own] for own in prompts]
+            return cut, 2
+        # room for all that follows: what was recorded in less would be recorded again
+        longest = max(one.merged_length for own in prompts for one in own)
+        more = max(self.setup.new_tokens, most_tokens(TRIED)) + CANDIDATES[-1]
+        way.ensemble.reserve(min(batch, len(prompts[0])), longest + more)
+        return prompts, min(WARM_TOKENS, self.setup.new_tokens)
 
     def _finish(self, way: Way, measured: Measured) -> None:
         """What else is measured of a way that ran, before its memory goes to the next one."""
@@ -242,17 +259,17 @@ class Comparison:
         """A step's seconds; where weights are random also those of drafts and of passes over several tokens, and whether the
         logits of such a pass are right."""
         prompts = [own[: measured.batch] for own in few(self.setup.prompts, measured.batch)]
-        name = way.name.replace(PLAIN, SPECULATIVE)
-
-        def step() -> None:
-            measured.steps[way.name] = costs(ensemble, prompts, (1,)).verifying[1].value
+        drafts = ensemble.steering is not None and not self.setup.trained
+        name = way.name.replace(PLAIN, SPECULATIVE) if drafts else f"{way.name}: step"
 
         def rounds() -> None:
-            tried = (4, 16) if way.name.endswith(UNRECORDED) else (2, 4, 8, 16)
-            measured.costs[name] = costs(ensemble, prompts, tried)
+            some = TRIED if any(model.records for model in ensemble.models) or not self.setup.alone else TRIED[::2]
+            found = costs(ensemble, prompts, some if drafts else (1,))
+            measured.steps[way.name] = found.verifying[1].value
+            if drafts:
+                measured.costs[name] = found
 
-        measured.attempt(f"{way.name}: step", step)
-        if ensemble.steering and not self.setup.trained and measured.attempt(name, rounds):
+        if measured.attempt(name, rounds) and drafts:
             self._compare(Way(name, way.run, ensemble, at_once=True), ensemble, measured)
 
 
