@@ -272,7 +272,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--row-tokens", type=int, help="tokens of a packed row; by default 8192, or fewer where memory is"
     )
-    parser.add_argument("--seconds", type=float, default=600, help="no new round of steps once so many are over")
+    parser.add_argument("--seconds", type=float, help="no new round of steps once so many are over; 30 on a GPU")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of random weights; by default the device's")
     parser.add_argument("--json", action="store_true", help="one object on standard output instead of a table")
     return parser.parse_args()
@@ -300,7 +300,7 @@ def main() -> None:
 
     comparison = Comparison(setup, device, ways_of(setup, device, chosen.row_tokens), save)
     comparison.agree()
-    comparison.take_turns(chosen.seconds)
+    comparison.take_turns(chosen.seconds or (30 if device.type == "cuda" else 600))
     if chosen.json:
         print(json.dumps(document, indent=2))
     else:
