@@ -11,7 +11,7 @@ python=${PYTHON:-python3}
 mkdir -p "$out" && out=$(cd "$out" && pwd)
 exec > >(tee "$out/log.txt") 2>&1
 tee=$!
-export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTORCH_ALLOC_CONF=expandable_segments:True
+export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export MMSCALE_ADAPTER_TABLE="${MMSCALE_ADAPTER_TABLE:-$out/adapter_table.json}" MMSCALE_GPU_RESULTS="$out/gpu_tests.json"
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader || true
 
@@ -33,7 +33,7 @@ step doctor 60 mmscale doctor
 step tests "${TESTS_LIMIT:-200}" env CUBLAS_WORKSPACE_CONFIG=:4096:8 "$python" -m pytest tests/gpu ${TESTS:--n 8 --dist loadfile}
 step kernels 160 mmscale bench kernels --output "$out"
 step adapter 100 mmscale bench adapter-choice --output "$out" ${ADAPTER:-}
-step train 150 mmscale bench train-step --shape 7b --output "$out" ${TRAIN:---batches 4}
+step train 150 env PYTORCH_ALLOC_CONF=expandable_segments:True mmscale bench train-step --shape 7b --output "$out" ${TRAIN:---batches 4}
 step proxy 170 mmscale bench proxy-decode --shape 7b --output "$out" ${PROXY:---batches 1 8 32 --runs 1 --new-tokens 32}
 step plan 100 mmscale bench plan-check --output "$out" ${PLAN:-}
 
