@@ -103,6 +103,11 @@ def proxy_choose(parts: Parts, draws: Draws, first: int = 0, group: Any = None) 
     `first` is the token of this rank's first entry. Truncation needs the whole vocabulary: ValueError with a group.
     Raises ValueError on shapes that do not fit.
     """
+    if group is None and parts.base.numel() and use_triton(parts.base.device):
+        from mmscale_kernels.gpu import proxy_logits as gpu
+
+        check(parts, draws)
+        return gpu.choose(parts, draws, first)
     own = partials(parts, draws, first)
     if group is None:
         return _chosen(own)

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from mmscale_kernels import adapter_choice, implementations, linear_cross_entropy
 from mmscale_kernels.adapter import adapter_merge, adapter_merge_reference
 from mmscale_kernels.dispatch import interpreted
-from mmscale_kernels.gpu import matmul, softmax_rows
+from mmscale_kernels.gpu import matmul, softmax_rows, truncation
 from mmscale_kernels.gpu import proxy_logits as proxy_gpu
-from mmscale_kernels.proxy_logits import _partials_reference, thresholds
+from mmscale_kernels.proxy_logits import _chosen, _partials_reference, proxy_choose, thresholds
 from torch import Tensor
 
 from tests.kernels import proxy_cases
@@ -115,18 +115,44 @@ def test_targets_of_other_ranks_count_as_nothing(monkeypatch):
 )
 def test_proxy_logits(monkeypatch, settings, dtype, width, first):
     """The choice, and the sums, are those of PyTorch's implementation, which the other tests hold to the definition."""
-    for name, size in (("BLOCK", 32), ("SEARCH_BLOCK", 32), ("WARPS", 1)):
-        monkeypatch.setattr(proxy_gpu, name, size)
+    small_blocks(monkeypatch)
     parts = proxy_cases.logits(4, width, 5, dtype, combines=width != 1)
     how = proxy_cases.draws(4, seed=2**40 + 3, first_row=2, **settings)
     found = proxy_gpu.partials(parts, how, first)
     right = _partials_reference(parts, how, first)
     assert torch.equal(found[:, 3], right[:, 3])
     assert torch.allclose(found, right, rtol=1e-5, atol=1e-5)
-    if how.truncated:
-        scaled = parts.combined() / how.temperature[:, None]
-        exact = thresholds(scaled, how)
-        assert torch.allclose(proxy_gpu.thresholds(parts, how), exact, rtol=1e-6, atol=1e-6)
+    chosen, exact = proxy_choose(parts, how, first), _chosen(right)
+    assert torch.equal(chosen.token, exact.token)
+    assert torch.allclose(chosen.log_probability, exact.log_probability, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(chosen.log_sum_exp, exact.log_sum_exp, rtol=1e-5, atol=1e-5)
+
+
+def small_blocks(monkeypatch) -> None:
+    for module in (proxy_gpu, truncation):
+        monkeypatch.setattr(module, "BLOCK", 32)
+        monkeypatch.setattr(module, "WARPS", 1)
+    monkeypatch.setattr(truncation, "SEARCH_BLOCK", 32)
+
+
+@pytest.mark.parametrize("room", [4, 32], ids=["too many to collect", "collected"])
+@pytest.mark.parametrize("settings", [*SETTINGS[2:], {"temperature": 1.0, "top_k": 2}])
+def test_thresholds_are_those_of_sorting(monkeypatch, settings, room):
+    """Whether the numbers above the bound are few, or a row is searched whole; also where models mask tokens, and numbers tie."""
+    small_blocks(monkeypatch)
+    monkeypatch.setattr(truncation, "ROOM", room)
+    parts = proxy_cases.logits(5, 123, 5, torch.float32)
+    parts.base[1] = 0.25 * parts.base[1].round()
+    parts.base[2, ::2] = float("-inf")
+    parts.base[3], parts.expert[3], parts.antiexpert[3] = 2.0, 0.0, 0.0
+    how = proxy_cases.draws(5, **settings)
+    scaled = parts.combined() / how.temperature[:, None]
+    exact, found = thresholds(scaled, how), truncation.thresholds(parts, how)
+    nearest = torch.where(scaled >= found[:, None] - 1e-6, scaled, float("inf")).amin(
+        1
+    )  # min-p names no number of the row
+    right = torch.where(scaled >= exact[:, None] - 1e-6, scaled, float("inf")).amin(1)
+    assert torch.allclose(nearest, right, rtol=1e-6, atol=1e-6)
 
 
 def test_a_dtype_that_triton_cannot_take_is_refused():

@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mmscale_kernels.gpu import matmul, proxy_logits, rows, softmax_rows
+from mmscale_kernels.gpu import matmul, proxy_logits, rows, softmax_rows, truncation
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -122,6 +122,7 @@ def variants(dtypes: tuple[str, ...] = DTYPES) -> Iterator[Variant]:
             f"softmax gradient {dtype}", softmax_rows.gradient_kernel, types, block, softmax_rows.WARPS, 2, False
         )
         yield from _proxy(dtype)
+        yield from _truncation(dtype)
 
 
 def _proxy(dtype: str) -> Iterator[Variant]:
@@ -135,9 +136,25 @@ def _proxy(dtype: str) -> Iterator[Variant]:
         flags = {"COMBINES": True, "SAMPLED": sampled, "TRUNCATED": truncated, "BLOCK": proxy_logits.BLOCK}
         name = f"proxy logits {dtype}, {title}"
         yield Variant(name, proxy_logits.partials_kernel, types, flags, proxy_logits.WARPS, 2, False)
-    flags = {"COMBINES": True, "BITS": proxy_logits.BITS, "BLOCK": proxy_logits.SEARCH_BLOCK}
-    name = f"proxy thresholds {dtype}"
-    yield Variant(name, proxy_logits.thresholds_kernel, types, flags, proxy_logits.WARPS, 2, False)
+    types["stretches"] = "i32"
+    outputs = {"tokens": "*i64", "log_probabilities": "*fp32", "log_sums": "*fp32"}
+    yield Variant(f"proxy choice {dtype}", proxy_logits.choice_kernel, types | outputs, {"PADDED": 64}, 1, 2, False)
+
+
+def _truncation(dtype: str) -> Iterator[Variant]:
+    types = dict.fromkeys(("base", "expert", "antiexpert"), f"*{dtype}")
+    types |= dict.fromkeys(("temperatures", "top_ps", "min_ps", "tops", "masses", "listed", "found"), "*fp32")
+    types |= {"top_ks": "*i64", "counts": "*i32", "alpha": "fp32"}
+    types |= dict.fromkeys(("columns", "blocks", "stride_base", "stride_expert", "stride_antiexpert"), "i32")
+    flags = {"COMBINES": True, "BLOCK": truncation.BLOCK}
+    room = {"ROOM": truncation.ROOM, "PADDED": 64}
+    search = {"BITS": truncation.BITS, "BLOCK": truncation.SEARCH_BLOCK}
+    for title, kernel, more in (
+        ("blocks", truncation.blocks_kernel, {}),
+        ("collected", truncation.collect_kernel, room),
+        ("thresholds", truncation.thresholds_kernel, room | search),
+    ):
+        yield Variant(f"truncation {dtype}, {title}", kernel, types, flags | more, truncation.WARPS, 2, False)
 
 
 def compile_for(variant: Variant, target: str) -> Resources:

@@ -1,7 +1,7 @@
 """Triton kernels of mmscale_kernels.proxy_logits: three rows of logits, read once for a choice without truncation.
 
-A stretch of a row is a program; what truncation keeps is found by a search over the bits of the numbers, sixteen
-candidates per pass, without a sort.
+A stretch of a row is a program, whose lanes keep a choice and sums of their own until the stretch ends; a second kernel joins
+the stretches. What truncation keeps is gpu.truncation's.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -12,26 +12,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmscale_kernels.proxy_parts import Draws, Parts, joined_partials
+from mmscale_kernels.gpu.truncation import arguments, combined, thresholds
+from mmscale_kernels.proxy_parts import FIELDS, Chosen, Draws, Parts, joined_partials
 
 BLOCK = 2048
 WARPS = 8
-SEARCH_BLOCK = 512
-BITS = 4
-"""How many of a number's 32 bits a pass of the search settles."""
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_PROGRAMS = 512
+PROGRAMS = 512
 """Rows are cut into stretches until there are so many programs, enough for every GPU."""
-
-
-@triton.jit
-def _combined(base, expert, antiexpert, places, inside, alpha, COMBINES: tl.constexpr):
-    s = tl.load(base + places, mask=inside, other=-float("inf")).to(tl.float32)
-    if COMBINES:
-        e = tl.load(expert + places, mask=inside, other=0.0).to(tl.float32)
-        a = tl.load(antiexpert + places, mask=inside, other=0.0).to(tl.float32)
-        s += alpha * (e - a)
-    return s
 
 
 @triton.jit
@@ -85,115 +73,61 @@ def partials_kernel(
     limit = -float("inf")
     if TRUNCATED:
         limit = tl.where(hot, tl.load(limits + n), -float("inf"))
-    largest = -float("inf")
-    total = 0.0
-    best_key = -float("inf")
-    best_token = 0
-    best_logit = -float("inf")
+    largest = tl.full((BLOCK,), -float("inf"), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    best_key = tl.full((BLOCK,), -float("inf"), tl.float32)
+    best_place = tl.zeros((BLOCK,), tl.int32)
     # noise comes in fours: where the stretch does not begin with one, the first places lie before it
     shift = first % 4
     for begin in range(part * span - shift, tl.minimum((part + 1) * span - shift, columns), BLOCK):
         places = begin + tl.arange(0, BLOCK)
         inside = (places >= 0) & (places < columns)
-        s = _combined(base, expert, antiexpert, places, inside, alpha, COMBINES)
-        higher = tl.maximum(largest, tl.max(s, 0))
+        s = combined(base, expert, antiexpert, places, inside, alpha, COMBINES)
+        higher = tl.maximum(largest, s)
         safe = tl.where(higher == -float("inf"), 0.0, higher)
-        total = total * tl.exp(largest - safe) + tl.sum(tl.exp(s - safe), 0)
+        total = total * tl.exp(largest - safe) + tl.exp(s - safe)
         largest = higher
         key = s / scale
         if TRUNCATED:
             key = tl.where(key < limit, -float("inf"), key)
         if SAMPLED:
             key += tl.where(hot, _gumbel(seed, row, position, first + begin, BLOCK), 0.0)
-        top = tl.max(key, 0)
-        if top > best_key:
-            place = tl.min(tl.where(key == top, places, columns), 0)
-            best_key = top
-            best_token = place
-            best_logit = tl.sum(tl.where(places == place, s, 0.0), 0)
+        better = key > best_key
+        best_key = tl.where(better, key, best_key)
+        best_place = tl.where(better, places, best_place)
+    top = tl.max(largest, 0)
+    total *= tl.exp(largest - tl.where(top == -float("inf"), 0.0, top))
+    chosen = tl.max(best_key, 0)
+    place = tl.minimum(tl.min(tl.where(best_key == chosen, best_place, columns), 0), columns - 1)
+    s = combined(base, expert, antiexpert, place, place >= 0, alpha, COMBINES)
     out = found + (part * tl.num_programs(0) + n) * 5
-    tl.store(out, largest)
-    tl.store(out + 1, total)
-    tl.store(out + 2, best_key)
-    tl.store(out + 3, (best_token + first).to(tl.float32))
-    tl.store(out + 4, best_logit)
+    tl.store(out, top)
+    tl.store(out + 1, tl.sum(total, 0))
+    tl.store(out + 2, chosen)
+    tl.store(out + 3, (place + first).to(tl.float32))
+    tl.store(out + 4, tl.where(chosen == -float("inf"), chosen, s))
 
 
 @triton.jit
-def _ordered(x):
-    """Integers in the order of the numbers."""
-    bits = x.to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-
-
-@triton.jit
-def _unordered(key):
-    return tl.where(key < 0, key ^ 0x7FFFFFFF, key).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def thresholds_kernel(
-    base,
-    expert,
-    antiexpert,
-    temperatures,
-    top_ks,
-    top_ps,
-    min_ps,
-    found,
-    columns,
-    stride_base,
-    stride_expert,
-    stride_antiexpert,
-    alpha,
-    COMBINES: tl.constexpr,
-    BITS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def choice_kernel(found, tokens, log_probabilities, log_sums, stretches, PADDED: tl.constexpr):
+    """Joins the stretches of a row; ties go to the lowest token."""
     n = tl.program_id(0).to(tl.int64)
-    base += n * stride_base
-    expert += n * stride_expert
-    antiexpert += n * stride_antiexpert
-    temperature = tl.load(temperatures + n)
-    scale = tl.where(temperature > 0, temperature, 1.0)
-    largest = -float("inf")
-    for begin in range(0, columns, BLOCK):
-        places = begin + tl.arange(0, BLOCK)
-        s = _combined(base, expert, antiexpert, places, places < columns, alpha, COMBINES)
-        largest = tl.maximum(largest, tl.max(s / scale, 0))
-    WAYS: tl.constexpr = 1 << BITS
-    limit = tl.full((), -0x7F800001, tl.int32)  # that of -inf: everything
-    # once for top-k, counting; once for top-p, weighing what top-k left
-    for which in tl.static_range(2):
-        top_k, top_p = tl.load(top_ks + n), tl.load(top_ps + n)
-        wanted = tl.where(top_k > 0, tl.minimum(top_k, columns), columns).to(tl.float32)
-        if which == 1:
-            kept = 0.0
-            for begin in range(0, columns, BLOCK):
-                places = begin + tl.arange(0, BLOCK)
-                s = _combined(base, expert, antiexpert, places, places < columns, alpha, COMBINES) / scale
-                kept += tl.sum(tl.where(_ordered(s) >= limit, tl.exp(s - largest), 0.0), 0)
-            wanted = tl.where(top_p < 1, top_p * kept, float("inf"))
-        key = tl.full((), -2147483648, tl.int32).to(tl.int64)
-        for shift in tl.static_range(32 - BITS, -1, -BITS):
-            candidates = key + (tl.arange(0, WAYS).to(tl.int64) << shift)
-            weights = tl.zeros((WAYS,), dtype=tl.float32)
-            for begin in range(0, columns, BLOCK):
-                places = begin + tl.arange(0, BLOCK)
-                inside = places < columns
-                s = _combined(base, expert, antiexpert, places, inside, alpha, COMBINES) / scale
-                order = _ordered(s)
-                weight = tl.where(inside, 1.0, 0.0)
-                if which == 1:
-                    weight = tl.where(order >= limit, tl.exp(s - largest), 0.0)
-                above = order.to(tl.int64)[None, :] >= candidates[:, None]
-                weights += tl.sum(tl.where(above, weight[None, :], 0.0), 1)
-            # the largest candidate that still holds enough; the first one when nothing does
-            enough = (weights >= wanted).to(tl.int32)
-            key += (tl.maximum(tl.sum(enough, 0) - 1, 0).to(tl.int64)) << shift
-        limit = tl.maximum(limit, key.to(tl.int32))
-    threshold = tl.where(limit <= -0x7F800001, -float("inf"), _unordered(limit))
-    tl.store(found + n, tl.maximum(threshold, largest + tl.log(tl.load(min_ps + n))))
+    stretch = tl.arange(0, PADDED)
+    inside = stretch < stretches
+    at = found + (stretch * tl.num_programs(0) + n) * 5
+    largest = tl.load(at, mask=inside, other=-float("inf"))
+    top = tl.max(largest, 0)
+    total = tl.sum(
+        tl.load(at + 1, mask=inside, other=0.0) * tl.exp(largest - tl.where(top == -float("inf"), 0.0, top)), 0
+    )
+    key = tl.load(at + 2, mask=inside, other=-float("inf"))
+    best = tl.min(tl.where(key == tl.max(key, 0), stretch, PADDED), 0)
+    token = tl.sum(tl.where(stretch == best, tl.load(at + 3, mask=inside, other=0.0), 0.0), 0)
+    logit = tl.sum(tl.where(stretch == best, tl.load(at + 4, mask=inside, other=0.0), 0.0), 0)
+    log_sum = top + tl.log(total)
+    tl.store(tokens + n, token.to(tl.int64))
+    tl.store(log_probabilities + n, logit - log_sum)
+    tl.store(log_sums + n, log_sum)
 
 
 def _require(parts: Parts) -> None:
@@ -204,43 +138,16 @@ def _require(parts: Parts) -> None:
             raise ValueError("the entries of a row of logits have to lie side by side: call .contiguous()")
 
 
-def _arguments(parts: Parts) -> tuple[list[Tensor], list[int]]:
-    """The three tensors and their strides; the base stands in for models that are not there."""
-    tensors = [parts.base, *(t if t is not None else parts.base for t in (parts.expert, parts.antiexpert))]
-    return tensors, [tensor.stride(0) for tensor in tensors]
-
-
-def thresholds(parts: Parts, draws: Draws) -> Tensor:
-    """float32 [N]; see mmscale_kernels.proxy_logits.thresholds."""
-    rows, columns = parts.base.shape
-    found = torch.empty(rows, dtype=torch.float32, device=parts.base.device)
-    tensors, strides = _arguments(parts)
-    more = draws.temperature, draws.top_k, draws.top_p, draws.min_p
-    thresholds_kernel[(rows,)](
-        *tensors,
-        *more,
-        found,
-        columns,
-        *strides,
-        float(parts.alpha),
-        COMBINES=parts.combines,
-        BITS=BITS,
-        BLOCK=SEARCH_BLOCK,
-        num_warps=WARPS,
-    )
-    return found
-
-
-def partials(parts: Parts, draws: Draws, first: int) -> Tensor:
-    """[N, 5]; see mmscale_kernels.proxy_logits.partials."""
+def _stretches(parts: Parts, draws: Draws, first: int) -> Tensor:
+    """[S, N, 5]: the fields of every stretch of a row, in order."""
     _require(parts)
     rows, columns = parts.base.shape
-    stretches = max(1, min(triton.cdiv(columns, BLOCK), _PROGRAMS // rows))
+    stretches = max(1, min(triton.cdiv(columns, BLOCK), PROGRAMS // rows))
     span = triton.cdiv(triton.cdiv(columns + 3, stretches), BLOCK) * BLOCK
     stretches = triton.cdiv(columns + first % 4, span)
-    found = torch.empty(stretches, rows, 5, dtype=torch.float32, device=parts.base.device)
+    found = torch.empty(stretches, rows, FIELDS, dtype=torch.float32, device=parts.base.device)
     limits = thresholds(parts, draws) if draws.truncated else draws.temperature
-    tensors, strides = _arguments(parts)
+    tensors, strides = arguments(parts)
     partials_kernel[(rows, stretches)](
         *tensors,
         draws.temperature,
@@ -260,4 +167,20 @@ def partials(parts: Parts, draws: Draws, first: int) -> Tensor:
         BLOCK=BLOCK,
         num_warps=WARPS,
     )
-    return joined_partials(found)
+    return found
+
+
+def partials(parts: Parts, draws: Draws, first: int) -> Tensor:
+    """[N, 5]; see mmscale_kernels.proxy_logits.partials."""
+    return joined_partials(_stretches(parts, draws, first))
+
+
+def choose(parts: Parts, draws: Draws, first: int) -> Chosen:
+    """See mmscale_kernels.proxy_logits.proxy_choose; one rank has the whole vocabulary."""
+    found = _stretches(parts, draws, first)
+    stretches, rows = found.shape[:2]
+    token = torch.empty(rows, dtype=torch.int64, device=found.device)
+    log_probability, log_sum_exp = torch.empty(2, rows, dtype=torch.float32, device=found.device)
+    padded = triton.next_power_of_2(stretches)
+    choice_kernel[(rows,)](found, token, log_probability, log_sum_exp, stretches, PADDED=padded, num_warps=1)
+    return Chosen(token, log_probability, log_sum_exp)

@@ -51,11 +51,11 @@ def test_sums_and_choices_are_those_of_float64(device, near, record_property, dt
 
 @pytest.mark.parametrize("settings", proxy_cases.SETTINGS[2:], ids=str)
 def test_thresholds_are_those_of_sorting(device, near, settings):
-    from mmscale_kernels.gpu import proxy_logits as gpu
+    from mmscale_kernels.gpu import truncation
 
     parts, exact = logits(device, 4, 123, 5, torch.float32)
     how = proxy_cases.draws(4, device=str(device), **settings)
     right = thresholds(exact.combined() / how.temperature.double()[:, None], how)
     with poisoned():
-        ours = gpu.thresholds(parts, how)
+        ours = truncation.thresholds(parts, how)
     near(float((ours.double() - right).abs().max()), 1e-5)
