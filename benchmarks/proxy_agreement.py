@@ -43,14 +43,14 @@ class Error:
     relative: float
     """Root mean square of the differences, of that of the logits."""
     largest: float
-    """Of the differences at the likeliest tokens of each place."""
+    """The largest difference at the likeliest tokens of each place."""
 
     def report(self) -> dict[str, float]:
         return {"relative": self.relative, "largest": self.largest}
 
 
 def error(found: Tensor, exact: Tensor) -> Error:
-    """Of logits [..., V]."""
+    """The error of logits [..., V]."""
     difference = found.double() - exact
     likeliest = exact.topk(min(LIKELIEST, exact.shape[-1])).indices
     return Error(
@@ -73,7 +73,7 @@ class Reference:
         self.published = error(published.forced(self.prompts, self.tokens)[..., :vocabulary], self.exact)
 
     def of(self, ensemble: Ensemble, batch: int, at_once: bool) -> Error:
-        """Of our logits at a batch size, the forced tokens read `at_once` or one by one."""
+        """The error of our logits at a batch size, the forced tokens read `at_once` or one by one."""
         rows = [i % self.count for i in range(max(batch, self.count))]
         parts = []
         for begin in range(0, len(rows), batch):

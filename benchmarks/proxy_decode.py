@@ -62,7 +62,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 OTHERS = 2e9
 """Bytes of a GPU that kernels, libraries and recordings take."""
 ROOM = 1.1
-"""Of keys and values: growing ones, which are copied to grow, leave holes."""
+"""Room for keys and values, over their size: growing ones, which are copied to grow, leave holes."""
 
 
 def small_models(run: Path, expert: str | None) -> tuple[str, str, str | None]:

@@ -30,7 +30,7 @@ class Published:
         self.models, self.device = models, models[0].device
         self.alpha, self.end, self.bos = alpha, end, bos
         self.noted: list[list[dict[int, float]]] = []
-        """Of the last call: the likeliest tokens of every prompt and step, and their combined logits."""
+        """The last call's likeliest tokens of every prompt and step, and their combined logits."""
 
     @torch.inference_mode()
     def __call__(self, prompts: Prompts, batch: int, new_tokens: int) -> Answers:

@@ -32,7 +32,7 @@ TRIED = (1, 2, 4, 8, 16)
 """Tokens of a round whose costs are measured; every other one where nothing is recorded."""
 WARM_PROMPT = 32
 WARM_TOKENS = 8
-"""Of an answer before anything is measured: enough for a step to be recorded."""
+"""Tokens of an answer before anything is measured: enough for a step to be recorded."""
 
 
 @dataclass
