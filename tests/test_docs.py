@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import mmscale
+from benchmarks import gpu_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / ".github").rglob("*.md")])
@@ -52,6 +53,13 @@ def test_every_page_is_in_the_navigation():
 def test_the_python_interface_is_documented():
     described = re.findall(r"^::: \S+\.(\w+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(described) == set(mmscale.__all__) - {"__version__", "Record"}
+
+
+def test_tables_of_a_gpu_are_those_of_its_result_files():
+    for page, text in gpu_tables.pages():
+        assert page.read_text(encoding="utf-8") == text, f"{page.name}: mmscale bench gpu-tables writes it anew"
+    pages = "".join(page.read_text(encoding="utf-8") for page in gpu_tables.PAGES)
+    assert sorted(gpu_tables.MARKED.findall(pages)) == sorted(gpu_tables.TABLES)
 
 
 def docstrings(file: Path) -> list[tuple[int, str]]:

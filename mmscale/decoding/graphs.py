@@ -1,5 +1,5 @@
 """Decoding steps that are recorded once and then replayed, as CUDA graphs: a step of few tokens is many short kernels, and
-starting each of them from Python costs time that a replay does not take. No GPU has run it yet.
+starting each of them from Python costs time that a replay does not take.
 
 A recording is of fixed memory and fixed shapes. A step of `count` sequences therefore runs as one of the next power of two
 (the sequences that are missing write to free slots of the cache), and against a multiple of HELD_STEP held tokens (what lies

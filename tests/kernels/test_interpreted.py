@@ -83,8 +83,15 @@ def test_the_nearest_measured_shape_of_this_gpu_decides(monkeypatch, tmp_path):
         adapter_choice.table(damaged)
 
 
-def test_what_ships_is_a_table():
-    adapter_choice.table(adapter_choice.SHIPPED)
+def test_what_ships_was_measured(tmp_path):
+    shipped = json.loads(adapter_choice.SHIPPED.read_text(encoding="utf-8"))["choices"]
+    measured = json.loads((ROOT / "benchmarks/results/h200/adapter_choice.json").read_text(encoding="utf-8"))["choices"]
+    assert measured and [row for row in shipped if row["device"] == "NVIDIA H200"] == measured
+    for row in measured:
+        shape = adapter_choice.Shape(**row["shape"])
+        found = adapter_choice.fastest(row["device"], row["dtype"], shape, tmp_path / "no table of this machine")
+        for part, way in zip(("forward", "backward"), found, strict=True):
+            assert row["milliseconds"][way][part] == min(took[part] for took in row["milliseconds"].values())
 
 
 def test_auto_and_torch_never_need_triton(monkeypatch):
