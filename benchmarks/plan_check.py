@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ from mmscale.models.merge import MergedModel
 from mmscale.parallel.context import ParallelContext
 from mmscale.planning.parallel_plan import ParallelPlan
 from mmscale.planning.plan import Given, Planned, Planner
-from mmscale.planning.tracing import Work
 from mmscale.runs.run import stages_up_to
 from mmscale.runs.stage import Stage
 from mmscale.training.engines import make_engine
@@ -90,26 +89,17 @@ def _cases(shape: str, precision: str | None) -> list[Case]:
     ]
 
 
-class OnePlanner(Planner):
-    """Plans for one device, with the attention that runs there."""
-
-    flash: bool
-
-    def work(self, stage: Stage, parallel_plan: ParallelPlan, tokens: int, targets: int) -> Work:
-        return replace(super().work(stage, parallel_plan, tokens, targets), flash=self.flash)
-
-
-def planned_of(case: Case, folder: Path, device: torch.device, flash: bool) -> tuple[Stage, Planned]:
+def planned_of(case: Case, folder: Path, device: torch.device, attends: str) -> tuple[Stage, Planned]:
     """The stage, and what `mmscale plan` says of it on this device alone; models are config.json files in `folder`."""
     LlamaConfig(**case.llm, architectures=["LlamaForCausalLM"]).save_pretrained(folder / "llm")
-    settings = [f"output_dir={folder / 'run'}", f"language_model.path={folder / 'llm'}", *case.settings]
+    model = [f"language_model.path={folder / 'llm'}", f"language_model.attention={attends}"]
+    settings = [f"output_dir={folder / 'run'}", *model, *case.settings]
     if case.encoder is not None:
         MT5Config(**case.encoder).save_pretrained(folder / "encoder")
         settings.append(f"encoder.path={folder / 'encoder'}")
     stage = stages_up_to(load_run(case.file, settings), case.stage)[-1]
     gpus = 1 if device.type == "cuda" else 0
-    planner = OnePlanner(stage.run, ClusterConfig(nodes=1, gpus_per_node=gpus, ranks_per_node=1, gpu=_gpu(device)))
-    planner.flash = flash
+    planner = Planner(stage.run, ClusterConfig(nodes=1, gpus_per_node=gpus, ranks_per_node=1, gpu=_gpu(device)))
     mean = planner.examples(stage, Given(EXAMPLE, TARGETS, EXAMPLES))
     return stage, planner.stage(stage, ParallelPlan(1, 1, 0), mean)
 
@@ -195,9 +185,8 @@ def measured_on(engine: LocalEngine, rows: list[PackedRow], device: torch.device
 
 
 def check(case: Case, device: torch.device, attends: str, steps: int) -> dict[str, Any]:
-    flash = device.type == "cuda" and attends != "packed_sdpa"
     with tempfile.TemporaryDirectory() as name:
-        stage, planned = planned_of(case, Path(name), device, flash)
+        stage, planned = planned_of(case, Path(name), device, attends)
     rows = rows_of(stage, case)
     assert len(rows) == planned.rows_per_step and max(sum(row.lengths) for row in rows) == planned.row_tokens
     assert all(row.target_tokens == planned.row_targets for row in rows), "full rows of like examples"
@@ -261,11 +250,7 @@ def main() -> None:
     gpu = device.type == "cuda"
     parser.add_argument("--shape", choices=["7b", "small"], default="7b" if gpu else "small", help="of the models")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], help="instead of the configurations'")
-    parser.add_argument(
-        "--attention",
-        default="torch_varlen" if gpu else "packed_sdpa",
-        help="language_model.attention; a plan takes any but packed_sdpa for flash-attention",
-    )
+    parser.add_argument("--attention", default="auto", help="language_model.attention, as run and as planned for")
     parser.add_argument("--steps", type=int, default=2, help="that are measured, after a first one")
     parser.add_argument("--json", action="store_true", help="one object on standard output instead of a table")
     chosen = parser.parse_args()

@@ -219,7 +219,7 @@ def _variants(setup: Setup, packed: Packed, row_tokens: int, ours: Callable[[Exa
         Way("all that, activations computed again", rows, packed.ours(again), cached=True),
     ]
     auto = model.language_model.config._attn_implementation
-    if packed.device.type == "cuda" and auto == attention.PACKED_SDPA and packed.dtype != torch.float32:
-        varlen = sharing_weights(model, attention.choose("torch_varlen", packed.device))
-        variants.append(Way("all that, attention torch_varlen", rows, packed.ours(varlen), cached=True))
+    if auto != attention.PACKED_SDPA and packed.dtype != torch.float32:
+        grids = sharing_weights(model, attention.PACKED_SDPA)
+        variants.append(Way("all that, attention packed_sdpa", rows, packed.ours(grids), cached=True))
     return variants

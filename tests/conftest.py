@@ -101,8 +101,8 @@ def random_encoder(family: str) -> Encoder:
     return Encoder(model.double(), 24)
 
 
-def random_merged(family: str = "llama", encoder: str | None = None) -> MergedModel:
-    language_model = LanguageModel(random_causal_lm(family), None, SpecialTokens(1, 2))
+def random_merged(family: str = "llama", encoder: str | None = None, attention: str = PACKED_SDPA) -> MergedModel:
+    language_model = LanguageModel(random_causal_lm(family, attention), None, SpecialTokens(1, 2))
     if encoder is None:
         return MergedModel(language_model)
     torch.manual_seed(7)

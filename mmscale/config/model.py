@@ -25,8 +25,8 @@ class LanguageModelConfig(Config):
     quantization: Literal["none", "nf4", "int8"] = "none"
     """How the linear layers of a frozen model are held, by bitsandbytes; one that is trained stays as it is."""
     attention: Literal["auto", "packed_sdpa", "flash_attention_2", "flash_attention_3", "torch_varlen"] = "auto"
-    """`auto` takes flash-attn where it is installed on a GPU (3 on Hopper, else 2), else torch's SDPA on packed rows; `torch_varlen` is PyTorch's
-    own variable-length flash-attention, for a GPU without flash-attn."""
+    """`auto` takes flash-attn where it is installed on a GPU (3 on Hopper, else 2), else `torch_varlen`, PyTorch's own variable-length
+    flash-attention (2.11 and newer, in 16 bits, without dropout), else `packed_sdpa`, torch's SDPA on packed rows."""
     trust_remote_code: bool = False
     """Run Python code that the model's folder brings."""
     bos_token: str | None = None

@@ -69,7 +69,7 @@ USUAL_NAMES: dict[str, tuple[str, str]] = {
     "base_model": ("language_model.path", ""),
     "torch_dtype": ("language_model.dtype", ""),
     "attn_implementation": ("language_model.attention", ""),
-    "use_flash_attention_2": ("language_model.attention", "auto takes flash-attn where it is installed"),
+    "use_flash_attention_2": ("language_model.attention", "auto takes flash-attention where it can be had"),
     "load_in_4bit": _QUANTIZED,
     "load_in_8bit": _QUANTIZED,
     "quantization_config": _QUANTIZED,

@@ -27,6 +27,7 @@ PACKED_SDPA = "mmscale_packed_sdpa"
 PACKED_FLASH = "mmscale_packed_varlen"
 PACKED_FLASH_3 = "mmscale_packed_varlen_3"
 PACKED_TORCH = "mmscale_packed_torch_varlen"
+PACKED_TORCH_OR_SDPA = "mmscale_packed_torch_varlen_or_sdpa"
 
 # torch prefers cuDNN's attention on Hopper and later, which compiles a kernel for every shape: a packed row or a decoding step
 # nearly always has a new one. Its flash and memory-efficient kernels take any.
@@ -102,6 +103,7 @@ for _name, _function in {
     PACKED_FLASH: varlen.flash_2,
     PACKED_FLASH_3: varlen.flash_3,
     PACKED_TORCH: varlen.torch_varlen,
+    PACKED_TORCH_OR_SDPA: varlen.torch_varlen_or_sdpa,
 }.items():
     # no mask function beside it: transformers then makes no mask, and looks for no packed rows, which reads a number back
     AttentionInterface.register(_name, _attend(_function))
@@ -115,13 +117,17 @@ def _installed(module: str) -> bool:
 
 
 def choose(wanted: str, device: torch.device) -> str:
-    """The registered name for a configured one; an explicit choice that cannot be met raises UserError."""
+    """The registered name for a configured one; an explicit choice that cannot be met raises UserError.
+
+    What auto takes from PyTorch itself is decided by each call: its variable-length attention in 16 bits, else packed SDPA.
+    """
     gpu = device.type == "cuda"
-    hopper = gpu and torch.cuda.get_device_capability(device)[0] == 9
+    capability = torch.cuda.get_device_capability(device)[0] if gpu else 0
+    has_windows = gpu and varlen.torch_has_windows()
     able = {
-        "flash_attention_3": hopper and _installed("flash_attn_interface"),
+        "flash_attention_3": capability == 9 and _installed("flash_attn_interface"),
         "flash_attention_2": gpu and _installed("flash_attn"),
-        "torch_varlen": gpu and varlen.torch_has_windows(),
+        "torch_varlen": has_windows,
         "packed_sdpa": True,
     }
     needs = {
@@ -139,5 +145,8 @@ def choose(wanted: str, device: torch.device) -> str:
         if not able[wanted]:
             raise UserError(f"language_model.attention={wanted} needs {needs[wanted]}; or set attention=auto")
         return names[wanted]
-    best = next(name for name in ("flash_attention_3", "flash_attention_2", "packed_sdpa") if able[name])
-    return names[best]
+    for name in ("flash_attention_3", "flash_attention_2"):
+        if able[name]:
+            return names[name]
+    # PyTorch's flash-attention is for compute capability 8 and later, and was measured for no GPU but NVIDIA's
+    return PACKED_TORCH_OR_SDPA if has_windows and capability >= 8 and torch.version.hip is None else PACKED_SDPA

@@ -17,6 +17,9 @@ from torch import Tensor
 from mmscale.errors import UserError
 from mmscale.models.packed_layout import PackedLayout, TakeRows, ToGrids
 
+HALVES = (torch.float16, torch.bfloat16)
+"""What flash-attention computes in."""
+
 
 def padded_sdpa(
     query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float, dropout: float, window: int | None
@@ -114,7 +117,7 @@ def torch_varlen(
     """By the flash-attention that PyTorch itself brings; 16-bit numbers, no dropout."""
     from torch.nn.attention.varlen import varlen_attn  # torch 2.11 and newer
 
-    if query.dtype not in (torch.float16, torch.bfloat16) or dropout:
+    if query.dtype not in HALVES or dropout:
         kind = "dropout" if dropout else str(query.dtype).removeprefix("torch.")
         raise UserError(
             f"attention=torch_varlen computes in 16 bits and without dropout, not with {kind}: set dtype or precision to "
@@ -131,6 +134,28 @@ def torch_varlen(
     output = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling, window_size=limits, **grouped)
     assert isinstance(output, Tensor)
     return output
+
+
+def torch_varlen_or_sdpa(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float, dropout: float, window: int | None
+) -> Tensor:
+    """By PyTorch's flash-attention where it takes these rows, else by grids.
+
+    Both are deterministic under torch.use_deterministic_algorithms: the flash-attention behind either reads it itself.
+    """
+    attend = torch_varlen if torch_takes(query, key, value, dropout) else padded_sdpa
+    return attend(query, key, value, layout, scaling, dropout, window)
+
+
+_WIDEST = 192
+"""Head width: for wider ones GPUs with little shared memory have no backward pass of PyTorch's flash-attention."""
+
+
+def torch_takes(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
+    """Whether PyTorch's flash-attention has a forward and a backward pass for such rows, on every GPU that has it."""
+    width = query.shape[-1]
+    alike = query.dtype == key.dtype == value.dtype and width == key.shape[-1] == value.shape[-1]
+    return alike and query.dtype in HALVES and not dropout and width % 8 == 0 and width <= _WIDEST
 
 
 def torch_has_windows() -> bool:

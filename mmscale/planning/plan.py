@@ -15,6 +15,7 @@ from mmscale.models import quantization
 from mmscale.models.connectors import connector
 from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
 from mmscale.models.loading import DTYPES
+from mmscale.models.varlen import HALVES
 from mmscale.parallel.tensor import require_divisible
 from mmscale.planning import memory, throughput, traffic
 from mmscale.planning.dry_run import stage_tokens
@@ -200,14 +201,15 @@ class Planner:
 
     def work(self, stage: Stage, parallel_plan: ParallelPlan, tokens: int, targets: int) -> Work:
         """One packed row of a stage as a rank sees it."""
-        config = stage.config
+        config, llm = stage.config, self.run.language_model
+        dtype = torch.bfloat16 if config.precision == "bfloat16" else DTYPES[llm.dtype]
         return Work(
             tokens=tokens,
             targets=targets,
-            dtype=torch.bfloat16 if config.precision == "bfloat16" else DTYPES[self.run.language_model.dtype],
+            dtype=dtype,
             trained=stage.changes_language_model,
             checkpointing=config.gradient_checkpointing,
-            flash=self.cluster.gpus_per_node > 0,
+            flash=self.cluster.gpus_per_node > 0 and llm.attention != "packed_sdpa" and dtype in HALVES,
             tensor_size=parallel_plan.tensor,
             sequence_parallel=parallel_plan.sequence_parallel,
         )

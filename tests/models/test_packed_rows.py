@@ -21,7 +21,7 @@ from transformers import (
 from mmscale.data.packing import IGNORED, EncoderRow, pack, without_targets
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import UserError
-from mmscale.models import attention, packed_layout
+from mmscale.models import attention, packed_layout, varlen
 from mmscale.models.assembly import make_trainable
 from mmscale.models.attention import PACKED_SDPA, choose
 from mmscale.models.language_model import LanguageModel
@@ -392,19 +392,58 @@ def test_flash_attention_3_is_called_as_it_asks(monkeypatch, returns_sums, windo
 
 
 @pytest.mark.parametrize(
-    ("installed", "capability", "best"),
+    ("installed", "capability", "windows", "best"),
     [
-        ({"flash_attn", "flash_attn_interface"}, 9, attention.PACKED_FLASH_3),
-        ({"flash_attn", "flash_attn_interface"}, 8, attention.PACKED_FLASH),
-        ({"flash_attn"}, 9, attention.PACKED_FLASH),
-        (set(), 9, attention.PACKED_SDPA),
+        ({"flash_attn", "flash_attn_interface"}, 9, True, attention.PACKED_FLASH_3),
+        ({"flash_attn", "flash_attn_interface"}, 8, True, attention.PACKED_FLASH),
+        ({"flash_attn"}, 9, True, attention.PACKED_FLASH),
+        (set(), 9, True, attention.PACKED_TORCH_OR_SDPA),
+        (set(), 9, False, attention.PACKED_SDPA),
+        (set(), 7, True, attention.PACKED_SDPA),
     ],
 )
-def test_auto_takes_the_best_that_is_installed(monkeypatch, installed, capability, best):
+def test_auto_takes_the_best_that_is_installed(monkeypatch, installed, capability, windows, best):
     monkeypatch.setattr(attention, "_installed", lambda module: module in installed)
+    monkeypatch.setattr(attention.varlen, "torch_has_windows", lambda: windows)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (capability, 0))
     assert choose("auto", torch.device("cuda")) == best
     assert choose("packed_sdpa", torch.device("cuda")) == attention.PACKED_SDPA
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "dropout", "taken"),
+    [
+        (torch.bfloat16, 64, 0.0, True),
+        (torch.float16, 8, 0.0, True),
+        (torch.float32, 64, 0.0, False),
+        (torch.float64, 64, 0.0, False),
+        (torch.bfloat16, 64, 0.1, False),
+        (torch.bfloat16, 20, 0.0, False),
+        (torch.bfloat16, 256, 0.0, False),
+    ],
+)
+def test_auto_takes_pytorchs_own_attention_for_rows_it_is_for(monkeypatch, dtype, width, dropout, taken):
+    asked = []
+    monkeypatch.setattr(varlen, "torch_varlen", lambda q, *_: asked.append("varlen") or q)
+    layout = PackedLayout((6, 1, 3), torch.device("cpu"))
+    rows = [torch.randn(10, heads, width, dtype=dtype) for heads in (4, 2, 2)]
+    torch.manual_seed(0)
+    out = varlen.torch_varlen_or_sdpa(*rows, layout, 0.3, dropout, 4)  # type: ignore[call-arg]
+    assert asked == (["varlen"] if taken else [])
+    torch.manual_seed(0)
+    assert torch.equal(out, rows[0] if taken else padded_sdpa(*rows, layout, 0.3, dropout, 4))  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "autocast"])
+def test_a_model_that_attends_by_auto_on_a_gpu_follows_autocast(monkeypatch, precision):
+    """A float32 model's queries are 16 bits under autocast: they are decided on after that cast."""
+    asked = []
+    monkeypatch.setattr(varlen, "torch_varlen", lambda *rows: asked.append(rows[0].dtype) or padded_sdpa(*rows))
+    model = LanguageModel(random_causal_lm("llama", attention.PACKED_TORCH_OR_SDPA).float(), None, SpecialTokens(1, 2))
+    places = torch.arange(5)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "autocast"):
+        model.hidden(model.embed(places), places, PackedLayout((5,), torch.device("cpu")))
+    assert set(asked) == ({torch.bfloat16} if precision == "autocast" else set())
 
 
 def test_no_attention_compiles_a_kernel_for_every_shape():

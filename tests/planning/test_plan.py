@@ -11,9 +11,11 @@ import pytest
 from mmscale.cli.main import main
 from mmscale.config.cluster import GpuConfig
 from mmscale.config.run import load_run
+from mmscale.config.training import StageConfig
 from mmscale.planning import throughput, traffic
 from mmscale.planning.memory import Trained
 from mmscale.planning.parallel_plan import ParallelPlan
+from mmscale.planning.plan import Planner
 
 EXAMPLES = ["--examples", "128000", "--example-tokens", "300", "--target-tokens", "100"]
 
@@ -182,3 +184,20 @@ def test_operations_by_hand():
     assert trained.hardware == 4 * trained.forward
     frozen = throughput.token_work(shape, 1140, 100, 1.0, False, False)
     assert frozen.model == 4 * (1140 - 70) + 8 * 3 * 10 * 100 and frozen.hardware == 2 * frozen.forward
+
+
+@pytest.mark.parametrize(
+    ("attention", "precision", "gpus", "flash"),
+    [
+        ("auto", "bfloat16", 8, True),
+        ("torch_varlen", "bfloat16", 8, True),
+        ("packed_sdpa", "bfloat16", 8, False),
+        ("auto", "float32", 8, False),
+        ("auto", "bfloat16", 0, False),
+    ],
+)
+def test_a_plan_takes_flash_attention_where_a_gpu_runs_it(attention, precision, gpus, flash):
+    run = SimpleNamespace(language_model=SimpleNamespace(attention=attention, dtype="float32"))
+    planner = SimpleNamespace(run=run, cluster=SimpleNamespace(gpus_per_node=gpus))
+    stage = SimpleNamespace(config=StageConfig(steps=1, precision=precision), changes_language_model=True)
+    assert Planner.work(planner, stage, ParallelPlan(1, 1, 0), 8, 4).flash is flash  # type: ignore[arg-type]
