@@ -156,10 +156,12 @@ def _adapter_backward(
     for_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """d of states (empty unless asked for), w1, b1, w2, b2."""
-    if _ways(states_EK, w2_DH)[1] == "triton":
+    way = _ways(states_EK, w2_DH)[1]
+    if way != TORCH:
         from mmscale_kernels.gpu import adapter as gpu
 
-        return gpu.backward(d_merged_TD.contiguous(), states_EK, hidden_EH, w1_HK, w2_DH, encoder_rows, for_states)
+        values = (d_merged_TD.contiguous(), states_EK, hidden_EH, w1_HK, w2_DH)
+        return gpu.backward(*values, encoder_rows, for_states, way)
     d_mapped = d_merged_TD.index_select(0, encoder_rows).to(states_EK.dtype)
     d_hidden = (d_mapped @ w2_DH).masked_fill_(hidden_EH <= 0, 0)
     d_states = d_hidden @ w1_HK if for_states else states_EK.new_empty(0)

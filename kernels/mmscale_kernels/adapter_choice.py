@@ -1,6 +1,6 @@
 """Which way of running the mapping's products is the fastest: a table, measured for each kind of GPU and shape.
 
-    library   cuBLASLt's products (bias and ReLU in their epilogue), rows moved by the Triton kernel
+    library   cuBLASLt's products (bias and ReLU in their epilogue), rows moved and columns summed by Triton kernels
     triton    Triton's products, which read and write the merged row's places themselves
 
 cuBLAS sets a high bar for two plain products: a shape that nobody measured on this GPU goes to the library. `mmscale bench

@@ -24,6 +24,9 @@ CHUNK_BYTES = 2**28
 """Bytes of logits at a time: 2,048 rows of LLaMA-2's 32,000 entries in float32, large enough for a full-speed product."""
 
 
+_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
 @dataclass(frozen=True)
 class VocabularyShard:
     """The rows of the head that this rank of a group holds."""
@@ -112,7 +115,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=wide, device=hidden_ND.device)
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         d_hidden = torch.empty_like(hidden_ND) if for_hidden else None
-        d_weight = torch.zeros_like(weight_VD, dtype=wide) if for_weight else None
+        d_weight: Tensor | None = None
         d_bias = torch.zeros_like(bias_V, dtype=wide) if for_bias and bias_V is not None else None
         group, first = (None, 0) if vocabulary_shard is None else (vocabulary_shard.group, vocabulary_shard.first)
         for begin in range(0, hidden_ND.shape[0], rows):
@@ -128,11 +131,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits *= slope
             if d_hidden is not None:
                 torch.mm(logits, weight_VD, out=d_hidden[begin : begin + rows])
-            if d_weight is not None:
-                _add_product(d_weight, logits.T, hidden)
+            if for_weight:
+                d_weight = _added(d_weight, logits.T, hidden, wide if rows < hidden_ND.shape[0] else hidden.dtype)
             if d_bias is not None:
                 d_bias += logits.sum(0, dtype=wide)
             del logits, slope
+        if for_weight and d_weight is None:  # there are no rows
+            d_weight = torch.zeros_like(weight_VD)
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         ctx.dtype = weight_VD.dtype
         return loss
@@ -150,13 +155,32 @@ def _cap_(products: Tensor, softcap: float) -> Tensor:
     return slope
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right; the total may be wider."""
+def _added(total: Tensor | None, left: Tensor, right: Tensor, wide: torch.dtype) -> Tensor:
+    """total + left @ right, written into the total, which may be wider than the factors; of none, a new one in `wide`."""
+    if total is None:
+        if wide == right.dtype:
+            return left @ right
+        return torch.mm(left, right, out_dtype=wide) if _sums_wider(right) else (left @ right).to(wide)
     if total.dtype == right.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right
+        return total.addmm_(left, right)
+    if _sums_wider(right):
+        # the total is what is added to and what is written, as in addmm_: cuBLAS adds to it in place
+        return torch.ops.aten.addmm.dtype_out(total, left, right, wide, out=total)
+    return total.add_(left @ right)
+
+
+def _sums_wider(factor: Tensor) -> bool:
+    """Whether cuBLAS adds products of such 16-bit factors to a float32 total: a product and a sum apart are two passes more.
+
+    Up to torch 2.10 what is added to had to be of the factors' own dtype; TunableOp and ROCm refuse it still.
+    """
+    if factor.device.type != "cuda" or torch.version.hip or torch.compiler.is_compiling():
+        return False
+    return _TORCH >= (2, 11) and not torch.cuda.tunable.is_enabled()
 
 
 def _scaled(value: Tensor | None, factor: Tensor, dtype: torch.dtype) -> Tensor | None:
-    return None if value is None else torch.mul(value, factor, out=torch.empty_like(value, dtype=dtype))
+    if value is None:
+        return None
+    # a factor without dimensions would be rounded to a 16-bit value's dtype first, on a GPU
+    return torch.mul(value, factor.reshape(1), out=torch.empty_like(value, dtype=dtype))

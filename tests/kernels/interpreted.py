@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from mmscale_kernels import adapter_choice, implementations, linear_cross_entropy
 from mmscale_kernels.adapter import adapter_merge, adapter_merge_reference
 from mmscale_kernels.dispatch import interpreted
-from mmscale_kernels.gpu import matmul, softmax_rows, truncation
+from mmscale_kernels.gpu import matmul, rows, softmax_rows, truncation
 from mmscale_kernels.gpu import proxy_logits as proxy_gpu
 from mmscale_kernels.proxy_logits import _chosen, _partials_reference, proxy_choose, thresholds
 from torch import Tensor
@@ -51,10 +51,40 @@ def test_adapter(tile, shape, dtype, bound, way):
         assert value.dtype == dtype and far(value, right) < bound, name
 
 
-def test_the_adapter_gives_the_same_bits_every_time(tile):
+@pytest.mark.parametrize("way", adapter_choice.WAYS)
+def test_the_adapter_gives_the_same_bits_every_time(tile, way):
     arguments = adapter_inputs(*ADAPTER_SHAPES[-1], dtype=torch.float32)
-    for one, other in zip(*(with_gradients(adapter_merge, arguments) for _ in range(2)), strict=True):
+    with adapter_choice.forced(way):
+        runs = [with_gradients(adapter_merge, arguments) for _ in range(2)]
+    for one, other in zip(*runs, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 33), (0, 5), (5, 0), (41, 70)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_rows_are_moved_and_summed_at_once(monkeypatch, shape, dtype):
+    monkeypatch.setattr(rows, "SUM_TILE", rows.SumTile(16, 32, 1))
+    count, width = shape
+    torch.manual_seed(count)
+    source, places = torch.randn(2 * count, width), torch.randperm(2 * count)[:count]
+    moved, right = torch.empty(count, width, dtype=dtype), source[places].to(dtype)
+    sums = rows.gather_and_sum(source, places, moved)
+    assert torch.equal(moved, right) and sums.dtype == torch.float32
+    assert far(sums, right.double().sum(0)) < 1e-6, "sums of what was written, not of what was read"
+    kept = torch.randn(count, width).relu().to(dtype)
+    kept[:1, :1] = float("nan")  # no slope of 0, as by PyTorch
+    right = right.masked_fill(kept <= 0, 0)
+    assert not right.numel() or right[0, 0] == moved[0, 0]
+    sums = rows.cut_and_sum(moved, kept)
+    assert torch.equal(moved, right) and far(sums, right.double().sum(0)) < 1e-6
+
+
+def test_a_row_of_more_entries_than_a_program_takes_at_once_is_moved_whole(monkeypatch):
+    monkeypatch.setattr(rows, "BLOCK", 32)
+    source, places = torch.randn(5, 70), torch.randperm(5)
+    moved = torch.empty(5, 70)
+    rows.scatter(source, places, moved)
+    assert torch.equal(moved[places], source)
 
 
 def test_what_was_measured_decides(tmp_path, monkeypatch, capsys):

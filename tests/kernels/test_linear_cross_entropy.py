@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -50,6 +52,28 @@ def test_equals_float64(shape, chunk_rows, bias, dtype, bound):
     assert far(found[0], exact[0]) < bound
     for gradient, right in zip(found[1:], exact[1:], strict=True):
         assert far(gradient / 2, right) < bound
+
+
+def test_sixteen_bit_products_are_added_to_a_float32_total_in_place(monkeypatch):
+    """By the two ops that cuBLAS has for it, here with CPU implementations of their own."""
+    in_place = []
+
+    def product(left, right, out_dtype):
+        return left.to(out_dtype) @ right.to(out_dtype)
+
+    def add_product(total, left, right, out_dtype, *, beta=1, alpha=1, out):
+        in_place.append(out is total or out.data_ptr() == total.data_ptr())
+        return out.copy_(beta * total + alpha * product(left, right, out_dtype))
+
+    monkeypatch.setattr(importlib.import_module(linear_cross_entropy.__module__), "_sums_wider", lambda _: True)
+    values = inputs(123, 47, 129, torch.bfloat16)
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("mm.dtype", product, "CPU")
+        library.impl("addmm.dtype_out", add_product, "CPU")
+        loss = linear_cross_entropy(*values, chunk_bytes=50 * 129 * 2)
+    assert in_place == [True, True], "three chunks: one product, and two that are added to it"
+    gradient = torch.autograd.grad(loss, values[1])[0]
+    assert gradient.dtype == torch.bfloat16 and far(gradient, expected(values)[2]) < 1e-2
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 3, 1000])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmscale_kernels.gpu.matmul import DTYPES, GATHER_K, GATHER_M, matmul
-from mmscale_kernels.gpu.rows import scatter
+from mmscale_kernels.gpu.rows import cut_and_sum, gather_and_sum, scatter
 
 
 def require(states_EK: Tensor) -> None:
@@ -53,9 +53,18 @@ def backward(
     w2_DH: Tensor,
     encoder_rows: Tensor,
     for_states: bool,
+    products: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """d of states (empty unless asked for), w1, b1, w2, b2."""
+    """d of states (empty unless asked for), w1, b1, w2, b2; what is contiguous is needed."""
     require(states_EK)
+    if products == "library":
+        d_mapped = states_EK.new_empty(encoder_rows.numel(), w2_DH.shape[0])
+        d_b2 = gather_and_sum(d_merged_TD, encoder_rows, d_mapped)
+        d_hidden = d_mapped @ w2_DH
+        d_b1 = cut_and_sum(d_hidden, hidden_EH)
+        d_states = d_hidden @ w1_HK if for_states else states_EK.new_empty(0)
+        d_w1, d_w2 = d_hidden.T @ states_EK, d_mapped.T @ hidden_EH
+        return d_states, d_w1, d_b1.to(w1_HK.dtype), d_w2, d_b2.to(w2_DH.dtype)
     d_merged = d_merged_TD.to(states_EK.dtype)
     d_hidden = torch.empty_like(hidden_EH)
     matmul(d_merged, w2_DH, d_hidden, kept_MN=hidden_EH, gather=(GATHER_M, encoder_rows))

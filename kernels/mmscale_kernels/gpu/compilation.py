@@ -102,16 +102,8 @@ def variants(dtypes: tuple[str, ...] = DTYPES) -> Iterator[Variant]:
         for name in _PRODUCTS:
             for title, tile in tiles.items():
                 yield _product(name, dtype, tile, title)
+        yield from _rows(dtype)
         pointer = f"*{dtype}"
-        moved = {
-            "source": pointer,
-            "places": "*i64",
-            "out": pointer,
-            "width": "i32",
-            "stride_source": "i32",
-            "stride_out": "i32",
-        }
-        yield Variant(f"rows {dtype}", rows.scatter_kernel, moved, {"BLOCK": rows.BLOCK}, rows.WARPS, 2, False)
         logits = {"logits": pointer, "targets": "*i64", "columns": "i32", "row_stride": "i32"}
         block = {"BLOCK": softmax_rows.BLOCK}
         kernel = softmax_rows.statistics_kernel
@@ -123,6 +115,16 @@ def variants(dtypes: tuple[str, ...] = DTYPES) -> Iterator[Variant]:
         )
         yield from _proxy(dtype)
         yield from _truncation(dtype)
+
+
+def _rows(dtype: str) -> Iterator[Variant]:
+    types = {**dict.fromkeys(("source", "kept", "out"), f"*{dtype}"), "places": "*i64", "sums": "*fp32"}
+    types |= dict.fromkeys(("count", "width", "stride_source", "stride_out"), "i32")
+    yield Variant(f"rows {dtype}", rows.scatter_kernel, types, {"BLOCK": rows.BLOCK}, rows.WARPS, 2, False)
+    tile = rows.SUM_TILE
+    for title, gathers in (("gathered", True), ("cut", False)):
+        flags = {"GATHERS": gathers, "CUTS": not gathers, "ROWS": tile.rows, "COLUMNS": tile.columns}
+        yield Variant(f"rows {dtype}, {title} and summed", rows.sum_kernel, types, flags, tile.warps, 2, False)
 
 
 def _proxy(dtype: str) -> Iterator[Variant]:
