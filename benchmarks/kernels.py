@@ -3,7 +3,7 @@
 --compile-only compiles every kernel in every dtype for GPUs that need not be here, prints registers, spills, shared
 memory and tensor-core instructions, and exits 1 when a gate fails. Otherwise every op is compared on this machine with
 the published or plain way of doing the same: seconds and peak memory, medians of alternating runs, after their results
-were compared. On a CPU the ops run PyTorch's implementation, and only ratios mean anything; figures of a GPU are marked
+were compared; of short ops also the device's own seconds, replayed in a CUDA graph. On a CPU the ops run PyTorch's implementation, and only ratios mean anything; figures of a GPU are marked
 as not measured.
 """
 
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmscale_kernels import Draws, Parts, adapter_merge, linear_cross_entropy, proxy_choose
+from mmscale_kernels.linear_cross_entropy import CHUNK_BYTES
 from mmscale_kernels.noise import gumbel
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from .memory import peak_bytes
 from .recording import record
-from .timing import Work, seconds
+from .timing import Work, graph_seconds, seconds
 
 Way = Callable[[], list[Tensor]]
 """Does the work, forward and backward; what both ways must agree on."""
@@ -52,19 +53,24 @@ def compile_all(dtypes: tuple[str, ...]) -> bool:
     return not any(taken.faults for taken in found)
 
 
-def compared(title: str, ways: dict[str, Way], runs: int, floor: Work | None = None) -> dict[str, Any]:
-    """One op: ours, which stands first, against other ways, once their results agree; beside them a floor, such as the
-    products that the op cannot do without. A way without memory for it has no numbers; a way that disagrees is named."""
+def compared(
+    title: str, dtype: torch.dtype, ways: dict[str, Way], runs: int, floor: Work | None = None
+) -> dict[str, Any]:
+    """One op, whose inputs have a dtype: ours, which stands first, against other ways, once their results agree; beside
+    them a floor, such as the products that the op cannot do without. A way without memory for it has no numbers; a way that
+    disagrees is named."""
     ours, *others = ways
     found: dict[str, Any] = {"title": title, "ours": ours, "others": others, "out_of_memory": [], "wrong": {}}
-    right = [value.double() for value in ways[ours]()]
+    right = ways[ours]()
+    bound = agreement(right, dtype)
+    right = [value.double() for value in right]
     for other in others:
         try:
             distance = max(_far(a, b) for a, b in zip(ways[other](), right, strict=True))
         except torch.OutOfMemoryError:
             found["out_of_memory"].append(other)
             continue
-        if not distance <= agreement(ways[ours]()[0].dtype):
+        if not distance <= bound:
             found["wrong"][other] = distance
     del right
     able: dict[str, Work] = {name: way for name, way in ways.items() if name not in found["out_of_memory"]}
@@ -72,10 +78,12 @@ def compared(title: str, ways: dict[str, Way], runs: int, floor: Work | None = N
     return found | {"peak_bytes": {name: peak_bytes(way) for name, way in able.items()}}
 
 
-def agreement(dtype: torch.dtype) -> float:
-    """How far results may be from one another: rounding; or which share of drawn tokens may fall to the other side of a
-    near-tie."""
-    return {torch.float32: 1e-5, torch.int64: 1 / 64}.get(dtype, 2e-2)
+def agreement(results: list[Tensor], worked_in: torch.dtype) -> float:
+    """How far results may be from one another: the rounding of what the work is done in, be a result wider; or which share
+    of drawn tokens may fall to the other side of a near-tie."""
+    if results[0].dtype == torch.int64:
+        return 1 / 64
+    return 1e-5 if worked_in == torch.float32 else 2e-2
 
 
 def _far(found: Tensor, right: Tensor) -> float:
@@ -120,8 +128,11 @@ def adapter(device: torch.device, dtype: torch.dtype, examples: int, width: int,
     token_rows = torch.cat([torch.arange(s + n + 1, s + 2 * n + 1) for s, n in zip(starts, lengths)]).to(device)
     upstream = torch.randn(2 * sum(lengths) + examples, out, device=device, dtype=dtype)
 
+    def forward() -> Tensor:
+        return adapter_merge(states, w1, b1, w2, b2, boundary, tokens, token_rows, encoder_rows, boundary_rows)
+
     def ours() -> list[Tensor]:
-        merged = adapter_merge(states, w1, b1, w2, b2, boundary, tokens, token_rows, encoder_rows, boundary_rows)
+        merged = forward()
         return [merged.detach(), *torch.autograd.grad(merged, weights, upstream)]
 
     def published() -> list[Tensor]:
@@ -140,15 +151,29 @@ def adapter(device: torch.device, dtype: torch.dtype, examples: int, width: int,
 
     mapped, d_hidden = states.new_empty(sum(lengths), out), states.new_empty(sum(lengths), 2 * width)
 
-    def products() -> list[Tensor]:
+    def forward_products() -> list[Tensor]:
         hidden = states @ w1.detach().T
-        return [hidden @ w2.detach().T, mapped @ w2.detach(), mapped.T @ hidden, d_hidden.T @ states]
+        return [hidden, hidden @ w2.detach().T]
+
+    def backward_products(hidden: Tensor) -> list[Tensor]:
+        return [mapped @ w2.detach(), mapped.T @ hidden, d_hidden.T @ states]
+
+    def products() -> list[Tensor]:
+        return backward_products(forward_products()[0])
 
     mapped.normal_()
     d_hidden.normal_()
     padding = 1 - sum(lengths) / (examples * longest)
     title = f"adapter and merge, {sum(lengths):,} states of {width}, LLM {out}, {100 * padding:.0f} % padding"
-    return compared(title, {"packed op": ours, "pad, cat, sort, gather": published}, 7, products)
+    found = compared(title, dtype, {"packed op": ours, "pad, cat, sort, gather": published}, 7, products)
+    merged, hidden = forward(), forward_products()[0]
+    passes: dict[str, Work] = {
+        "forward": forward,
+        "forward, its products": forward_products,
+        "backward": lambda: torch.autograd.grad(merged, weights, upstream, retain_graph=True),
+        "backward, its products": lambda: backward_products(hidden),
+    }
+    return found | {"pass_seconds": seconds(passes, 7)}
 
 
 def cross_entropy(
@@ -161,21 +186,21 @@ def cross_entropy(
     targets = torch.randint(vocabulary, (rows,), device=device)
     leaves = [hidden] if frozen else [hidden, weight]
 
-    def ours() -> list[Tensor]:
-        loss = linear_cross_entropy(hidden, weight, targets, chunk_bytes=rows * vocabulary * hidden.element_size() // 8)
+    def ours(chunk_bytes: int = CHUNK_BYTES) -> list[Tensor]:
+        loss = linear_cross_entropy(hidden, weight, targets, chunk_bytes=chunk_bytes)
         return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
     def plain() -> list[Tensor]:
         loss = F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")
         return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
-    ways: dict[str, Way] = {"eight chunks": ours, "all logits": plain}
+    ways: dict[str, Way] = {"chunks": ours, "chunks of 1 GiB": partial(ours, chunk_bytes=2**30), "all logits": plain}
     if device.type == "cuda":  # neither is worth its compilation on a CPU
         ways["torch.compile"] = torch.compile(plain)
         ways |= _liger(hidden, weight, targets, leaves)
     head = "frozen" if frozen else "trained"
     title = f"cross entropy through a {head} head, {rows:,} rows of {width}, vocabulary {vocabulary:,}"
-    return compared(title, ways, 7)
+    return compared(title, dtype, ways, 7)
 
 
 def _liger(hidden: Tensor, weight: Tensor, targets: Tensor, leaves: list[Tensor]) -> dict[str, Way]:
@@ -233,8 +258,17 @@ def proxy_logits(
 
     kind = "greedy" if not temperature else ("top-p" if top_p < 1 else "sampled")
     title = f"proxy logits, {kind}, {rows} rows of {vocabulary:,}"
-    found = compared(title, {"one pass": ours, "combined, sorted": sorting}, 7)
-    return found | {"bytes_read": 3 * base.numel() * base.element_size()}
+    found = compared(title, dtype, {"one pass": ours, "combined, sorted": sorting}, 7)
+    return found | {"bytes_read": 3 * base.numel() * base.element_size()} | _in_a_graph(ours)
+
+
+def _in_a_graph(way: Way) -> dict[str, Any]:
+    """Seconds of the device alone, or why there are none."""
+    try:
+        return {"graph_seconds": graph_seconds(way, 7)}
+    except RuntimeError as error:
+        print(f"no CUDA graph: {error}", file=sys.stderr)
+        return {"graph_seconds": None, "not_captured": str(error)}
 
 
 Measurement = partial[dict[str, Any]]
@@ -250,8 +284,9 @@ def measurements(device: torch.device, dtype: torch.dtype) -> list[Measurement]:
     heads = [(vocabulary, True) for vocabulary in vocabularies] + [(vocabularies[0], False)]
     return [
         *(partial(adapter, device, dtype, count, width, out) for count in examples),
-        *(partial(proxy_logits, device, dtype, batch, words, warp) for batch in batches for warp in warps),
         *(partial(cross_entropy, device, dtype, rows, hidden, *head) for head in heads),
+        # last: a graph that could not be captured may leave the allocator in disorder
+        *(partial(proxy_logits, device, dtype, batch, words, warp) for batch in batches for warp in warps),
     ]
 
 
@@ -297,7 +332,8 @@ def show(found: list[dict[str, Any]], roof: dict[str, float]) -> None:
             continue
         took, peaks, ours = one["seconds"], one["peak_bytes"], one["ours"]
         floor = one["bytes_read"] / roof["copy_bytes_per_s"] if "bytes_read" in one else took.get("floor")
-        reached = f"{100 * floor / took[ours]:.0f} %" if floor else ""
+        alone = one.get("graph_seconds") or took[ours]  # a short op is over before the next one was started
+        reached = f"{100 * floor / alone:.0f} %" if floor else ""
         for other in one["others"]:
             if other in one["out_of_memory"]:
                 table.add_row(one["title"], f"{1e3 * took[ours]:.3f}", other, "out of memory", "", reached)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import plan_check, proxy_costs, proxy_decode, proxy_ways, recording
+from benchmarks import kernels, plan_check, proxy_costs, proxy_decode, proxy_ways, recording
 from benchmarks.memory import OUT_OF_MEMORY
 from benchmarks.proxy_agreement import agreement, near_tie
 from benchmarks.proxy_published import Published
@@ -77,6 +77,21 @@ def test_every_kernel_compiles_for_every_gpu_and_fits(tmp_path, capfd):
     assert {one["target"] for one in found["kernels"]} == {"sm_80", "sm_90", "sm_100", "gfx942"}
     assert len(found["kernels"]) == 4 * 24 and found["made_with"]["commit"] is not None
     assert all(one["tensor_cores"] for one in found["kernels"] if one["variant"].startswith("adapter"))
+
+
+def test_ways_have_to_agree_as_far_as_what_they_work_in_allows(monkeypatch, capsys):
+    """A float32 loss of work in bfloat16 is rounded as bfloat16 is; a call that no CUDA graph holds is told and no fault."""
+    ways = {"ours": lambda: [torch.tensor([1.0])], "other": lambda: [torch.tensor([1.0 + 1.4e-5])]}
+    assert kernels.compared("op", torch.bfloat16, ways, 1)["wrong"] == {}
+    assert kernels.compared("op", torch.float32, ways, 1)["wrong"] == {"other": pytest.approx(1.4e-5, rel=0.1)}
+
+    def refused(*_):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    assert kernels._in_a_graph(ways["ours"])["graph_seconds"] is None or torch.cuda.is_available()
+    monkeypatch.setattr(kernels, "graph_seconds", refused)
+    assert kernels._in_a_graph(ways["ours"])["not_captured"] == "operation not permitted when stream is capturing"
+    assert "no CUDA graph: operation not permitted" in capsys.readouterr().err
 
 
 def test_a_kernel_that_spills_or_needs_too_much_is_a_fault():
