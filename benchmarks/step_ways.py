@@ -214,7 +214,9 @@ def _variants(setup: Setup, packed: Packed, row_tokens: int, ours: Callable[[Exa
     longest = max(merged_length(example) for examples in setup.plain for example in examples)
     again = sharing_weights(model)
     make_trainable(again.language_model, True, frozen=True)
+    half = max(row_tokens // 2, longest)
     variants = [
+        Way("all that, in rows of half the length", rows_of(half), ours, cached=True),
         Way("all that, in rows as short as may be", rows_of(max(SHORT_ROW, longest)), ours, cached=True),
         Way("all that, activations computed again", rows, packed.ours(again), cached=True),
     ]

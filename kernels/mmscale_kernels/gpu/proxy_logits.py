@@ -18,8 +18,10 @@ from mmscale_kernels.proxy_parts import FIELDS, Chosen, Draws, Parts, joined_par
 BLOCK = 2048
 WARPS = 8
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-PROGRAMS = 512
+PROGRAMS = 1024
 """Rows are cut into stretches until there are so many programs, enough for every GPU."""
+_LEAST = tl.constexpr(-3.0e38)
+"""Below every number but -inf: a maximum that nothing has reached yet, whose differences are numbers."""
 
 
 @triton.jit
@@ -68,12 +70,12 @@ def partials_kernel(
     antiexpert += n * stride_antiexpert
     temperature = tl.load(temperatures + n)
     hot = temperature > 0
-    scale = tl.where(hot, temperature, 1.0)
+    inverse = 1.0 / tl.where(hot, temperature, 1.0)
     seed, row, position = tl.load(seeds + n), tl.load(rows + n), tl.load(positions + n)
     limit = -float("inf")
     if TRUNCATED:
         limit = tl.where(hot, tl.load(limits + n), -float("inf"))
-    largest = tl.full((BLOCK,), -float("inf"), tl.float32)
+    largest = tl.full((BLOCK,), _LEAST, tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     best_key = tl.full((BLOCK,), -float("inf"), tl.float32)
     best_place = tl.zeros((BLOCK,), tl.int32)
@@ -84,10 +86,11 @@ def partials_kernel(
         inside = (places >= 0) & (places < columns)
         s = combined(base, expert, antiexpert, places, inside, alpha, COMBINES)
         higher = tl.maximum(largest, s)
-        safe = tl.where(higher == -float("inf"), 0.0, higher)
-        total = total * tl.exp(largest - safe) + tl.exp(s - safe)
+        total = total * tl.exp(largest - higher) + tl.exp(s - higher)
         largest = higher
-        key = s / scale
+        key = s
+        if SAMPLED:
+            key *= inverse
         if TRUNCATED:
             key = tl.where(key < limit, -float("inf"), key)
         if SAMPLED:
@@ -96,7 +99,8 @@ def partials_kernel(
         best_key = tl.where(better, key, best_key)
         best_place = tl.where(better, places, best_place)
     top = tl.max(largest, 0)
-    total *= tl.exp(largest - tl.where(top == -float("inf"), 0.0, top))
+    total *= tl.exp(largest - top)
+    top = tl.where(top == _LEAST, -float("inf"), top)
     chosen = tl.max(best_key, 0)
     place = tl.minimum(tl.min(tl.where(best_key == chosen, best_place, columns), 0), columns - 1)
     s = combined(base, expert, antiexpert, place, place >= 0, alpha, COMBINES)

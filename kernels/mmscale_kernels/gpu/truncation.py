@@ -44,7 +44,7 @@ def combined(base, expert, antiexpert, places, inside, alpha, COMBINES: tl.const
 def _scaled(base, expert, antiexpert, temperatures, n, places, inside, alpha, COMBINES: tl.constexpr):
     temperature = tl.load(temperatures + n)
     s = combined(base, expert, antiexpert, places, inside, alpha, COMBINES)
-    return s / tl.where(temperature > 0, temperature, 1.0)
+    return s * (1.0 / tl.where(temperature > 0, temperature, 1.0))  # as the choice does: limits are compared with it
 
 
 @triton.jit
