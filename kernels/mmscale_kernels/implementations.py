@@ -14,7 +14,7 @@ def implementations(device: torch.device) -> dict[str, str]:
     KernelUnavailable when MMSCALE_KERNELS asks for what cannot be, or a table of choices is damaged.
     """
     name = "triton" if use_triton(device) else "torch"
-    return {"adapter_merge": _adapter(device, name), "linear_cross_entropy": name, "proxy_logits": name}
+    return {"adapter_merge": _adapter(device, name), "linear_cross_entropy": name, "proxy_logits": name, "rotate": name}
 
 
 def _adapter(device: torch.device, name: str) -> str:

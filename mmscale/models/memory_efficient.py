@@ -1,34 +1,45 @@
-"""RMSNorm and SwiGLU that keep their inputs for the backward pass, and no more.
+"""RMSNorm and SwiGLU that keep their inputs for the backward pass, and no more; rotations of positions in one kernel.
 
 transformers writes both as a handful of operations, each of which keeps what its own derivative needs: a float32 copy of
 every norm's input, and silu(gate) beside gate and up. The forward pass here is bit for bit the same on a CPU; the backward
-pass makes again what was not kept, in fewer passes over memory. On a GPU the norm is torch's own fused one.
+pass makes again what was not kept, in fewer passes over memory. On a GPU the norm is torch's own fused one, and queries and
+keys are rotated by Triton; elsewhere by transformers.
 
 Legend: N rows, D width, F intermediate width.
 """
 
 from __future__ import annotations
 
+import functools
+import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmscale_kernels import rotate, use_triton
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 _MLPS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
-"""Classes of transformers whose forward is LLaMA's, word for word; tests compare each with its own."""
+_ATTENTIONS = {"LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention"}
+"""Classes of transformers whose forward is LLaMA's, word for word, or rotates as LLaMA's does; tests compare each with its own."""
+_ROTATION = "apply_rotary_pos_emb"
+"""The function of each modeling file that rotates queries and keys."""
 
 
 def make_memory_efficient(model: nn.Module) -> None:
-    """Swap the forward of a model's RMSNorms and SwiGLUs; parameters, names and hooks stay as they are."""
+    """Swap the forward of a model's RMSNorms and SwiGLUs, and what its attention rotates by; parameters, names and hooks
+    stay as they are."""
     for module in model.modules():
         name = type(module).__name__
         if name in _NORMS:
             module.__class__ = RmsNorm
         elif name in _MLPS and _is_silu(module.act_fn):
             module.__class__ = SwiGlu
+        elif name in _ATTENTIONS:
+            module.__class__ = _with_one_rotation(type(module))  # type: ignore[arg-type]
 
 
 def _is_silu(activation: Any) -> bool:
@@ -113,3 +124,37 @@ class _Gated(torch.autograd.Function):
         d_gate = torch.ops.aten.silu_backward(gradient * up, gate) if ctx.needs_input_grad[0] else None
         d_up = F.silu(gate).mul_(gradient) if ctx.needs_input_grad[1] else None
         return d_gate, d_up
+
+
+@functools.cache
+def _with_one_rotation(attention: type[nn.Module]) -> type[nn.Module]:
+    """A class of the same name, whose forward is that of transformers, word for word, but finds another function under the
+    name of the rotation. Neither the class nor its module is changed, which other models of this process use. The class
+    itself where its forward looks for none.
+    """
+    forward: Any = attention.forward
+    if not isinstance(forward, types.FunctionType) or _ROTATION not in forward.__code__.co_names or forward.__closure__:
+        return attention
+    theirs = forward.__globals__.get(_ROTATION)
+    if not callable(theirs) or theirs.__module__ == __name__:  # ours already
+        return attention
+    names = {**forward.__globals__, _ROTATION: _rotation(theirs)}
+    own = types.FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__)
+    own.__kwdefaults__, own.__doc__ = forward.__kwdefaults__, forward.__doc__
+    return type(attention.__name__, (attention,), {"forward": own, "__module__": attention.__module__})
+
+
+def _in_one_kernel(device: torch.device) -> bool:
+    """On a CPU never, whatever was chosen for kernels: small models are compared and traced there on the way to a GPU."""
+    return device.type == "cuda" and use_triton(device)
+
+
+def _rotation(theirs: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Rotations by Triton on a GPU, else by transformers' function."""
+
+    def apply(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        if more or options or not _in_one_kernel(q.device):
+            return theirs(q, k, cos, sin, *more, **options)
+        return rotate(q, k, cos, sin)
+
+    return apply

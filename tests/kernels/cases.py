@@ -48,6 +48,29 @@ def adapter_inputs(e: int, n: int, b: int, width: int, hidden: int, out: int, dt
     return [values(e, width), *weights, values(out), values(n, out), *rows]
 
 
+ROTARY_SHAPES = [(1, 4, 2, 7, 8, 1), (2, 9, 1, 5, 6, 2), (3, 1, 1, 1, 128, 1), (1, 3, 3, 0, 8, 1)]
+"""(rows, heads of queries, of keys, tokens, head width, rows of cosines)"""
+
+
+def rotary_inputs(b: int, h: int, k: int, t: int, d: int, rows: int, dtype: torch.dtype) -> list[Tensor]:
+    """Queries as a projection lays them out, keys end to end; cosines and sines that are of no angle, all different."""
+    generator = torch.Generator().manual_seed(h + t)
+
+    def values(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    return [values(b, t, h, d).transpose(1, 2), values(b, k, t, d), values(rows, t, d), values(rows, t, d)]
+
+
+def rotated(function: Callable[..., tuple[Tensor, Tensor]], parts: Sequence[Tensor]) -> list[Tensor]:
+    """Queries and keys that a function gives, and their gradients, for one upstream gradient of each."""
+    query, key = (part.detach().requires_grad_() for part in parts[:2])
+    out = function(query, key, *parts[2:])
+    torch.manual_seed(3)
+    upstream = [torch.randn(one.shape, dtype=torch.float64).to(one) for one in out]
+    return [one.detach() for one in (*out, *torch.autograd.grad(out, (query, key), upstream))]
+
+
 def with_gradients(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> list[Tensor]:
     """What a function gives, and the gradients of its floating-point arguments for one upstream gradient."""
     leaves = [a.detach().clone().requires_grad_() if a.is_floating_point() else a for a in arguments]

@@ -17,10 +17,20 @@ from mmscale_kernels.dispatch import interpreted
 from mmscale_kernels.gpu import matmul, rows, softmax_rows, truncation
 from mmscale_kernels.gpu import proxy_logits as proxy_gpu
 from mmscale_kernels.proxy_logits import _chosen, _partials_reference, proxy_choose, thresholds
+from mmscale_kernels.rotary import rotate, rotate_reference
 from torch import Tensor
 
 from tests.kernels import proxy_cases
-from tests.kernels.cases import ADAPTER_SHAPES, adapter_inputs, far, poisoned, with_gradients
+from tests.kernels.cases import (
+    ADAPTER_SHAPES,
+    ROTARY_SHAPES,
+    adapter_inputs,
+    far,
+    poisoned,
+    rotary_inputs,
+    rotated,
+    with_gradients,
+)
 from tests.kernels.proxy_cases import SETTINGS
 
 BOUNDS = [(torch.float32, 1e-5), (torch.float16, 5e-3)]
@@ -183,6 +193,25 @@ def test_thresholds_are_those_of_sorting(monkeypatch, settings, room):
     )  # min-p names no number of the row
     right = torch.where(scaled >= exact[:, None] - 1e-6, scaled, float("inf")).amin(1)
     assert torch.allclose(nearest, right, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", ROTARY_SHAPES)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.float16, torch.finfo(torch.float16).eps)])
+def test_rotations(shape, dtype, bound):
+    parts = rotary_inputs(*shape, dtype=dtype)
+    found, exact = rotated(rotate, parts), rotated(rotate_reference, [part.double() for part in parts])
+    for value, right in zip(found, exact, strict=True):
+        assert value.dtype == dtype and far(value, right) < bound
+    assert all(value.stride() == part.stride() for value, part in zip(found[:2], parts, strict=False) if part.numel())
+
+
+def test_narrow_states_that_meet_wide_angles_come_out_wide():
+    """A float32 model's under autocast, whose projections are of 16 bits and whose cosines are not."""
+    *parts, cos, sin = rotary_inputs(*ROTARY_SHAPES[0], dtype=torch.float16)
+    query, key, *gradients = rotated(rotate, [*parts, cos.float(), sin.float()])
+    exact = rotate_reference(*(part.double() for part in (*parts, cos, sin)))
+    assert query.dtype == key.dtype == torch.float32 and {one.dtype for one in gradients} == {torch.float16}
+    assert far(query, exact[0]) < 1e-6 and far(key, exact[1]) < 1e-6
 
 
 def test_a_dtype_that_triton_cannot_take_is_refused():

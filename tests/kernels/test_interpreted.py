@@ -50,6 +50,7 @@ def test_auto_takes_triton_on_a_gpu_and_asks_the_table_for_the_mapping(monkeypat
         "adapter_merge": by_table,
         "linear_cross_entropy": "triton",
         "proxy_logits": "triton",
+        "rotate": "triton",
     }
     assert set(implementations(torch.device("cpu")).values()) == {"torch"}
     monkeypatch.setenv("MMSCALE_KERNELS", "triton")
@@ -112,5 +113,5 @@ def test_the_command_line_says_so_in_one_sentence(monkeypatch, capsys):
     monkeypatch.delenv("MMSCALE_KERNELS")
     assert main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kernels"] == dict.fromkeys(
-        ("adapter_merge", "linear_cross_entropy", "proxy_logits"), "torch"
+        ("adapter_merge", "linear_cross_entropy", "proxy_logits", "rotate"), "torch"
     )

@@ -7,11 +7,13 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from mmscale_kernels import rotate
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
+from mmscale.models import memory_efficient
 from mmscale.models.memory_efficient import RmsNorm, SwiGlu, make_memory_efficient
 
 SHAPE = {
@@ -70,6 +72,27 @@ def test_what_is_no_swiglu_or_no_norm_like_llamas_stays_as_it_is():
     assert "GemmaRMSNorm" in kinds(gemma) and not {"RmsNorm", "SwiGlu"} & set(kinds(gemma))
     _, relu = pair(LlamaConfig(**SHAPE, hidden_act="relu"))
     assert "LlamaMLP" in kinds(relu) and "RmsNorm" in kinds(relu)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_where_triton_runs_attention_rotates_by_our_op_and_other_models_by_transformers(monkeypatch, family):
+    """In this process: neither a class of transformers nor its module is changed."""
+    theirs, ours = pair(FAMILIES[family](**SHAPE))
+    seen = []
+    monkeypatch.setattr(memory_efficient, "_in_one_kernel", lambda device: True)
+    monkeypatch.setattr(memory_efficient, "rotate", lambda *parts: seen.append(parts[0].shape) or rotate(*parts))
+    ids = torch.randint(50, (3, 17))
+    right = theirs(input_ids=ids).logits
+    assert not seen
+    assert torch.equal(ours(input_ids=ids).logits, right) and seen == [(3, 4, 17, 8)] * 2
+    assert kinds(ours).count(kinds(theirs)[4]) == kinds(theirs).count(kinds(theirs)[4]) == 2, "by the same name"
+    again = copy.deepcopy(ours)
+    make_memory_efficient(again)
+    assert [type(module) for module in again.modules()] == [type(module) for module in ours.modules()]
+    assert torch.equal(again(input_ids=ids).logits, right) and len(seen) == 4
+    monkeypatch.undo()
+    monkeypatch.setenv("MMSCALE_KERNELS", "triton")  # on a CPU it is transformers', whatever was chosen
+    assert torch.equal(ours(input_ids=ids).logits, right) and len(seen) == 4
 
 
 def norm_of(width: int, dtype: torch.dtype) -> RmsNorm:

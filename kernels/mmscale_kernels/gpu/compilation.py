@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mmscale_kernels.gpu import matmul, proxy_logits, rows, softmax_rows, truncation
+from mmscale_kernels.gpu import matmul, proxy_logits, rotary, rows, softmax_rows, truncation
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -113,6 +113,7 @@ def variants(dtypes: tuple[str, ...] = DTYPES) -> Iterator[Variant]:
         yield Variant(
             f"softmax gradient {dtype}", softmax_rows.gradient_kernel, types, block, softmax_rows.WARPS, 2, False
         )
+        yield from _rotary(dtype)
         yield from _proxy(dtype)
         yield from _truncation(dtype)
 
@@ -125,6 +126,14 @@ def _rows(dtype: str) -> Iterator[Variant]:
     for title, gathers in (("gathered", True), ("cut", False)):
         flags = {"GATHERS": gathers, "CUTS": not gathers, "ROWS": tile.rows, "COLUMNS": tile.columns}
         yield Variant(f"rows {dtype}, {title} and summed", rows.sum_kernel, types, flags, tile.warps, 2, False)
+
+
+def _rotary(dtype: str) -> Iterator[Variant]:
+    names = rotary.rotary_kernel.arg_names
+    types = {**dict.fromkeys(names[:6], f"*{dtype}"), **dict.fromkeys(names[6:], "i32")}
+    for title, backward in (("turned", False), ("turned back", True)):
+        flags = {"BACKWARD": backward, "BLOCK": 64, "HEADS": rotary.HEADS}
+        yield Variant(f"rotary {dtype}, {title}", rotary.rotary_kernel, types, flags, rotary.WARPS, 2, False)
 
 
 def _proxy(dtype: str) -> Iterator[Variant]:
