@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from mmscale.data.chat_rendering import chat_text
 from mmscale.data.records import Record
 from mmscale.data.template import Prompt, Template
 from mmscale.errors import UserError
@@ -40,18 +41,6 @@ def in_chat_format(plain: Template, tokenizer: Any, response_prefix: str = "") -
         return Prompt(before, inner.body, behind)
 
     return replace(plain, prompt=prompt, chat=False, response_prefix="")
-
-
-def chat_text(tokenizer: Any, turns: list[dict[str, str]]) -> str:
-    """A conversation in the model's own format, up to where its answer begins; UserError where its template fails.
-
-    A template comes with the model: transformers runs it in Jinja's sandbox, which ends it with errors of many kinds.
-    """
-    try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    except Exception as error:
-        said = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(f"the model's chat template refuses these messages ({type(error).__name__}: {said})") from error
 
 
 def in_own_format(chosen: Template, tokenizer: Any) -> Template:

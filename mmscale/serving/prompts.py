@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from mmscale.answering.local import LoadedModels
-from mmscale.data.chat import chat_text
+from mmscale.data.chat_rendering import chat_text
 from mmscale.data.prompts import Prompt, Template
 from mmscale.data.records import Problem
 from mmscale.data.segments import ExampleTokenizer, TokenizedExample

@@ -8,6 +8,7 @@ import pytest
 
 from mmscale import registry
 from mmscale.config.data import PackingConfig
+from mmscale.data import chat_rendering
 from mmscale.data.chat import in_chat_format
 from mmscale.data.packing import pack
 from mmscale.data.prompts import require_readable, template
@@ -179,12 +180,21 @@ def test_every_template_refuses_records_that_it_would_not_show_whole():
         ("{% include '/etc/passwd' %}", "no loader"),
         ("{% if", "TemplateSyntaxError"),
         ("{{ messages[0].content }}{{ messages[0].content }}", "does not show a message once"),
+        ("{{ 'x' * 10**10 }}", "MemoryError: more than 1024 MiB"),
+        ("{{ 'x' * 10**8 }}", "100000000 characters, more than 16777216"),
+        (f"{3 * '{% for a in range(99999) %}'}{3 * '{% endfor %}'}", "takes longer than 1 s"),
     ],
 )
-def test_a_hostile_or_broken_chat_template_is_one_sentence(tinyworld_tokenizers, text, said):
-    """A template comes with the model: it runs in a sandbox, and nothing of it is a traceback."""
+def test_a_hostile_or_broken_chat_template_is_one_sentence(monkeypatch, tinyworld_tokenizers, text, said):
+    """A template comes with the model: it runs in a sandbox with limits of time and memory, and nothing of it is a traceback."""
+    monkeypatch.setattr(chat_rendering, "SECONDS", 1)
     tokenizer = copy.deepcopy(tinyworld_tokenizers[0])
     tokenizer.chat_template = text
     chat = in_chat_format(template("tinyworld_math"), tokenizer)
     with pytest.raises(UserError, match=said):
         chat.prompt(Problem(question="How many?", language="en", origin="t"))
+    tokenizer.chat_template = "{{ bos_token }}[{{ messages[0].role }}] {{ messages[0].content }} ->"
+    written = in_chat_format(template("tinyworld_math"), tokenizer).prompt(
+        Problem(question="How?", language="en", origin="t")
+    )
+    assert written.before.startswith("[user] ") and written.after.endswith(" ->"), "the next template is rendered"
