@@ -44,7 +44,11 @@ class ChatRenderer:
             fresh = not self._runs()
             if fresh:
                 self._start()
-            line = self._exchange(asked, SECONDS + (_START_SECONDS if fresh else 0))
+            try:
+                line = self._exchange(asked, SECONDS + (_START_SECONDS if fresh else 0))
+            except BaseException:  # such as Ctrl-C: the answer would come to the next conversation
+                self.close()
+                raise
         if isinstance(line, str):
             raise UserError(_refused(line))
         answer: dict[str, str] = json.loads(line)

@@ -198,3 +198,18 @@ def test_a_hostile_or_broken_chat_template_is_one_sentence(monkeypatch, tinyworl
         Problem(question="How?", language="en", origin="t")
     )
     assert written.before.startswith("[user] ") and written.after.endswith(" ->"), "the next template is rendered"
+
+
+def test_an_answer_that_nobody_waited_for_comes_to_no_other_conversation(monkeypatch, tinyworld_tokenizers):
+    tokenizer = copy.deepcopy(tinyworld_tokenizers[0])
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    assert chat_rendering.chat_text(tokenizer, [{"role": "user", "content": "first"}]) == "first"
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(chat_rendering.select, "select", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            chat_rendering.chat_text(tokenizer, [{"role": "user", "content": "second"}])
+    assert chat_rendering.chat_text(tokenizer, [{"role": "user", "content": "third"}]) == "third"
