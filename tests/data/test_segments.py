@@ -171,6 +171,9 @@ def test_every_template_refuses_records_that_it_would_not_show_whole():
                     require_readable(one, [record])
 
 
+ENDLESS = f"{3 * '{% for a in range(99999) %}'}{3 * '{% endfor %}'}"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -181,18 +184,19 @@ def test_every_template_refuses_records_that_it_would_not_show_whole():
         ("{% if", "TemplateSyntaxError"),
         ("{{ messages[0].content }}{{ messages[0].content }}", "does not show a message once"),
         ("{{ 'x' * 10**10 }}", "MemoryError: more than 1024 MiB"),
-        ("{{ 'x' * 10**8 }}", "100000000 characters, more than 16777216"),
-        (f"{3 * '{% for a in range(99999) %}'}{3 * '{% endfor %}'}", "takes longer than 1 s"),
+        ("{{ 'x' * (2**24 + 1) }}", "16777217 characters, more than 16777216"),
+        (ENDLESS, "takes longer than 1 s"),
     ],
 )
 def test_a_hostile_or_broken_chat_template_is_one_sentence(monkeypatch, tinyworld_tokenizers, text, said):
     """A template comes with the model: it runs in a sandbox with limits of time and memory, and nothing of it is a traceback."""
-    monkeypatch.setattr(chat_rendering, "SECONDS", 1)
+    monkeypatch.setattr(chat_rendering, "SECONDS", 1 if text == ENDLESS else 100)
     tokenizer = copy.deepcopy(tinyworld_tokenizers[0])
     tokenizer.chat_template = text
     chat = in_chat_format(template("tinyworld_math"), tokenizer)
     with pytest.raises(UserError, match=said):
         chat.prompt(Problem(question="How many?", language="en", origin="t"))
+    monkeypatch.setattr(chat_rendering, "SECONDS", 100)
     tokenizer.chat_template = "{{ bos_token }}[{{ messages[0].role }}] {{ messages[0].content }} ->"
     written = in_chat_format(template("tinyworld_math"), tokenizer).prompt(
         Problem(question="How?", language="en", origin="t")

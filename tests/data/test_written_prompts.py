@@ -77,7 +77,7 @@ def test_a_template_reaches_nothing_and_ends(source):
         own = written(template=source, reads="choice")
         text = own.prompt(CHOICE).text
         raise AssertionError(text)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 60  # of ages
 
 
 @pytest.mark.parametrize(

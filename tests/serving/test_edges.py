@@ -115,7 +115,7 @@ def test_a_large_request_holds_nobody_up(guarded):
         large = [pool.submit(ask, guarded, body=completion(prompt="వ" * 4_000)) for _ in range(6)]
         began = time.monotonic()
         assert ask(guarded, "/health", method="GET")[0] == 200
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
         assert all(one.result()[1]["error"]["code"] == "context_length_exceeded" for one in large)
     assert psutil.Process(guarded.process.pid).memory_info().rss - before < 100e6
 
