@@ -141,6 +141,18 @@ def test_default_agrees_with_openai_on_their_own_samples(public_data):
     assert total == 5276 and same / total >= 0.995
 
 
+@pytest.mark.parametrize(
+    "part,solutions,read", [("test", 1319, 1311), pytest.param("train", 7473, 7417, marks=pytest.mark.slow)]
+)
+def test_default_reads_solutions_without_their_mark(public_data, part, solutions, read):
+    """GSM8K's own solutions, without the line that states the answer."""
+    right = []
+    for line in (public_data / "gsm8k" / f"{part}.jsonl").read_text("utf-8").splitlines():
+        solution, gold = json.loads(line)["answer"].split("####")
+        right.append(verdict("default", re.sub("<<.*?>>", "", solution), gold.strip()))
+    assert (len(right), sum(right)) == (solutions, read)
+
+
 @pytest.mark.parametrize("name", ["default", "last_number", "mcot", "proxy_gsm"])
 def test_a_gold_solution_is_reduced_to_its_final_answer(name):
     assert verdict(name, "so it is 1800", "9 * 200 = <<9*200=1800>>1,800\n#### 1800")

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from mmscale.evaluation.answers.mcot import boxed
 from mmscale.evaluation.answers.number_words import in_words
-from mmscale.evaluation.answers.words import ABBREVIATIONS, IS, LABELS, LABELS_BARE, QUESTIONS, SO
+from mmscale.evaluation.answers.words import ABBREVIATIONS, BECAUSE, IS, LABELS, LABELS_BARE, OF_A_WHOLE, QUESTIONS, SO
 from mmscale.evaluation.answers.written_numbers import Number, normalised, numbers
 
 _CLAUSE = 1000
@@ -45,12 +45,21 @@ _ASKED = re.compile(rf"\n\s*\n[^\n]*[{_QUESTION_MARKS}][\s*\"'»”]*\Z")
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 _ASIDE = re.compile(r"\([^()]*\)")
 _OPERATOR = re.compile(r"\W*(?:[-+×x*÷/\u2212–]|plus|minus|times|divided by|multiplied by)\s*[$€£]?\s*", re.IGNORECASE)
-_EQUALS = re.compile(r"[=≈⇒→]")
+_EQUALS = re.compile(r"[=≈⇒→]|\bround(?:s|ed) (?:(?:up|down) )?to (?=[$€£]?\d)(?!\d+ (?:decimal|significant))")
 _SO = re.compile(rf"(?<!\w)(?:{SO})(?!\w)", re.IGNORECASE)
-_CHATTER = re.compile(r"\s*(?:I hope|Hope|Let me know|If you|Feel free|Please|Note)\b", re.IGNORECASE)
+_LETTER = r"[^\W\d_\u0e00-\u9fff]"
+"""One letter of a script that parts words by spaces."""
+_OF_A_WHOLE = re.compile(rf"(?:\s+[^\W\d_]+|\s?[$€£¥₹])?\s+(?:{OF_A_WHOLE})\s+[$€£¥₹]?\s?", re.IGNORECASE)
+"""Between a part and what it is a part of: "18 apples out of 30"."""
+_CHATTER = re.compile(
+    r"\s*(?:I hope|Hope|Let me know|Feel free|Please|Note|If you\b[^\n]*\b(?:questions?|help|let me know|feel free))\b[^=]*\Z",
+    re.IGNORECASE,
+)
 _IS_THE_ANSWER = re.compile(r"[^\d.!?]{0,20}\bis\s+(?:the|our|your)\s+(?:final\s+|correct\s+)?answer\b", re.IGNORECASE)
 _LIST_NUMBER = re.compile(r"\s*\d{1,2}[.)]\s+(?=\D*\d)")
-_CLOCK = re.compile(r"(?<![\d:])\d{1,2}:\d{2}(?::\d{2})?(?:\s?[ap]\.?m\b\.?)?(?![\d:])", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(?<![\d:])(?!(?:(?<==)|(?<== ))\d{1,2}:00)\d{1,2}:\d{2}(?::\d{2})?(?:\s?[ap]\.?m\b\.?)?(?![\d:])", re.IGNORECASE
+)
 _IN_A_YEAR = (
     r"(?<!\w)(?:in|by|since|until|im(?: Jahr)?|seit|en|depuis|em|desde|nel|dal|sinds|w|в|с|tahun|năm|mwaka(?: wa)?)\s+"
     r"(?:19|20)\d{2}(?:\s+(?:году|года|г\.))?(?=\s*[.!]?\s*(?:\n|$))"
@@ -234,14 +243,24 @@ def _alone(text: str, language: str) -> Readings | None:
     return candidates[0].readings if len(candidates) == 1 else None
 
 
+def _without_reason(sentence: str, language: str) -> str:
+    """A sentence up to the reason it ends in ("… because 9 > 7"), where it has said a number and the reason is no sum."""
+    words = "|".join(dict.fromkeys([BECAUSE["en"], BECAUSE.get(language, BECAUSE["en"])]))
+    for reason in re.finditer(rf"(?<!{_LETTER})(?:{words})(?!{_LETTER})[^=]*\Z", sentence, re.IGNORECASE):
+        if numbers(sentence[: reason.start()], language):
+            return sentence[: reason.start()]
+    return sentence
+
+
 def _conclusion(text: str, language: str) -> Readings | None:
     """The number that the last sentence with a number ends in."""
     told = _bare(text, language)
     spoken = [sentence for sentence in _sentences(told) if not _CHATTER.match(sentence)]
     said = [sentence for sentence in spoken if sentence[-1:] not in _QUESTION_MARKS or not sentence]
-    for bare in reversed(said if any(numbers(sentence, language) for sentence in said) else spoken or [told]):
-        if not numbers(bare, language):
+    for sentence in reversed(said if any(numbers(sentence, language) for sentence in said) else spoken or [told]):
+        if not numbers(sentence, language):
             continue
+        bare = _without_reason(sentence, language)
         bold = [one for match in _BOLD.finditer(bare) for one in numbers(match[1], language)]
         if bold:
             return bold[-1].readings
@@ -250,5 +269,7 @@ def _conclusion(text: str, language: str) -> Readings | None:
             concluded = _SO.search(bare, candidates[0].end)
             expression = _is_sum(bare, candidates[:2])
             return candidates[-1 if concluded or expression else 0].readings
+        if len(candidates) > 1 and _OF_A_WHOLE.fullmatch(bare, candidates[-2].end, candidates[-1].begin):
+            return candidates[-2].readings
         return candidates[-1].readings
     return None

@@ -265,6 +265,37 @@ SO = (
 )
 """Words that open a conclusion."""
 
+BECAUSE = {
+    "en": "because|since|as this is",
+    "de": "weil|denn|da",
+    "fr": "parce que|puisque|car",
+    "es": "porque|ya que|puesto que",
+    "pt": "porque|pois|já que",
+    "it": "perché|poiché",
+    "nl": "omdat|want",
+    "ru": "потому что|так как|поскольку",
+    "pl": "ponieważ",
+    "tr": "çünkü",
+    "vi": "vì",
+    "id": "karena",
+    "sw": "kwa sababu|kwa kuwa|kwa vile",
+    "zh": "因为|因為",
+    "ja": "なぜなら",
+    "ko": "왜냐하면",
+    "bn": "কারণ",
+    "hi": "क्योंकि",
+    "te": "ఎందుకంటే",
+    "th": "เพราะ|เนื่องจาก",
+    "ar": "لأن",
+}
+"""By language, words that open a reason."""
+
+OF_A_WHOLE = (
+    "out of(?: the| his| her| their| its)?|of (?:the|his|her|their|its|these|those)|"
+    "von(?: den| seinen| ihren)?|der|sur(?: les)?|de (?:los|las|sus|les|ses)|d(?:os|as)|su(?:i|lle)?|van de|из|kati ya"
+)
+"""A part stands in front of them, the whole behind."""
+
 ABBREVIATIONS = (
     "Rs",
     "approx",

@@ -75,7 +75,7 @@ _LATEX = [
     (re.compile(r"(?<=[^\W\d_])\s*\^\s*\{?-?\d+\}?"), ""),  # the exponent of a unit: cm^2
     (re.compile(r"(?<!\d)(\d{1,4})\s?(?:分之|分の|분의)\s?(\d{1,4})(?!\d)"), r"\2/\1"),
 ]
-_SPACES = "\u00a0\u202f\u2009'’"
+_SPACES = "\u00a0\u202f\u2009'’_"
 _MARKED = re.compile(rf"(?<=\d)[{_SPACES}](?=\d{{3}}(?!\d))")
 _SPACED = re.compile(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d])")
 
