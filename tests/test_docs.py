@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 import mmscale
-from benchmarks import gpu_tables
+from benchmarks import gpu_tables, published_predictions
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / ".github").rglob("*.md")])
@@ -55,11 +56,13 @@ def test_the_python_interface_is_documented():
     assert set(described) == set(mmscale.__all__) - {"__version__", "Record"}
 
 
-def test_tables_of_a_gpu_are_those_of_its_result_files():
+def test_tables_are_those_of_their_result_files():
     for page, text in gpu_tables.pages():
         assert page.read_text(encoding="utf-8") == text, f"{page.name}: mmscale bench gpu-tables writes it anew"
     pages = "".join(page.read_text(encoding="utf-8") for page in gpu_tables.PAGES)
     assert sorted(gpu_tables.MARKED.findall(pages)) == sorted(gpu_tables.TABLES)
+    scored = json.loads((ROOT / "benchmarks" / "results" / "published_predictions.json").read_text(encoding="utf-8"))
+    assert published_predictions.table(scored["files"]) in (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
 
 
 def docstrings(file: Path) -> list[tuple[int, str]]:

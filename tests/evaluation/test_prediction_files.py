@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
 
+from benchmarks import published_predictions
 from mmscale.cli.main import main
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
@@ -81,6 +83,30 @@ def test_each_form_gives_question_response_gold_and_language(tmp_path, name, cap
     assert read(tmp_path / name, "fr")[0].language == "fr"
     assert main(["evaluate", "--predictions", str(tmp_path / name), "--rule", "last_number", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["correct"] == 1
+
+
+def test_published_predictions_are_scored_beside_their_own_verdicts(tmp_path, monkeypatch, capsys):
+    """Rows that say what their authors made of them, a metrics.json beside rows that do not, and files that are something else."""
+    for name in ("Swahili_correct.json", "mcot_ft_mgsm_sw.json", "predictions_Swahili.jsonl"):
+        (tmp_path / name).write_text(FORMS[name], encoding="utf-8")
+    wrong = {"question": "swali", "response": "Jibu ni 17.", "prediction": 18.0, "answer": 18.0, "result": True}
+    (tmp_path / "mcot_ft_mgsm_sw.json").write_text(FORMS["mcot_ft_mgsm_sw.json"] + lines([wrong]), encoding="utf-8")
+    (tmp_path / "metrics.json").write_text('{"exact_match": 0.5}')
+    (tmp_path / "data.jsonl").write_text(lines([{"question": "q", "answer": "1"}]))
+    monkeypatch.setattr(sys, "argv", ["published-predictions", str(tmp_path), "--json"])
+    published_predictions.main()
+    told = json.loads(capsys.readouterr().out)
+    seen = {name: (one["rule"], one["published"], one["by_their_rule"], one["differ"]) for name, one in told.items()}
+    assert seen == {
+        "Swahili_correct.json": ("last_number", 1.0, 1.0, 0),
+        "mcot_ft_mgsm_sw.json": ("mcot", 1.0, 0.5, 1),
+        "predictions_Swahili.jsonl": ("proxy_gsm", 0.5, 1.0, None),
+    }
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(sys, "argv", ["published-predictions", str(tmp_path / "empty")])
+    with pytest.raises(SystemExit, match="2"):
+        published_predictions.main()
+    assert "no prediction file" in capsys.readouterr().err
 
 
 def test_mindmergers_classifications_are_scored_by_their_prediction(tmp_path, capsys):

@@ -13,7 +13,16 @@ from itertools import pairwise
 
 from mmscale.evaluation.answers.mcot import boxed
 from mmscale.evaluation.answers.number_words import in_words
-from mmscale.evaluation.answers.words import ABBREVIATIONS, BECAUSE, IS, LABELS, LABELS_BARE, OF_A_WHOLE, QUESTIONS, SO
+from mmscale.evaluation.answers.words import (
+    ABBREVIATIONS,
+    IS,
+    LABELS,
+    LABELS_BARE,
+    OF_A_WHOLE,
+    QUESTIONS,
+    REASON_OR_COMPARISON,
+    SO,
+)
 from mmscale.evaluation.answers.written_numbers import Number, normalised, numbers
 
 _CLAUSE = 1000
@@ -243,9 +252,12 @@ def _alone(text: str, language: str) -> Readings | None:
     return candidates[0].readings if len(candidates) == 1 else None
 
 
-def _without_reason(sentence: str, language: str) -> str:
-    """A sentence up to the reason it ends in ("… because 9 > 7"), where it has said a number and the reason is no sum."""
-    words = "|".join(dict.fromkeys([BECAUSE["en"], BECAUSE.get(language, BECAUSE["en"])]))
+def _without_reason_or_comparison(sentence: str, language: str) -> str:
+    """A sentence up to the reason ("… because 9 > 7") or comparison ("… more than the 9 there") that it ends in, where a number
+    stands before and no equation behind."""
+    words = "|".join(
+        dict.fromkeys([REASON_OR_COMPARISON["en"], REASON_OR_COMPARISON.get(language, REASON_OR_COMPARISON["en"])])
+    )
     for reason in re.finditer(rf"(?<!{_LETTER})(?:{words})(?!{_LETTER})[^=]*\Z", sentence, re.IGNORECASE):
         if numbers(sentence[: reason.start()], language):
             return sentence[: reason.start()]
@@ -260,7 +272,7 @@ def _conclusion(text: str, language: str) -> Readings | None:
     for sentence in reversed(said if any(numbers(sentence, language) for sentence in said) else spoken or [told]):
         if not numbers(sentence, language):
             continue
-        bare = _without_reason(sentence, language)
+        bare = _without_reason_or_comparison(sentence, language)
         bold = [one for match in _BOLD.finditer(bare) for one in numbers(match[1], language)]
         if bold:
             return bold[-1].readings

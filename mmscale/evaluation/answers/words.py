@@ -265,20 +265,20 @@ SO = (
 )
 """Words that open a conclusion."""
 
-BECAUSE = {
-    "en": "because|since|as this is",
-    "de": "weil|denn|da",
+REASON_OR_COMPARISON = {
+    "en": r"because|since|as this is|(?:more|fewer|less)(?=\b.*\bthan\b)|than",
+    "de": "weil|denn|da|als",
     "fr": "parce que|puisque|car",
     "es": "porque|ya que|puesto que",
-    "pt": "porque|pois|já que",
+    "pt": "porque|pois|já que|do que",
     "it": "perché|poiché",
-    "nl": "omdat|want",
-    "ru": "потому что|так как|поскольку",
+    "nl": "omdat|want|dan",
+    "ru": "потому что|так как|поскольку|чем",
     "pl": "ponieważ",
     "tr": "çünkü",
     "vi": "vì",
-    "id": "karena",
-    "sw": "kwa sababu|kwa kuwa|kwa vile",
+    "id": "karena|daripada",
+    "sw": "kwa sababu|kwa kuwa|kwa vile|kuliko",
     "zh": "因为|因為",
     "ja": "なぜなら",
     "ko": "왜냐하면",
@@ -288,7 +288,7 @@ BECAUSE = {
     "th": "เพราะ|เนื่องจาก",
     "ar": "لأن",
 }
-"""By language, words that open a reason."""
+"""By language, words that open a reason or what is compared with."""
 
 OF_A_WHOLE = (
     "out of(?: the| his| her| their| its)?|of (?:the|his|her|their|its|these|those)|"
