@@ -23,6 +23,8 @@ class DataConfig(Config):
     """Split of the data set, as its files or the hub name it."""
     limit_per_language: int | None = Field(default=None, ge=1)
     """First rows of each language only."""
+    reversed: bool = False
+    """Sentence pairs the other way round: English is what is translated, and the target is in the language (En to X)."""
     drop: tuple[FilterName, ...] = ()
     """Filters whose flagged rows are left out (`mmscale list filters`); the other built-in ones only count."""
     max_bad_share: float = Field(default=0.01, ge=0, le=1)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mmscale.config.data import DataConfig
 from mmscale.data import filters
-from mmscale.data.records import Record
+from mmscale.data.records import ParallelSentence, Record
 from mmscale.data.sources import Source, SourceRequest, source
 from mmscale.errors import BadRow, LeftOut, UserError, unknown_name
 
@@ -110,7 +110,21 @@ def load_records(
         raise UserError(
             f"data set {config.source} at '{config.path}' has no rows left after drop: {', '.join(config.drop)}"
         )
-    return kept, account
+    return [_turned_round(record, config) for record in kept] if config.reversed else kept, account
+
+
+def _turned_round(record: Record, config: DataConfig) -> ParallelSentence:
+    if not isinstance(record, ParallelSentence):
+        raise UserError(
+            f"data set {config.source} at '{config.path}' has no sentence pairs to turn round: take reversed out"
+        )
+    return replace(
+        record,
+        source=record.target,
+        target=record.source,
+        source_language=record.target_language,
+        target_language=record.source_language,
+    )
 
 
 def _read(chosen: Source, config: DataConfig, code: str, alone: bool, account: DataAccount) -> list[Record]:

@@ -42,13 +42,14 @@ def _jaccard(a: set[str], b: set[str]) -> float:
 def find_overlaps(
     train: Sequence[Record], test: Sequence[Record], threshold: float = 0.8
 ) -> tuple[list[Overlap], list[Overlap]]:
-    """(exact, near) overlaps; near ones have a Jaccard similarity of at least `threshold`, verified on the texts."""
+    """(exact, near) overlaps with any side of a training row, its translation included; near ones have a Jaccard similarity
+    of at least `threshold`, verified on the texts."""
     from datasketch import MinHash, MinHashLSH  # imports slowly
 
-    texts = [normalised(record.text) for record in train]
-    first: dict[str, int] = {}
-    for i, text in enumerate(texts):
-        first.setdefault(text, i)
+    first: dict[str, str] = {}  # text -> origin of the first row that holds it
+    for record in train:
+        for side in record.sides:
+            first.setdefault(normalised(side), record.origin)
     index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
     unique = list(first)
     for i, sketch in enumerate(
@@ -60,7 +61,7 @@ def find_overlaps(
         question = record.text
         text = normalised(question)
         if text in first:
-            exact.append(Overlap(record.origin, train[first[text]].origin, 1.0, question))
+            exact.append(Overlap(record.origin, first[text], 1.0, question))
             continue
         shingles = _shingles(text)
         sketch = MinHash(num_perm=PERMUTATIONS)
@@ -68,5 +69,5 @@ def find_overlaps(
         similar = [(_jaccard(shingles, _shingles(unique[i])), unique[i]) for i in index.query(sketch)]
         if similar and max(similar)[0] >= threshold:
             similarity, match = max(similar)
-            near.append(Overlap(record.origin, train[first[match]].origin, similarity, question))
+            near.append(Overlap(record.origin, first[match], similarity, question))
     return exact, near

@@ -33,6 +33,11 @@ class Record(ABC):
         return None
 
     @property
+    def sides(self) -> tuple[str, ...]:
+        """The text, and the same in other languages where the row carries it."""
+        return (self.text,) if self.english is None else tuple(dict.fromkeys((self.text, self.english)))
+
+    @property
     def asked_beside(self) -> str:
         """What the question says beside its text: options, a hypothesis."""
         return ""
@@ -67,7 +72,11 @@ class ParallelSentence(Record):
 
     @property
     def english(self) -> str | None:
-        return self.target if self.target_language == "en" else None
+        return {self.source_language: self.source, self.target_language: self.target}.get("en")
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return self.source, self.target
 
 
 class _Question(Record):

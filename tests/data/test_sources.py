@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from mmscale.config.data import DataConfig
 from mmscale.data.filters import PerRecord, flag
 from mmscale.data.loading import load_records
+from mmscale.data.overlap import find_overlaps
+from mmscale.data.prompts import template
 from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record
 from mmscale.errors import UserError
 from mmscale.languages import MGSM_LANGUAGES
@@ -116,6 +118,26 @@ def test_xcsqa_and_csqa(public_data):
     assert len(records) == 9741 and all(len(r.choices) == 5 for r in records)
     sample, account = load("xcsqa", public_data / "xcsqa" / "X-CSQA_en_sample", "en", split="test")
     assert len(account.flagged["no_gold"]) == len(sample)
+
+
+def test_pairs_can_be_turned_round_once_their_faults_are_found(tmp_path):
+    """En to X: prompt and target change sides, filters have seen the pair as it is published."""
+    folder = tmp_path / "sw-en"
+    folder.mkdir()
+    (folder / "train.sw").write_text("Maembe mangapi?\nNi <<2+3=5>> ngapi?\n", encoding="utf-8")
+    (folder / "train.en").write_text("How many mangoes?\nHow many?\n", encoding="utf-8")
+    (record,), account = load("gsmtrans", tmp_path, "sw", drop=("leaked_solution",), reversed=True)
+    assert record == ParallelSentence("How many mangoes?", "Maembe mangapi?", "en", "sw", record.origin)
+    assert account.read == {"sw": 2} and account.dropped == 1
+    shown = template("question_translation")
+    assert (
+        "from English to Swahili. How many mangoes?" in shown.prompt(record).text
+        and shown.target(record) == record.target
+    )
+    tested = Problem(question="Maembe mangapi?", language="sw", answer="5", origin="t")
+    assert find_overlaps([record], [tested])[0], "what is trained as a target was seen as well"
+    with pytest.raises(UserError, match="has no sentence pairs to turn round"):
+        load("tinyworld", "", "en", reversed=True)
 
 
 def test_bitext_with_other_codes_in_file_names(public_data):
