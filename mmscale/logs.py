@@ -12,11 +12,12 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 
 from mmscale import __version__
 from mmscale.progress import console
-from mmscale.storage.files import cannot_write
+from mmscale.storage.files import cannot_write, without_links
 
 LOGGER = logging.getLogger("mmscale")
 FOLDER = "logs"
@@ -95,6 +96,9 @@ class _Early(logging.Handler):
 
 class _File(logging.FileHandler):
     """A log file; a disk that is full costs its lines and not the run."""
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=without_links)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not getattr(self, "_told", False):

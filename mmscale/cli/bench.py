@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from mmscale.errors import UserError, unknown_name
+from mmscale.storage.files import require_folder
 
 
 def _scripts() -> dict[str, Path]:
@@ -39,6 +40,8 @@ def bench(
         return
     if name not in scripts:
         raise unknown_name("benchmark", name, scripts)
+    if "--help" not in context.args:
+        require_folder(output)
     # the safe path keeps a folder of the same name, such as a checkout's, from standing before what is installed
     quiet = {"PYTHONWARNINGS": "ignore", "PYTHONSAFEPATH": "1", "TRANSFORMERS_VERBOSITY": "error"}
     environment = {**os.environ, **quiet, "MMSCALE_RESULTS": str(output.absolute())}

@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from mmscale.cli import options
+
 
 def convert(
+    context: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(
@@ -43,8 +46,10 @@ def convert(
     from mmscale.models.loading import DTYPES
 
     if whole:
+        options.refuse_unread(context, "--whole", never=frozenset({"base", "encoder"}))
         print(f"{target}: {copy_whole(source, target, DTYPES[dtype] if dtype else None)}")
     elif is_model(source):
         print(f"{target}: {convert_folder(source, target, base, encoder, DTYPES[dtype] if dtype else None)}")
     else:
+        options.refuse_unread(context, "a mapping", never=frozenset({"base", "encoder", "dtype"}))
         print(f"{target}: {convert_mapping(source, target)}")

@@ -48,7 +48,7 @@ def preview(
     config: Annotated[str, typer.Argument(help="configuration file")],
     stage: Annotated[str, typer.Argument(help="METHOD.STAGE")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
-    rows: Annotated[int, typer.Option(help="examples to show")] = 3,
+    rows: Annotated[int, typer.Option(min=1, help="examples to show")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON list of [kind, text] an example")] = False,
 ) -> None:
     """Show examples exactly as the model will see them, segments coloured.
@@ -144,7 +144,9 @@ def overlap(
     languages: Languages = "en",
     train_split: Split = "train",
     test_split: Split = "test",
-    threshold: Annotated[float, typer.Option(help="Jaccard similarity of character 5-grams that counts as near")] = 0.8,
+    threshold: Annotated[
+        float, typer.Option(help="Jaccard similarity of character 5-grams that counts as near, 0.1 to 1")
+    ] = 0.8,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object with every pair")] = False,
 ) -> None:
     """Find test questions in training data, exact and nearly.
@@ -187,7 +189,7 @@ def tokenize(
     targets: Annotated[
         list[str] | None, typer.Argument(help="METHOD.STAGE ..., by default all that the run trains; key=value")
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="processes on this machine")] = 1,
+    processes: Annotated[int, typer.Option(min=1, max=1024, help="processes on this machine")] = 1,
 ) -> None:
     """Tokenise a run's training data before it starts; what is there already is not made again.
 
@@ -208,9 +210,10 @@ def tokenize(
     if processes > 1:
         raise typer.Exit(run_processes(processes, ["data", "tokenize", config, *(targets or [])]))
     run = load_run(config, overrides)
+    wanted = [stages_up_to(run, target)[-1] for target in stages] or stages_of(run)
     world = started()
     logs.to_folder(run.directory)
-    for stage in [stages_up_to(run, target)[-1] for target in stages] or stages_of(run):
+    for stage in wanted:
         folder = StageData(stage).prepare(world)
         if world.rank == 0:
             print(folder)

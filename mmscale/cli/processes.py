@@ -15,11 +15,11 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
 
     world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     command = [sys.executable, "-m", "mmscale", *arguments]
-    ranks = [
-        subprocess.Popen(command, env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(count)
-    ]
+    ranks: list[subprocess.Popen[bytes]] = []
     try:
+        for rank in range(count):
+            own = {**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            ranks.append(subprocess.Popen(command, env=own))
         while any(rank.poll() is None for rank in ranks) and not any(rank.returncode for rank in ranks):
             time.sleep(0.1)
         codes = [rank.returncode for rank in ranks if rank.returncode]

@@ -53,6 +53,8 @@ def convert_folder(
             said.append(universal.to_hugging_face(zero, base, folder, dtype))
         elif langbridge.is_langbridge(source):
             said.append(langbridge.split(source, base, encoder, folder, dtype))
+        elif base is not None or encoder is not None:
+            raise UserError(f"{source} is a model with its configuration and tokenizer: leave --base and --encoder out")
         else:
             said.append(to_safetensors(source, folder, dtype))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -24,17 +26,33 @@ def _sync_directory(path: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> UserError:
     """What to tell when a disk is full or a folder closed."""
-    reason = error.strerror or str(error)
+    reason = "it is a link" if error.errno == errno.ELOOP else error.strerror or str(error)
     return UserError(f"cannot write {path}: {reason}; free space or choose another output_dir, then run again")
+
+
+def _require_place_for_file(path: Path) -> None:
+    """UserError where no file can take the place of what lies there: a folder, or a device, which a rename would remove."""
+    if not path.name:
+        raise UserError(f"'{path}' names no file to write")
+    if path.exists() and not path.is_file():
+        raise UserError(
+            f"cannot write {path}: it is {'a folder' if path.is_dir() else 'no regular file'}, name another"
+        )
+
+
+def without_links(path: str, flags: int) -> int:
+    """How to open (`opener=`) a file of a folder that somebody else may have made: a link in its place is not followed."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary neighbour of `path`; on success it is fsynced and renamed over `path`.
+    """Open a temporary neighbour of `path`; on success it is fsynced and renamed over `path`, a link included.
 
     Raises UserError when the disk is full or the folder cannot be written; `path` then is as before.
     """
     path = Path(path)
+    _require_place_for_file(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,13 +65,24 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder is none, as was just told
+            temporary.unlink(missing_ok=True)
+
+
+def require_folder(path: Path) -> None:
+    """Make a folder; UserError, before the work that is to be kept there, where no file can be written into it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Lines at the end of a file, on the disk when this returns; UserError when there is no room or no permission."""
     try:
-        with open(path, "a", encoding="utf-8") as handle:
+        with open(path, "a", encoding="utf-8", opener=without_links) as handle:
             handle.writelines(lines)
             handle.flush()
             os.fsync(handle.fileno())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmscale.errors import UserError
 from mmscale.progress import say
-from mmscale.storage.files import cannot_write
+from mmscale.storage.files import cannot_write, without_links
 
 LOCK = ".in-use"
 _UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
@@ -40,7 +40,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = open(path, "a+", encoding="utf-8")
+        handle = open(path, "a+", encoding="utf-8", opener=without_links)
     except OSError as error:
         raise cannot_write(path, error) from error
     with handle:

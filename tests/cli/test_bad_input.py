@@ -193,6 +193,14 @@ def test_a_dry_run_fails_on_mistakes_and_not_on_what_is_not_here_yet(tmp_path, c
         (["run", "configs/quickstart.yaml", "--dry-run", "--model", "base"], "leave out --model"),
         (["serve", "tinyworld:llm", "--port", "0", "--slots", "60000"], "GB there are: lower --slots"),
         (["evaluate", "--predictions", "/proc/self/mem"], "cannot read /proc/self/mem"),
+        (["data", "preview", QUICK, "mindmerger.mapping", "--rows", "0"], "--rows"),
+        (["data", "stats", "tinyworld", "somewhere"], "leave its path out"),
+        (["data", "stats", "tinyworld", "--split", "tset"], "split be train or test, not tset"),
+        (["data", "stats", "tinyworld", "--languages", "en", "--limit", "3", "--png", "."], "names no file"),
+        (["data", "tokenize", QUICK, "--processes", str(10**30)], "--processes"),
+        (["convert", "x", "y.bin", "--dtype", "float16"], "--dtype is of no use with a mapping"),
+        (["convert", "x", "y", "--whole", "--base", "z"], "--base is of no use with --whole"),
+        (["bench", "train-step", "--output", "/proc/nowhere"], "cannot write /proc/nowhere"),
     ],
 )
 def test_every_flag_is_looked_at(capsys, words, said):

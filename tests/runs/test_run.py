@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 import torch
@@ -254,6 +256,26 @@ def test_data_stats_and_overlap(tmp_path, capsys):
     assert len(found["exact"]) == found["test"] == 1000 and not found["near"]
     assert main(["data", "overlap", "--train", "tinyworld=", "--test", "tinyworld=", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["exact"] == []
+    for threshold in ("0", "-1", "nan", "1.5"):
+        assert main(["data", "overlap", "--train", "tinyworld=", "--test", "tinyworld=", "--threshold", threshold]) == 2
+        assert "from 0.1 to 1" in capsys.readouterr().err
+
+
+def test_texts_as_near_as_the_threshold_are_found():
+    """Of 200 pairs with a similarity of exactly 0.8 a hundredth may be missed; the index itself is the only approximation."""
+    from mmscale.data.overlap import find_overlaps
+    from mmscale.data.records import ParallelSentence
+
+    generator = random.Random(3)
+    letters = [
+        "".join(generator.choices(ascii_lowercase, k=49)) for _ in range(200)
+    ]  # 45 and 45 - 5 + 5 shingles: 40 of 50
+
+    def records(texts):
+        return [ParallelSentence(text, text, "en", "en", str(i)) for i, text in enumerate(texts)]
+
+    _, near = find_overlaps(records(letters), records([text[:-5] + "12345" for text in letters]), 0.8)
+    assert {round(one.similarity, 3) for one in near} == {0.8} and len(near) >= 196
 
 
 def test_a_stage_is_evaluated_by_task_while_it_trains_and_keeps_the_best(tmp_path):

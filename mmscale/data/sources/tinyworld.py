@@ -1,4 +1,4 @@
-"""The embedded word problems (mmscale.tinyworld.grammar); `path` is not used.
+"""The embedded word problems (mmscale.tinyworld.grammar), made when they are asked for: there is no `path`.
 
 options: form = problem (chain of thought in `rationale_language`: an ISO code or "same"),
 program (the same, the rationale a program that prints the answer),
@@ -19,12 +19,18 @@ from mmscale.tinyworld import grammar
 
 _DEFAULT_COUNT = 1000
 _MAX_COUNT = 10_000_000
+_SPLITS = ("train", "test")
 _FORMS = ("problem", "program", "translation", "document")
 
 
 def _rows(request: SourceRequest) -> Rows:
     if request.language not in MGSM_LANGUAGES:
         raise UserError(f"tinyworld has no language '{request.language}': it has {', '.join(MGSM_LANGUAGES)}")
+    if request.path or request.split not in _SPLITS:
+        raise UserError(
+            f"tinyworld is made and not read: leave its path out, and let split be {' or '.join(_SPLITS)}, not "
+            f"{request.split}"
+        )
     if request.options.get("form", "problem") not in _FORMS:
         raise UserError(f"tinyworld: options.form must be one of {', '.join(_FORMS)}")
     count, seed = request.limit or _DEFAULT_COUNT, request.options.get("seed", 0)
