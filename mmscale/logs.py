@@ -98,7 +98,7 @@ class _File(logging.FileHandler):
     """A log file; a disk that is full costs its lines and not the run."""
 
     def _open(self) -> TextIOWrapper:
-        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=without_links)
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=without_links)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not getattr(self, "_told", False):

@@ -46,10 +46,7 @@ def bench(
     quiet = {"PYTHONWARNINGS": "ignore", "PYTHONSAFEPATH": "1", "TRANSFORMERS_VERBOSITY": "error"}
     environment = {**os.environ, **quiet, "MMSCALE_RESULTS": str(output.absolute())}
     command = [sys.executable, "-m", f"mmscale.benchmarks.{scripts[name].stem}", *context.args]
-    try:
-        done = subprocess.run(command, env=environment, check=False)
-    except KeyboardInterrupt as error:
-        raise typer.Exit(130) from error
+    done = subprocess.run(command, env=environment, check=False)
     raise typer.Exit(done.returncode)
 
 

@@ -66,7 +66,6 @@ def generate(
 
     Several ranks: `torchrun --nproc-per-node 8 launch/proxy_generate.py BASE --proxy TUNED UNTUNED --tensor-parallel-size 8 --input questions.txt --output answers.jsonl`
     """
-    from mmscale.answering.asking import Asking
     from mmscale.config.evaluation import GenerationConfig
     from mmscale.languages import language as known_language
 
@@ -86,6 +85,8 @@ def generate(
     parts = options.model_parts(model, **said, encoder=encoder, mapping=mapping)
 
     def ask(context: ParallelContext) -> Asking:
+        from mmscale.answering.asking import Asking
+
         solver = options.loaded_solver(parts, model, steering, prompt, context, **said)
         return Asking(solver, questions, language, config, analysis)
 

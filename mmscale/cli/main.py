@@ -27,6 +27,7 @@ from mmscale.cli import (
     report,
     run,
     serve,
+    stopping,
     tinyworld,
     train,
 )
@@ -162,11 +163,13 @@ def _code_of(arguments: Sequence[str] | None) -> int:
         code = 2
     except Interrupted as error:
         code = error.exit_code  # saved, and said
-    except (KeyboardInterrupt, typer.Abort) as error:
+    except stopping.Stopped as stop:
+        _tell(stop.sentence)
+        code = stop.exit_code
+    except typer.Abort as error:
         if isinstance(error.__cause__, EOFError):  # typer takes a file that ended early for Ctrl-D
             raise error.__cause__ from None
-        _tell("stopped; the same command goes on from the last save")
-        code = 130
+        raise
     except Exception as error:
         logs.LOGGER.error("a fault of ours", exc_info=True, extra=logs.FILE_ONLY)
         if os.environ.get(_WITH_TRACEBACK) or not (newer := untried()):
@@ -180,6 +183,9 @@ def program(arguments: Sequence[str] | None = None) -> NoReturn:
     """`main` as a process of its own, which ends with its code."""
     from mmscale.parallel.world import leave
 
+    stopping.watch()
     if "SLURM_JOB_ID" in os.environ:  # a signal before anything can be saved: go on, the job's end is known as well
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    leave(main(arguments))
+    code = main(arguments)
+    stopping.leave_alone()
+    leave(code)

@@ -17,8 +17,8 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
     command = [sys.executable, "-m", "mmscale", *arguments]
     ranks: list[subprocess.Popen[bytes]] = []
     try:
-        for rank in range(count):
-            own = {**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        for number in range(count):
+            own = {**os.environ, **world, "RANK": str(number), "LOCAL_RANK": str(number)}
             ranks.append(subprocess.Popen(command, env=own))
         while any(rank.poll() is None for rank in ranks) and not any(rank.returncode for rank in ranks):
             time.sleep(0.1)

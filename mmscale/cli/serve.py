@@ -129,7 +129,7 @@ def _memory_bytes(device: Any) -> int:
 
 
 def _run(server: Server, limits: Limits, patience: Patience, bound: Socket, host: str, slots: int) -> None:
-    """Serve until a signal; exit code 1 where decoding came to an end by itself."""
+    """Serve until a signal, and say so by the exit code; 1 where decoding came to an end by itself."""
     from mmscale.errors import UserError
     from mmscale.progress import say
     from mmscale.serving.app import application, guarded
@@ -146,12 +146,13 @@ def _run(server: Server, limits: Limits, patience: Patience, bound: Socket, host
     app = guarded(application(server, patience.stop_s), server, limits)
     bound.listen()  # whoever reads the next line may connect at once
     print(f"mmscale serves '{server.name}' at http://{host}:{bound.getsockname()[1]}/v1", flush=True)
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises what stopped it once more, when all is done
-        signal.signal(number, lambda *_: None)
-    listen(app, server.worker, bound, patience)
+    number = listen(app, server.worker, bound, patience)
     if server.worker.failure:
         say(f"decoding ended: {server.worker.failure}")
         raise typer.Exit(1)
+    if number:
+        say(f"stopped by {signal.Signals(number).name}")
+        raise typer.Exit(128 + number)
 
 
 def _cache_bytes(language_model: LanguageModel, tokens: int) -> int:

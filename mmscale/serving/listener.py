@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from dataclasses import dataclass
 from socket import socket
@@ -31,8 +32,8 @@ class Patience:
     """For running requests to end when the server stops; what is left then is broken off."""
 
 
-def listen(app: ASGIApp, worker: Worker, bound: socket, patience: Patience) -> None:
-    """Serve until a signal comes or nothing is decoded any more."""
+def listen(app: ASGIApp, worker: Worker, bound: socket, patience: Patience) -> int:
+    """Serve until a signal comes, whose number is returned, or 0 when nothing is decoded any more."""
     protocol = type("Patient", (PatientProtocol,), {"header_timeout_s": patience.headers_s})
     config = uvicorn.Config(
         app,
@@ -44,7 +45,15 @@ def listen(app: ASGIApp, worker: Worker, bound: socket, patience: Patience) -> N
     )
     listener = _Listener(config, worker, patience.stop_s)
     worker.on_failure = lambda: setattr(listener, "should_exit", True)
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # uvicorn takes two of them while it runs, and raises them again
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, listener.handle_exit)
     listener.run(sockets=[bound])
+    return listener.signal
 
 
 class _Listener(uvicorn.Server):
@@ -53,8 +62,11 @@ class _Listener(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, worker: Worker, stop_s: int) -> None:
         super().__init__(config)
         self._worker, self._stop_s = worker, stop_s
+        self.signal = 0
+        """Number of the first one that came."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.signal = self.signal or sig
         super().handle_exit(sig, frame)
         timer = threading.Timer(self._stop_s, self._worker.break_off)
         timer.daemon = True

@@ -147,11 +147,9 @@ def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
         sync_tree(temporary, (str(p.relative_to(temporary)) for p in sorted(temporary.rglob("*")) if p.is_file()))
         publish_directory(temporary, path)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise cannot_write(path, error) from error
-    except UserError:
+    finally:  # of an error, or of a signal
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def recover_directory(path: Path) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 
+import psutil
 import pytest
 
 from mmscale.cli.main import main
@@ -206,6 +213,33 @@ def test_a_dry_run_fails_on_mistakes_and_not_on_what_is_not_here_yet(tmp_path, c
 def test_every_flag_is_looked_at(capsys, words, said):
     assert main(words) == 2
     assert said in capsys.readouterr().err
+
+
+def _waits_in(pipe):
+    """How many bytes nobody has read yet."""
+    return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0]
+
+
+def test_a_signal_ends_a_command_in_one_sentence():
+    """One of several ranks ends at once, where its launcher means it to: it may wait for the others."""
+    command = [sys.executable, "-m", "mmscale", "generate", "tinyworld:llm"]
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    wanted = [("SIGINT", "1", 130), ("SIGTERM", "1", 143), ("SIGHUP", "1", 129), ("SIGTERM", "2", -signal.SIGTERM)]
+    started = [
+        subprocess.Popen(command, env={**os.environ, "WORLD_SIZE": ranks, "RANK": "0"}, **pipes)  # type: ignore[call-overload]
+        for _, ranks, _ in wanted
+    ]
+    for (name, _, code), process in zip(wanted, started, strict=True):
+        with process:
+            process.stdin.write(b"x" * (1 << 20))  # more than a pipe holds
+            process.stdin.flush()
+            while psutil.Process(process.pid).status() != "sleeping" or _waits_in(process.stdin):
+                time.sleep(0.05)  # until it has read all, and reads on
+            process.send_signal(getattr(signal, name))
+            error = process.stderr.read().decode()
+            process.stdin.close()
+        sentence = f"mmscale: stopped by {name}; the same command goes on from what is saved\n"
+        assert (process.returncode, error) == (code, "" if code < 0 else sentence)
 
 
 def test_the_version_is_told(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 import urllib.error
 import urllib.request
@@ -236,8 +237,8 @@ def test_a_server_that_is_stopped_finishes_what_runs(serve):
         served.process.terminate()
         chunks += list(stream)
         assert chunks[-1].choices[0].finish_reason in ("length", "stop")
-        code, complaints = served.stop()
-        assert code == 0 and "Traceback" not in complaints
+        code, complaints = served.stop(signal.SIGHUP)
+        assert code == 128 + signal.SIGHUP and "stopped by SIGHUP" in complaints and "Traceback" not in complaints
 
 
 def test_what_cannot_be_served_is_one_sentence(capsys):

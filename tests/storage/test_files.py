@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mmscale.cli.stopping import Stopped
 from mmscale.errors import UserError
-from mmscale.storage.files import append_lines, require_folder, write_json
+from mmscale.storage.files import append_lines, require_folder, write_directory, write_json
 from mmscale.storage.locks import alone_in
 
 
@@ -24,6 +25,16 @@ def test_only_a_file_is_replaced(tmp_path):
         with pytest.raises(UserError, match="cannot write"):
             write()
     assert pipe.is_fifo() and file.read_text() == "kept" and sorted(tmp_path.iterdir()) == [file, pipe]
+
+
+def test_a_signal_leaves_no_half_of_a_folder(tmp_path):
+    def fill(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise Stopped(15)
+
+    with pytest.raises(Stopped):
+        write_directory(tmp_path / "model", fill)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_link_in_a_folder_handed_on_leads_to_no_file_elsewhere(tmp_path):
