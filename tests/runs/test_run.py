@@ -262,7 +262,7 @@ def test_data_stats_and_overlap(tmp_path, capsys):
 
 
 def test_texts_as_near_as_the_threshold_are_found():
-    """Of 200 pairs with a similarity of exactly 0.8 a hundredth may be missed; the index itself is the only approximation."""
+    """Pairs with a similarity of exactly 0.8: a hundredth may be missed, the index itself being an approximation."""
     from mmscale.data.overlap import find_overlaps
     from mmscale.data.records import ParallelSentence
 
