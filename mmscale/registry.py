@@ -87,6 +87,7 @@ KINDS: dict[str, Kind] = {
             "mlp": "mmscale.models.connectors.mlp:CONNECTOR",
             "linear": "mmscale.models.connectors.layers:LINEAR",
             "mlp3": "mmscale.models.connectors.layers:MLP3",
+            "qformer": "mmscale.models.connectors.qformer:CONNECTOR",
             "langbridge": "mmscale.models.connectors.layers:LANGBRIDGE",
         },
     ),

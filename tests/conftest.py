@@ -31,7 +31,7 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from mmscale.data.segments import SpecialTokens
 from mmscale.models.attention import PACKED_SDPA
-from mmscale.models.connectors.mlp import MLPConnector
+from mmscale.models.connectors import connector
 from mmscale.models.encoders import Encoder
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
@@ -101,12 +101,14 @@ def random_encoder(family: str) -> Encoder:
     return Encoder(model.double(), 24)
 
 
-def random_merged(family: str = "llama", encoder: str | None = None, attention: str = PACKED_SDPA) -> MergedModel:
+def random_merged(
+    family: str = "llama", encoder: str | None = None, attention: str = PACKED_SDPA, joined_by: str = "mlp"
+) -> MergedModel:
     language_model = LanguageModel(random_causal_lm(family, attention), None, SpecialTokens(1, 2))
     if encoder is None:
         return MergedModel(language_model)
     torch.manual_seed(7)
-    mapping = MLPConnector(24, 32).double()
+    mapping = connector(joined_by).build(24, 32).double()
     torch.nn.init.normal_(mapping.end_boundary)
     return MergedModel(language_model, random_encoder(encoder), mapping)
 

@@ -203,7 +203,10 @@ def models_in_memory(
 ) -> LoadedModels:
     """A model that is already loaded (and perhaps still being trained)."""
     lm = model.language_model
-    tokenize = ExampleTokenizer(lm.tokenizer, lm.specials, template(prompt), _limits(model), encoder_tokenizer)
+    limits, prefix = _limits(model), model.prefix_length
+    tokenize = ExampleTokenizer(
+        lm.tokenizer, lm.specials, template(prompt), limits, encoder_tokenizer, prefix_length=prefix
+    )
     return LoadedModels(
         title=title,
         fingerprint=fingerprint,
@@ -286,8 +289,9 @@ class _LoadedMember:
 
     def tokenizer(self, dress: Callable[[Template], Template]) -> ExampleTokenizer:
         """How it reads records; `dress` is what it makes of every template."""
-        lm, asked_by = self.language_model, template(self.member.prompt)
-        return ExampleTokenizer(lm.tokenizer, lm.specials, asked_by, _limits(self.model), self.encoder_tokenizer, dress)
+        lm, asked_by, limits = self.language_model, template(self.member.prompt), _limits(self.model)
+        prefix = self.model.prefix_length
+        return ExampleTokenizer(lm.tokenizer, lm.specials, asked_by, limits, self.encoder_tokenizer, dress, prefix)
 
 
 def _members(base: ModelParts, steering: Steering, prompt: str | None) -> list[_Member]:

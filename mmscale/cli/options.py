@@ -187,7 +187,7 @@ def model_parts(
             raise UserError(f"{path} has an encoder and a mapping already: leave --encoder and --mapping out")
         kind = kind_of(mapping)
         reads = EncoderConfig(path=encoder, trust_remote_code=trust)
-        return replace(parts, encoder=reads, mapping=str(kind.find(mapping)), connector=kind.name)
+        return replace(parts, encoder=reads, mapping=str(kind.find(mapping)), connector=kind.text)
     if parts.encoder is not None:
         parts = replace(parts, encoder=parts.encoder.model_copy(update={"trust_remote_code": trust}))
     return parts

@@ -18,7 +18,8 @@ from pydantic import (
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import ErrorDetails, InitErrorDetails
 
-from mmscale.config.base import Config, ConnectorName, LanguageCodes, RecipeName, TrackerName, deep_merge
+from mmscale.config.base import Config, LanguageCodes, RecipeName, TrackerName, deep_merge
+from mmscale.config.connector import ConnectorName
 from mmscale.config.documents import Document, find_config, key_paths, read_document, with_overrides
 from mmscale.config.evaluation import EvaluationConfig, ProxyConfig, named_tasks
 from mmscale.config.execution import ExecutionConfig
@@ -55,7 +56,7 @@ class RunConfig(Config):
     encoder: EncoderConfig | None = None
     """The multilingual encoder of methods that need one."""
     connector: ConnectorName = DEFAULT_CONNECTOR
-    """What joins the encoder to the language model."""
+    """What joins the encoder to the language model; a mapping of `kind` and settings where it has any."""
     encoder_cache: Annotated[str, WithJsonSchema({"type": ["string", "boolean"]})] = "auto"
     """States of the frozen encoder on disk: `auto` keeps them in the run directory while a stage goes over its data twice
     or more; `off`; or a folder that keeps them for other runs."""

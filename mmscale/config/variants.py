@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import WithJsonSchema, field_validator, model_validator
 
-from mmscale.config.base import Config, ConnectorName, MethodName, deep_merge
+from mmscale.config.base import Config, MethodName, deep_merge
+from mmscale.config.connector import ConnectorName
 from mmscale.config.prompt import PromptName
 
 _NAMED = {"type": "object", "additionalProperties": {"type": "string"}}

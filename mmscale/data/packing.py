@@ -1,6 +1,7 @@
 """Many examples in one row of tokens: which example goes where (a pure function), and the tensors of a row.
 
-Legend of shape suffixes: T merged tokens of a row, B examples in it, E encoder tokens of them.
+Legend of shape suffixes: T merged tokens of a row, B examples in it, E encoder tokens of them, C rows that the connector makes
+of these (most make one of each).
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ class PackedRow:
     """One row of merged tokens; no padding anywhere."""
 
     token_ids: torch.Tensor
-    """int64 [N]: ids of the rows that are token embeddings, N = T - E - boundaries."""
+    """int64 [N]: ids of the rows that are token embeddings, N = T - C - boundaries."""
     token_rows: torch.Tensor
     """int64 [N]: where they stand in the merged row."""
     position_ids: torch.Tensor
@@ -194,8 +195,10 @@ class PackedRow:
     lengths: list[int]
     """Merged tokens of each example; cumulated they are cu_seqlens."""
     encoder: EncoderRow | None = None
+    prefix_lengths: tuple[int, ...] = ()
+    """Rows of each example that the connector writes, boundary included."""
     encoder_rows: torch.Tensor | None = None
-    """int64 [E]: where the mapped encoder states stand."""
+    """int64 [C]: where stands what the connector makes of the encoder states, example after example."""
     boundary_rows: torch.Tensor | None = None
     """int64 [B]: where the end boundary of each example stands."""
     origins: tuple[str, ...] = ()
@@ -227,9 +230,11 @@ def pack(examples: Sequence[TokenizedExample], specials: SpecialTokens) -> Packe
     """Lay `[BOS | encoder | boundary | prompt | target]` of each example end to end.
 
     The last target token is predicted but enters no input. Examples either all have encoder tokens
-    or none has.
+    or none has: ValueError.
     """
     merged = any(example.encoder_ids for example in examples)
+    if merged and not all(example.encoder_ids for example in examples):
+        raise ValueError("some examples of a row have encoder tokens and some have none")
     tokens: list[int] = []
     token_rows: list[int] = []
     positions: list[int] = []
@@ -238,7 +243,7 @@ def pack(examples: Sequence[TokenizedExample], specials: SpecialTokens) -> Packe
     boundary_rows: list[int] = []
     for example in examples:
         begin = len(positions)
-        prefix = len(example.encoder_ids) + 1 if merged else 0
+        prefix = example.prefix_length
         text = [*example.prompt_ids, *example.target_ids[:-1]]
         length = 1 + prefix + len(text)
         tokens += [specials.bos, *text]
@@ -253,13 +258,10 @@ def pack(examples: Sequence[TokenizedExample], specials: SpecialTokens) -> Packe
         token_rows=torch.tensor(token_rows),
         position_ids=torch.tensor(positions),
         labels=torch.tensor(labels),
-        lengths=[
-            1 + (len(e.encoder_ids) + 1 if merged else 0) + len(e.prompt_ids) + max(len(e.target_ids) - 1, 0)
-            for e in examples
-        ],
+        lengths=[example.merged_length for example in examples],
         origins=tuple(example.origin for example in examples),
     )
     if merged:
-        row.encoder = encoder_row(examples)
+        row.encoder, row.prefix_lengths = encoder_row(examples), tuple(example.prefix_length for example in examples)
         row.encoder_rows, row.boundary_rows = torch.tensor(encoder_rows), torch.tensor(boundary_rows)
     return row

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from mmscale.config.connector import one_row_each
 from mmscale.config.data import PackingConfig
 from mmscale.data.chat import in_own_format
 from mmscale.data.prompts import Prompt, Template, require_readable
@@ -81,12 +82,18 @@ class TokenizedExample:
     truncated: bool = False
     encoder_states: Tensor | None = field(default=None, compare=False, repr=False)
     """What the encoder makes of `encoder_ids` [len, d_enc], where that is known already."""
+    prefix_length: int = field(default=None)  # type: ignore[assignment]
+    """Rows that the connector makes of the encoder's text for the LLM's input, boundary included; if not given, one for each
+    of its tokens and the boundary."""
+
+    def __post_init__(self) -> None:
+        if self.prefix_length is None:
+            object.__setattr__(self, "prefix_length", one_row_each(len(self.encoder_ids)) if self.encoder_ids else 0)
 
     @property
     def merged_length(self) -> int:
         """Rows this example takes in the LLM's input, BOS and boundary included; the last target token enters no input."""
-        prefix = len(self.encoder_ids) + 1 if self.encoder_ids else 0
-        return 1 + prefix + len(self.prompt_ids) + max(len(self.target_ids) - 1, 0)
+        return 1 + self.prefix_length + len(self.prompt_ids) + max(len(self.target_ids) - 1, 0)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
@@ -147,16 +154,25 @@ class ExampleTokenizer:
         limits: PackingConfig,
         encoder_tokenizer: EncoderTokenizer | None = None,
         dress: Callable[[Template], Template] = lambda plain: plain,
+        prefix_length: Callable[[int], int] = one_row_each,
     ) -> None:
-        """`dress` is what this model makes of every template, such as a chat format around it."""
+        """`dress` is what this model makes of every template, such as a chat format around it; `prefix_length` says how many
+        rows its connector makes of an encoder text of so many tokens.
+        """
         self.tokenizer, self.specials, self.plain, self.dress = tokenizer, specials, template, dress
         self.template = in_own_format(dress(template), tokenizer)
-        self.limits, self.encoder_tokenizer = limits, encoder_tokenizer
+        self.limits, self.encoder_tokenizer, self.prefix_length = limits, encoder_tokenizer, prefix_length
 
     def asking_by(self, template: Template) -> ExampleTokenizer:
         """The same for another template."""
         return ExampleTokenizer(
-            self.tokenizer, self.specials, template, self.limits, self.encoder_tokenizer, self.dress
+            self.tokenizer,
+            self.specials,
+            template,
+            self.limits,
+            self.encoder_tokenizer,
+            self.dress,
+            self.prefix_length,
         )
 
     def __call__(self, records: Sequence[Record], with_target: bool = True) -> list[TokenizedExample]:
@@ -184,6 +200,7 @@ class ExampleTokenizer:
                     language=record.language,
                     origin=record.origin,
                     truncated=cut,
+                    prefix_length=self.prefix_length(len(encoder_ids[i])) if encoder_ids[i] else 0,
                 )
             )
         return examples

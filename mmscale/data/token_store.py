@@ -1,8 +1,8 @@
 """Tokenised examples on disk: made once in parts that any processes share, mapped into memory afterwards.
 
 A part (storage/parts.py) holds a fixed number of examples: `ids` int32, all ids one after another; `lengths` int32
-[n, 3], how many of them are prompt, target and encoder text; `truncated` uint8 [n]; `languages` uint8 [n], numbers in the
-notes' list; `origins` uint8, UTF-8 lines, and `origin_ends` int64 [n]. The folder is named by what decides its content.
+[n, 3], how many of them are prompt, target and encoder text; `prefixes` int32 [n], rows that the connector makes of the latter;
+`truncated` uint8 [n]; `languages` uint8 [n], numbers in the notes' list; `origins` uint8, UTF-8 lines, and `origin_ends` int64 [n]. The folder is named by what decides its content.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def content_of(examples: Sequence[TokenizedExample]) -> Content:
     tensors = {
         "ids": torch.tensor([i for parts in fields for ids in parts for i in ids], dtype=torch.int32),
         "lengths": torch.tensor([[len(ids) for ids in parts] for parts in fields], dtype=torch.int32),
+        "prefixes": torch.tensor([e.prefix_length for e in examples], dtype=torch.int32),
         "truncated": torch.tensor([e.truncated for e in examples], dtype=torch.uint8),
         "languages": torch.tensor([languages.index(e.language) for e in examples], dtype=torch.uint8),
         "origins": torch.frombuffer(bytearray(b"".join(origins) or b"\0"), dtype=torch.uint8),
@@ -58,7 +59,7 @@ class _Examples:
     def __init__(self, content: Content) -> None:
         tensors = content.tensors
         self.languages: list[str] = json.loads(content.notes["languages"])
-        self.ids, self.lengths = tensors["ids"], tensors["lengths"]
+        self.ids, self.lengths, self.prefixes = tensors["ids"], tensors["lengths"], tensors["prefixes"]
         self.truncated, self.of = tensors["truncated"], tensors["languages"]
         self.origins, self.origin_ends = tensors["origins"], tensors["origin_ends"]
         self.ends = self.lengths.sum(1).cumsum(0)
@@ -76,6 +77,7 @@ class _Examples:
             language=self.languages[int(self.of[i])],
             origin=origin,
             truncated=bool(self.truncated[i]),
+            prefix_length=int(self.prefixes[i]),
         )
 
 
@@ -105,7 +107,7 @@ class TokenStore(Sequence[TokenizedExample]):
         return self._examples(number).example(index - self._parts[number].rows.start)
 
     def digest(self) -> str:
-        """SHA-256 of all ids of all examples, in order."""
+        """SHA-256 of all ids of all examples, in order: the same whatever connector reads their encoder states."""
         hashed = hashlib.sha256(f"{self.name} {self.size}".encode())
         for examples in map(self._examples, range(len(self._parts))):
             hashed.update(examples.lengths.numpy().data)
@@ -119,8 +121,9 @@ class TokenStore(Sequence[TokenizedExample]):
 
     def merged_lengths(self) -> list[int]:
         """TokenizedExample.merged_length of every example."""
-        prompt, target, encoder = self.field_lengths().long().unbind(1)
-        prefix = torch.where(encoder > 0, encoder + 1, encoder)
+        prompt, target, _ = self.field_lengths().long().unbind(1)
+        prefixes = [self._examples(number).prefixes for number in range(len(self._parts))]
+        prefix = torch.cat(prefixes).long() if prefixes else prompt
         return (1 + prefix + prompt + (target - 1).clamp(min=0)).tolist()
 
 

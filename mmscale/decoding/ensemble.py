@@ -76,8 +76,7 @@ class ModelStepper:
         length = common_prefix(prompts)
         if length >= LEAST_SHARED_TOKENS and len(prompts) > 1:
             first = prompts[0]
-            beside = len(first.encoder_ids) + 1 if first.encoder_ids else 0
-            ids = first.prompt_ids[: length - 1 - beside]
+            ids = first.prompt_ids[: length - 1 - first.prefix_length]
             cache = self.model.language_model.new_cache(1, length)
             self._prefill([replace(first, prompt_ids=ids, target_ids=())], cache)
             self._shared = SharedPrefix(first.encoder_ids, ids, length, cache)

@@ -43,4 +43,4 @@ def common_prefix(prompts: Sequence[TokenizedExample]) -> int:
     least, most = min(one.prompt_ids for one in prompts), max(one.prompt_ids for one in prompts)  # differ the earliest
     shortest = min(len(one.prompt_ids) for one in prompts)
     same = next((i for i, (a, b) in enumerate(zip(least, most)) if a != b), shortest)
-    return 1 + (len(first.encoder_ids) + 1 if first.encoder_ids else 0) + max(0, min(same, shortest - 1))
+    return 1 + first.prefix_length + max(0, min(same, shortest - 1))

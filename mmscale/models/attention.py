@@ -49,7 +49,7 @@ def _cached(
     return new.end_to_end(out.reshape(queries.shape).transpose(1, 2))
 
 
-def _as_autocast(rows: list[Tensor]) -> list[Tensor]:
+def as_autocast(rows: list[Tensor]) -> list[Tensor]:
     """In autocast's dtype, where it is on, as SDPA takes them: variable-length kernels, of which it knows nothing, would get
     queries and keys in float32, which the rotations of a float32 model make of 16-bit ones, beside 16-bit values."""
     device = rows[0].device.type
@@ -83,7 +83,7 @@ def _attend(varlen_function: Any) -> Any:
             assert new is not None
             cache.write(layer, rows[1], rows[2], new)
         if layout is not None:
-            out = varlen_function(*_as_autocast(rows), layout, scale, dropout, sliding_window)
+            out = varlen_function(*as_autocast(rows), layout, scale, dropout, sliding_window)
         else:
             assert cache is not None and new is not None, "a packed model is called with a layout or with a cache"
             parts = new.alike

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmscale.config.connector import NO_SETTINGS
 from mmscale.data.packing import PackedRow
 from mmscale.errors import UserError
 from mmscale.models.connectors import Connector
@@ -34,18 +35,29 @@ class MergedModel(nn.Module):
                 )
         self.language_model, self.encoder, self.connector = language_model, encoder, connector
 
+    def prefix_length(self, encoder_length: int) -> int:
+        """Rows between BOS and text that an encoder text of so many tokens becomes."""
+        settings = NO_SETTINGS if self.connector is None else self.connector.settings
+        return settings.prefix_length(encoder_length)
+
     def merged_inputs(self, row: PackedRow) -> Tensor:
         """The LLM's input embeddings [T, D] of a packed row."""
         tokens = self.language_model.embed(row.token_ids)
         if self.connector is None:
             return tokens
         assert row.encoder is not None and row.encoder_rows is not None and row.boundary_rows is not None
+        wanted = tuple(map(self.prefix_length, row.encoder.lengths))
+        if row.prefix_lengths != wanted:
+            raise ValueError(
+                f"a row packed for prefixes of {row.prefix_lengths} rows, and the connector makes {wanted}"
+            )
         states = row.encoder.states
         if states is None:
             assert self.encoder is not None, "a row without encoder states, and no encoder to make them"
             with torch.no_grad():
                 states = self.encoder.states(row.encoder)
-        merged: Tensor = self.connector(states, tokens, row.token_rows, row.encoder_rows, row.boundary_rows)
+        rows = row.token_rows, row.encoder_rows, row.boundary_rows
+        merged: Tensor = self.connector(states, tokens, *rows, row.encoder.lengths)
         return merged
 
     def hidden(self, row: PackedRow, read: Tensor | None = None) -> Tensor:

@@ -58,6 +58,11 @@ class PackedLayout:
         """(sequences, places of each) of the grids, which lie one after another; P places in all."""
         return [(len(group), self.lengths[group[0]]) for group in self._groups]
 
+    @property
+    def order(self) -> list[int]:
+        """Numbers of the sequences as the grids hold them."""
+        return [b for group in self._groups for b in group]
+
     @cached_property
     def slots(self) -> Tensor:
         """int64 [T]: place of each token in the grids."""

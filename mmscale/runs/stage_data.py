@@ -30,6 +30,7 @@ from mmscale.data.segments import ExampleTokenizer, TokenizedExample, special_to
 from mmscale.data.sources.hub import local_folder, on_hub
 from mmscale.data.token_store import TokenStore, content_of, token_folder, token_parts
 from mmscale.errors import UserError
+from mmscale.models.connectors import connector
 from mmscale.models.encoders import load_encoder_tokenizer
 from mmscale.models.language_model import context_length, load_model_config, load_tokenizer
 from mmscale.parallel.context import ParallelContext
@@ -66,8 +67,10 @@ class StageData:
         tokenizer = load_tokenizer(own)
         specials = special_tokens(tokenizer, self._model_config, own.bos_token, own.eos_token)
         encoder_tokenizer = load_encoder_tokenizer(encoder) if encoder else None
-        limits = self.stage.config.packing
-        return ExampleTokenizer(tokenizer, specials, template(self.stage.prompt), limits, encoder_tokenizer)
+        limits, prefix = self.stage.config.packing, connector(self.stage.connector).settings.prefix_length
+        return ExampleTokenizer(
+            tokenizer, specials, template(self.stage.prompt), limits, encoder_tokenizer, prefix_length=prefix
+        )
 
     @functools.cached_property
     def context_length(self) -> int:
@@ -92,6 +95,7 @@ class StageData:
             [self.tokenize.specials.bos, self.tokenize.specials.eos],
             _vocabulary(self.tokenize.tokenizer),
             [type(encoder.tokenizer).__name__, _vocabulary(encoder.tokenizer)] if encoder is not None else None,
+            ["prefixes", stage.connector if encoder is not None else None],
         ]
         return stage.folder / "tokens" / digest(content)
 

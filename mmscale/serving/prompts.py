@@ -34,7 +34,14 @@ def _as_it_is(tokenize: ExampleTokenizer, text: str, language: str) -> Tokenized
         return Prompt("", text, "")
 
     plain: Template = replace(tokenize.template, prompt=prompt, reads=Problem)
-    same = ExampleTokenizer(tokenize.tokenizer, tokenize.specials, plain, tokenize.limits, tokenize.encoder_tokenizer)
+    same = ExampleTokenizer(
+        tokenize.tokenizer,
+        tokenize.specials,
+        plain,
+        tokenize.limits,
+        tokenize.encoder_tokenizer,
+        prefix_length=tokenize.prefix_length,
+    )
     return same([Problem(question=text, language=language, origin="prompt")], with_target=False)[0]
 
 

@@ -81,7 +81,7 @@ def test_every_connector_is_its_layers_with_relu_between_them_written_into_the_r
     torch.nn.init.normal_(made.end_boundary)
     states, tokens = torch.randn(5, 6, dtype=torch.float64), torch.randn(3, 10, dtype=torch.float64)
     rows = [torch.tensor(numbers) for numbers in ([0, 7, 8], [1, 2, 4, 5, 6], [3, 9])]
-    merged = made(states, tokens, *rows)
+    merged = made(states, tokens, *rows, [2, 3])
     linears = [layer for layer in made.modules() if isinstance(layer, torch.nn.Linear)]
     assert len(linears) == {"mlp": 2, "linear": 1, "mlp3": 3}[name]
     connected = states

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmscale import registry
+from mmscale.config.connector import NO_SETTINGS, ConnectorSettings, as_text, name_and_settings, read_settings
 from mmscale.config.model import DEFAULT_CONNECTOR
 from mmscale.errors import UserError
 from mmscale.models.tensor_files import open_safetensors
@@ -26,15 +28,23 @@ class Connector(nn.Module, ABC):
 
     encoder_width: int
     llm_width: int
+    settings: ConnectorSettings = NO_SETTINGS
+    """What was chosen of it; they say how many rows it makes of an encoder text (`prefix_length`)."""
 
     @abstractmethod
     def forward(
-        self, states_ED: Tensor, tokens_ND: Tensor, token_rows: Tensor, encoder_rows: Tensor, boundary_rows: Tensor
+        self,
+        states_ED: Tensor,
+        tokens_ND: Tensor,
+        token_rows: Tensor,
+        encoder_rows: Tensor,
+        boundary_rows: Tensor,
+        encoder_lengths: Sequence[int],
     ) -> Tensor:
-        """The LLM's input [T, d_llm]: token embeddings [N, d_llm] at `token_rows`, the connected states of the encoder
-        [E, d_enc] at `encoder_rows`, and what ends them at `boundary_rows` (int64, together every row of T once).
+        """The LLM's input [T, d_llm]: token embeddings [N, d_llm] at `token_rows`, what it makes of the encoder's states
+        [E, d_enc] at `encoder_rows`, and what ends that at `boundary_rows` (int64, together every row of T once).
 
-        The whole row is written in here: parameters that are partitioned over ranks are whole only inside a forward.
+        `encoder_lengths` are the states of each example, which lie one after another, as their rows do. The whole row is written in here: parameters that are partitioned over ranks are whole only inside a forward.
         """
 
     def read_in_forward(self) -> Iterable[nn.Parameter]:
@@ -47,14 +57,38 @@ class ConnectorKind:
     """A connector by name."""
 
     name: str
-    build: Callable[[int, int], Connector]
-    """(encoder width, LLM width) -> a new one, initialised from torch's generator."""
+    make: Callable[..., Connector]
+    """(encoder width, LLM width), and its settings where it has any -> a new one, initialised from torch's generator."""
     file: str = "connector.safetensors"
     """Its name in the folder that a stage hands on."""
     other_files: tuple[str, ...] = ()
     """Names under which others keep such weights, looked for after `file`."""
     reader: Callable[[Path], Connector] | None = None
     """Reads a file; None reads what `write` wrote."""
+    usual: ConnectorSettings = NO_SETTINGS
+    """Its settings where none are given: an instance of its own class of them."""
+    given: ConnectorSettings | None = None
+    """Its settings where others than the usual ones are chosen."""
+
+    @property
+    def settings(self) -> ConnectorSettings:
+        return self.given or self.usual
+
+    @property
+    def text(self) -> str:
+        """What names it, settings included, in configurations and model folders."""
+        return as_text(self.name, self.usual, self.settings)
+
+    def with_settings(self, given: dict[str, Any]) -> ConnectorKind:
+        """The same with these settings, others as they are usually; UserError naming one that is wrong."""
+        return replace(self, given=read_settings(self.name, self.usual, given)) if given else self
+
+    def build(self, encoder_width: int, llm_width: int) -> Connector:
+        """A new one, initialised from torch's generator; UserError where its settings do not fit these widths."""
+        own = (self.settings,) if type(self.usual).model_fields else ()
+        made = self.make(encoder_width, llm_width, *own)
+        made.settings = self.settings
+        return made
 
     def find(self, path: Path) -> Path:
         """The weights that a path names, or that are in the folder it names; UserError where there are none."""
@@ -86,20 +120,22 @@ class ConnectorKind:
 
     def _widths(self, said: str, path: Path) -> tuple[int, int]:
         try:
-            name, encoder_width, llm_width = parse_json(said)
-            if name == self.name and min(encoder_width, llm_width) > 0:
+            name, encoder_width, llm_width, *chosen = parse_json(said)
+            held = self.with_settings(chosen[0] if chosen else {}).text if name == self.name else str(name)
+            if held == self.text and min(encoder_width, llm_width) > 0:
                 return int(encoder_width), int(llm_width)
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} does not say which connector it is: it was not written by mmscale") from error
         raise UserError(
-            f"{path} holds the connector {name}, not {self.name}: set connector to what it was trained with"
+            f"{path} holds the connector {held}, not {self.text}: set connector to what it was trained with"
         )
 
     def write(self, connector: Connector, path: Path) -> None:
-        """Every tensor in float32; name and widths in the metadata, where files of others do without."""
+        """Every tensor in float32; name, widths and settings in the metadata, where files of others do without."""
         tensors = {key: value.detach().float().cpu().contiguous() for key, value in connector.state_dict().items()}
-        said = json.dumps([self.name, connector.encoder_width, connector.llm_width])
-        save_tensors(tensors, path, metadata=None if self.reader else {_NOTES: said})
+        said = [self.name, connector.encoder_width, connector.llm_width]
+        said += [settings] if (settings := self.settings.model_dump(mode="json")) else []
+        save_tensors(tensors, path, metadata=None if self.reader else {_NOTES: json.dumps(said)})
 
 
 def load(connector: Connector, state: dict[str, Tensor], path: Path) -> None:
@@ -140,14 +176,16 @@ def kind_of(path: Path) -> ConnectorKind:
             said = (opened.metadata() or {}).get(_NOTES)
         if said is not None:
             try:
-                name = parse_json(said)[0]
-            except (ValueError, TypeError, LookupError) as error:
+                name, _, _, *chosen = parse_json(said)
+                kind = connector(str(name)).with_settings(chosen[0] if chosen else {})
+            except (ValueError, TypeError) as error:
                 raise UserError(f"{file} does not say which connector it is: it was not written by mmscale") from error
-            return connector(str(name))
+            return kind
     return connector(DEFAULT_CONNECTOR)
 
 
-def connector(name: str) -> ConnectorKind:
-    """The connector of a name; UserError naming the nearest when there is none."""
+def connector(text: str) -> ConnectorKind:
+    """The connector of a name, or of JSON with its settings; UserError naming the nearest when there is none."""
+    name, given = name_and_settings(text)
     kind: ConnectorKind = registry.get("connectors", name)
-    return kind
+    return kind.with_settings(given)

@@ -8,6 +8,7 @@ layers are: here both hidden ones have twice the encoder's width, as the two-lay
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,13 @@ class LayeredConnector(Connector):
         self.end_boundary = nn.Parameter(torch.zeros(llm_width))
 
     def forward(
-        self, states_ED: Tensor, tokens_ND: Tensor, token_rows: Tensor, encoder_rows: Tensor, boundary_rows: Tensor
+        self,
+        states_ED: Tensor,
+        tokens_ND: Tensor,
+        token_rows: Tensor,
+        encoder_rows: Tensor,
+        boundary_rows: Tensor,
+        encoder_lengths: Sequence[int],
     ) -> Tensor:
         """The LLM's input [T, d_llm] of states [E, d_enc] and token embeddings [N, d_llm], in the latter's dtype."""
         connected = states_ED.to(self.end_boundary.dtype)

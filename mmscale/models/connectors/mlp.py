@@ -5,7 +5,7 @@ Its files are ours in safetensors, and the authors' `pytorch_model.bin` in and o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -51,7 +51,13 @@ class MLPConnector(Connector):
         return self.mlp.parameters()
 
     def forward(
-        self, states_ED: Tensor, tokens_ND: Tensor, token_rows: Tensor, encoder_rows: Tensor, boundary_rows: Tensor
+        self,
+        states_ED: Tensor,
+        tokens_ND: Tensor,
+        token_rows: Tensor,
+        encoder_rows: Tensor,
+        boundary_rows: Tensor,
+        encoder_lengths: Sequence[int],
     ) -> Tensor:
         """The LLM's input [T, d_llm] of states [E, d_enc] and token embeddings [N, d_llm], in the latter's dtype."""
         one, two = self.mlp.linear1, self.mlp.linear2

@@ -1,5 +1,7 @@
 """One linear layer instead of two, and an end boundary."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,13 @@ class LinearConnector(Connector):
         self.end = nn.Parameter(torch.zeros(llm_width))
 
     def forward(
-        self, states_ED: Tensor, tokens_ND: Tensor, token_rows: Tensor, encoder_rows: Tensor, boundary_rows: Tensor
+        self,
+        states_ED: Tensor,
+        tokens_ND: Tensor,
+        token_rows: Tensor,
+        encoder_rows: Tensor,
+        boundary_rows: Tensor,
+        encoder_lengths: Sequence[int],
     ) -> Tensor:
         dtype, total = tokens_ND.dtype, len(token_rows) + len(encoder_rows) + len(boundary_rows)
         connected = nn.functional.linear(states_ED.to(self.weight.dtype), self.weight).to(dtype)
