@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from mmscale import registry
 from mmscale.config.base import Named
 from mmscale.config.cluster import ClusterConfig
 from mmscale.config.fields import inside, walk
@@ -53,7 +54,7 @@ _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([_HEAD, *_sections(RunConfig), _CLUSTER_HEAD, *_sections(ClusterConfig)])
+    return "\n".join([_HEAD, *_sections(RunConfig), *_of_connectors(), _CLUSTER_HEAD, *_sections(ClusterConfig)])
 
 
 def _sections(root: type[BaseModel]) -> Iterator[str]:
@@ -64,10 +65,21 @@ def _sections(root: type[BaseModel]) -> Iterator[str]:
         if section is not None:
             places.setdefault(section, []).append(".".join(map(str, (*path, *below))))
     for section, paths in places.items():
-        title = ", ".join(f"`{path}`" for path in paths) if paths else "The top level"
-        rows = [_row(name, field) for name, field in section.model_fields.items()]
-        table = "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
-        yield f"## {title}\n\n{inspect.cleandoc(section.__doc__ or '')}\n\n{table}\n"
+        yield _section(", ".join(f"`{path}`" for path in paths) if paths else "The top level", section)
+
+
+def _of_connectors() -> Iterator[str]:
+    """The settings of each connector of ours that has any."""
+    for name in registry.kind_of("connectors").built_in:
+        settings = type(registry.get("connectors", name).usual)
+        if settings.model_fields:
+            yield _section(f"`connector` of kind `{name}`", settings)
+
+
+def _section(title: str, section: type[BaseModel]) -> str:
+    rows = [_row(name, field) for name, field in section.model_fields.items()]
+    table = "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
+    return f"## {title}\n\n{inspect.cleandoc(section.__doc__ or '')}\n\n{table}\n"
 
 
 def _row(name: str, field: FieldInfo) -> str:

@@ -9,9 +9,12 @@ from mmscale.config.cluster import ClusterConfig
 from mmscale.config.evaluation import TaskConfig
 from mmscale.config.run import RunConfig
 from mmscale.decoding.speculation import CANDIDATES, tokens_a_round
+from mmscale.models.connectors import connector
 from mmscale.models.counting import count, empty_language_model
 from mmscale.models.loading import DTYPES
 from mmscale.planning.memory import CONTEXT_BYTES, TIGHT
+from mmscale.runs.run import stages_of
+from mmscale.runs.stage import Stage
 
 
 def key_value_bytes(model_config: Any, tokens: int, width: int) -> int:
@@ -32,8 +35,16 @@ class _Demand:
 
 def _demand(run: RunConfig, tasks: list[TaskConfig]) -> _Demand:
     prompt = max((stage.packing.max_prompt_tokens for r in run.recipes.values() for stage in r.values()), default=512)
+    prompt += max(map(_prefix, stages_of(run)), default=0)
     batch, new = max((task.generation.batch_size, task.generation.max_new_tokens) for task in tasks)
     return _Demand(batch, prompt, new)
+
+
+def _prefix(stage: Stage) -> int:
+    """Rows of what an encoder reads, at most."""
+    if stage.encoder is None:
+        return 0
+    return connector(stage.connector).settings.prefix_length(stage.config.packing.max_encoder_tokens)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import math
 from dataclasses import dataclass, replace
 
 import torch
 
 from mmscale.config.cluster import ClusterConfig
+from mmscale.config.connector import ConnectorSettings
 from mmscale.config.run import RunConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
@@ -21,7 +24,7 @@ from mmscale.planning import memory, throughput, traffic
 from mmscale.planning.dry_run import stage_tokens
 from mmscale.planning.memory import Trained
 from mmscale.planning.parallel_plan import ParallelPlan, local_parameters
-from mmscale.planning.tracing import RowMemory, Work, trace
+from mmscale.planning.tracing import RowMemory, Work, connector_bytes, trace
 from mmscale.runs import encoder_cache
 from mmscale.runs.run import stages_of
 from mmscale.runs.stage import Stage
@@ -100,11 +103,34 @@ class Planner:
             self.encoder = count(empty_encoder(run.encoder))
             self.encoder_width = encoder_width(run.encoder)
 
+    @property
+    def _widths(self) -> tuple[int, int]:
+        """Widths of encoder and LLM."""
+        return self.encoder_width, int(self.config.hidden_size)
+
     def _connector(self, name: str) -> tuple[int, ...]:
         """Elements of each parameter of a connector."""
         with torch.device("meta"):
-            joins = connector(name).build(self.encoder_width, int(self.config.hidden_size))
+            joins = connector(name).build(*self._widths)
         return tuple(parameter.numel() for parameter in joins.parameters())
+
+    def _connector_activations(self, stage: Stage, mean: Examples, work: Work) -> int:
+        """Bytes that the connector keeps of one packed row."""
+        if stage.encoder is None:
+            return 0
+        lengths = (math.ceil(mean.encoder),) * max(1, round(work.tokens / mean.tokens))
+        return self._traced_connector(stage.connector, lengths, stage.config.precision == "bfloat16")
+
+    def _connector_operations(self, stage: Stage, trained: Trained, mean: Examples) -> float:
+        """What it computes of each merged token: every element meets each row that the connector makes, three times where it is trained."""
+        if not trained.connector:
+            return 0.0
+        rows = connector(stage.connector).settings.prefix_length(math.ceil(mean.encoder))
+        return 2.0 * (3 if trained.trains_connector else 1) * sum(trained.connector) * rows / mean.tokens
+
+    @functools.cache  # noqa: B019
+    def _traced_connector(self, name: str, lengths: tuple[int, ...], autocast: bool) -> int:
+        return connector_bytes(connector(name), self._widths, lengths, autocast)
 
     @property
     def configured(self) -> ParallelPlan:
@@ -132,11 +158,12 @@ class Planner:
 
     def examples(self, stage: Stage, given: Given) -> Examples:
         """The mean example of a stage: as given, else read where files and tokenizers are there, else as long as the limits allow."""
-        longest = _longest_example(stage.config, stage.encoder is not None)
+        settings = None if stage.encoder is None else connector(stage.connector).settings
+        longest = _longest_example(stage.config, settings)
         if given.example_tokens is not None:
-            share = given.example_tokens / longest.tokens
             targets = given.target_tokens or given.example_tokens / 2
-            return Examples(given.example_tokens, targets, longest.encoder * share, given.examples, "as given")
+            encoder = _encoder_share(longest, settings, given.example_tokens)
+            return Examples(given.example_tokens, targets, encoder, given.examples, "as given")
         try:
             read = stage_tokens(stage)
         except UserError:
@@ -151,10 +178,12 @@ class Planner:
         rows, row_tokens = _rows(stage.config, mean, parallel_plan.data)
         row_targets = math.ceil(row_tokens * mean.targets / mean.tokens)
         work = self.work(stage, parallel_plan, row_tokens, row_targets)
-        bytes_by_component = self._memory(stage, trained, parallel_plan, work)
+        joining = self._connector_activations(stage, mean, work)
+        bytes_by_component = self._memory(trained, parallel_plan, work, joining)
         most = max(bytes_by_component[key] for key in ("peak", "peak_loading", "peak_saving"))
         sent = self._traffic(stage.config, trained, parallel_plan, rows, work)
-        compute, model_flops = self._compute(stage.config, trained, parallel_plan, mean, rows * row_tokens)
+        joins = self._connector_operations(stage, trained, mean)
+        compute, model_flops = self._compute(stage.config, trained, parallel_plan, mean, rows * row_tokens, joins)
         per_gpu = self.cluster.gpu
         tensor, data = traffic.seconds(sent, parallel_plan, per_gpu, max(1, self.cluster.gpus_per_node))
         took = throughput.step_seconds(compute, tensor, data)
@@ -220,7 +249,8 @@ class Planner:
             self._rows[work] = trace(self.config, work)
         return self._rows[work]
 
-    def _memory(self, stage: Stage, trained: Trained, parallel_plan: ParallelPlan, work: Work) -> dict[str, int]:
+    def _memory(self, trained: Trained, parallel_plan: ParallelPlan, work: Work, joining: int) -> dict[str, int]:
+        """`joining` are the bytes that the connector keeps of a row."""
         zero = self.run.parallel.zero
         held = memory.state_bytes(trained, parallel_plan, zero)
         row = self._row(work)
@@ -228,6 +258,8 @@ class Planner:
         step = memory.optimizer_step_bytes(trained, parallel_plan, zero)
         states = sum(held.values())
         passing = memory.transient_bytes(trained, parallel_plan, zero)
+        if joining:
+            passing["connector_activations"] = joining
         if self.dequantized:
             passing["dequantized_layer"] = self.dequantized
         context = memory.CONTEXT_BYTES if self.cluster.gpus_per_node else 0
@@ -252,10 +284,16 @@ class Planner:
         return traffic.traffic(trained, parallel_plan, step)
 
     def _compute(
-        self, config: StageConfig, trained: Trained, parallel_plan: ParallelPlan, mean: Examples, tokens: int
+        self,
+        config: StageConfig,
+        trained: Trained,
+        parallel_plan: ParallelPlan,
+        mean: Examples,
+        tokens: int,
+        joins: float,
     ) -> tuple[float, float]:
         """(seconds of each GPU of a tensor group for so many tokens, model operations per token); the encoder, where
-        its states are not cached, is whole on each."""
+        its states are not cached, is whole on each, and so is the connector with `joins` operations per token."""
         work = throughput.token_work(
             self.config,
             self.llm,
@@ -265,8 +303,8 @@ class Planner:
             config.gradient_checkpointing,
         )
         encoder = 0.0 if trained.encoder_cached else 2.0 * trained.encoder * mean.encoder / mean.tokens
-        operations = tokens * (work.hardware / parallel_plan.tensor + encoder)
-        return throughput.seconds_of(operations, self.cluster.gpu.peak_tflops), work.model + encoder
+        operations = tokens * (work.hardware / parallel_plan.tensor + encoder + joins)
+        return throughput.seconds_of(operations, self.cluster.gpu.peak_tflops), work.model + encoder + joins
 
     def fitting(self, stage: Stage, mean: Examples) -> list[Planned]:
         """Every spread of the cluster's ranks that fits, the fastest first."""
@@ -288,13 +326,27 @@ class Planner:
         return stages_of(self.run)
 
 
-def _longest_example(config: StageConfig, merged: bool) -> Examples:
-    """As long as the limits allow."""
+def _longest_example(config: StageConfig, settings: ConnectorSettings | None) -> Examples:
+    """As long as the limits allow; `settings` are those of the connector, where there is one."""
     packing = config.packing
-    encoder = packing.max_encoder_tokens if merged else 0
+    encoder, prefix = 0, 0
+    if settings is not None:
+        encoder, prefix = packing.max_encoder_tokens, settings.prefix_length(packing.max_encoder_tokens)
     target = packing.max_joined_tokens or packing.max_target_tokens
-    tokens = encoder + (packing.max_joined_tokens or packing.max_prompt_tokens + packing.max_target_tokens)
+    tokens = prefix + (packing.max_joined_tokens or packing.max_prompt_tokens + packing.max_target_tokens)
     return Examples(tokens, target, encoder, None, "as long as packing's limits allow")
+
+
+def _encoder_share(longest: Examples, settings: ConnectorSettings | None, tokens: int) -> float:
+    """Encoder tokens of an example of so many merged tokens, whose texts are to each other as the longest ones are."""
+    if settings is None:
+        return 0.0
+    most = int(longest.encoder)
+    text = (longest.tokens - settings.prefix_length(most)) / most
+    # merged tokens grow with the encoder's: between n and n + 1 of these they become `tokens`
+    low = bisect.bisect_right(range(1, 2**31), tokens, key=lambda n: math.ceil(settings.prefix_length(n) + text * n))
+    here, above = (settings.prefix_length(n) + text * n for n in (low, low + 1))
+    return max(1.0, low + (tokens - here) / (above - here))
 
 
 def _rows(config: StageConfig, mean: Examples, data: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ No formula for activations has to be kept in step with an architecture or its cu
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 
 from mmscale.models.assembly import make_trainable
+from mmscale.models.connectors import ConnectorKind
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.parallel.context import ParallelContext
@@ -126,6 +127,21 @@ def trace(model_config: Any, work: Work) -> RowMemory:
         few, more = (_trace(shortened(model_config, layers), work, context) for layers in _LAYERS)
     extra = int(model_config.num_hidden_layers) - _LAYERS[0]
     return RowMemory(few.forward + extra * (more.forward - few.forward), few.peak + extra * (more.peak - few.peak))
+
+
+def connector_bytes(kind: ConnectorKind, widths: tuple[int, int], lengths: Sequence[int], autocast: bool) -> int:
+    """Bytes that a connector between an encoder and an LLM of these widths keeps for its backward pass, of encoder texts of so
+    many tokens, in float32 or under bfloat16 autocast; the LLM's input, which it makes, is not among them."""
+    rows = sum(map(kind.settings.prefix_length, lengths))
+    ends = torch.tensor(list(map(kind.settings.prefix_length, lengths))).cumsum(0) - 1
+    read = torch.ones(rows, dtype=torch.bool).index_fill(0, ends, False).nonzero()[:, 0]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        joins = kind.build(*widths)
+        states, tokens = torch.empty(sum(lengths), widths[0]), torch.empty(0, widths[1])
+        with LiveBytes() as live, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            live.ignore(joins.parameters())
+            merged = joins(states, tokens, ends.new_empty(0), read, ends, tuple(lengths))
+            return live.now - merged.numel() * merged.element_size()
 
 
 def _trace(model_config: Any, work: Work, context: ParallelContext) -> RowMemory:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.config.run import RunConfig
 from mmscale.config.training import StageConfig
-from mmscale.errors import UserError
+from mmscale.errors import NotHereYet, UserError
 from mmscale.methods.base import Method, StageSpec
 from mmscale.models import quantization
 from mmscale.models.assembly import ModelParts, read_parts
+from mmscale.models.connectors import connector
+from mmscale.models.counting import encoder_width
+from mmscale.models.language_model import load_model_config
 from mmscale.models.seal import is_sealed
 from mmscale.training.components import Component, ConnectorComponent, components
 
@@ -110,6 +116,7 @@ class Stage:
         self._require_quantization_fits()
         self._require_master_weights()
         self._require_mapping_fits()
+        self._require_connector_fits()
 
     def _require_quantization_fits(self) -> None:
         """UserError where a quantised language model would be trained, cut or partitioned."""
@@ -158,6 +165,15 @@ class Stage:
             raise UserError(
                 f"{self.name} trains the language model: initial_mapping is for stages that train a mapping"
             )
+
+    def _require_connector_fits(self) -> None:
+        """UserError where the connector cannot be made between these models, as far as they are here."""
+        if self.encoder is None:
+            return
+        with suppress(NotHereYet):
+            widths = encoder_width(self.encoder), int(load_model_config(self.run.language_model).hidden_size)
+            with torch.device("meta"):
+                connector(self.connector).build(*widths)
 
     @property
     def finished(self) -> bool:

@@ -15,7 +15,7 @@ import torch
 from mmscale.cli.devices import joined, started
 from mmscale.config.documents import apply_overrides
 from mmscale.config.run import RunConfig, parse_run
-from mmscale.methods import method
+from mmscale.methods import recipe
 from mmscale.parallel.world import leave
 from mmscale.runs.run import stages_up_to, train_method
 from mmscale.runs.stage_data import prepare
@@ -65,6 +65,14 @@ def configuration(folder: Path, overrides: list[str]) -> RunConfig:
                 "mapping": stage("translation", "mapping", 3e-4),
                 "augmentation": stage("problem", math, 3e-4),
             },
+            "queries": {"mapping": stage("translation", "mapping", 3e-4)},
+        },
+        "variants": {
+            "queries": {
+                "method": "mindmerger",
+                "stages": ["mapping"],
+                "connector": {"kind": "qformer", "queries": 6, "width": 32, "heads": 2, "cross_attention_every": 2},
+            }
         },
     }
     return parse_run(apply_overrides(values, overrides), "parity_worker.py")
@@ -112,10 +120,10 @@ def main() -> None:
     Trainer.run = noted  # type: ignore[method-assign]
     world = started()
     for name in run.recipes:
-        prepare(stages_up_to(run, f"{name}.{method(name).stages[-1].name}"), world)
+        prepare(stages_up_to(run, f"{name}.{recipe(run, name).stages[-1].name}"), world)
     with joined(run.parallel, world) as context:
         for name in run.recipes:
-            train_method(run, method(name), context)
+            train_method(run, recipe(run, name), context)
         (folder / f"account-{context.rank}.json").write_text(json.dumps(accounts), encoding="utf-8")
 
 

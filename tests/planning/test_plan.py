@@ -63,10 +63,12 @@ def test_the_shipped_70b_fits_and_is_one_json_object(plan):
     assert stage["steps"] == 3000 and stage["gpu_hours"] == pytest.approx(3000 * stage["step_seconds"] * 32 / 3600)
     limits = load_run("configs/mindmerger/llama2-70b-mt5-xl.yaml").recipes["mindmerger"]["mapping"].packing
     longest = limits.max_encoder_tokens + limits.max_prompt_tokens + limits.max_target_tokens
-    states = 128_000 * 300 * limits.max_encoder_tokens / longest
+    states = 128_000 * (300 - 1) * limits.max_encoder_tokens / longest  # all but the boundary
     assert stage["encoder_cache_bytes"] == pytest.approx(states * 2048 * 2, rel=1e-6), "bfloat16, 2,048 wide"
     assert 0.1 < found["mfu"] < 0.5 and found["tokens_per_s_per_gpu"] > 0
-    assert found["inference"]["memory_bytes"]["key_value_cache"] == 2 * 80 * 8 * 128 * (512 + 512) * 32 * 2 // shards
+    assert (
+        found["inference"]["memory_bytes"]["key_value_cache"] == 2 * 80 * 8 * 128 * (513 + 512 + 512) * 32 * 2 // shards
+    )
     assert found["inference"]["fits"], "cut over the tensor group, as it is evaluated"
 
 
@@ -130,7 +132,10 @@ def test_what_does_not_fit_is_said_with_numbers_and_the_layout_that_does(plan):
     said = err.replace("\n", " ")
     assert "mindmerger.mapping needs 13" in said and "GiB on each GPU, which has 74.5" in said
     remedy = said.split("the fastest layout that fits is ")[1].split()
-    code, out, _ = plan("configs/mindmerger/llama2-70b-mt5-xl.yaml", "llama-2-70b", *remedy, "--search")
+    fewer = [
+        f"evaluation.tasks.{task}.generation.batch_size=16" for task in ("mgsm", "msvamp")
+    ]  # answers need room as well
+    code, out, _ = plan("configs/mindmerger/llama2-70b-mt5-xl.yaml", "llama-2-70b", *remedy, *fewer, "--search")
     assert code == 0 and "layouts that fit" in out
 
 
@@ -201,3 +206,24 @@ def test_a_plan_takes_flash_attention_where_a_gpu_runs_it(attention, precision, 
     planner = SimpleNamespace(run=run, cluster=SimpleNamespace(gpus_per_node=gpus))
     stage = SimpleNamespace(config=StageConfig(steps=1, precision=precision), changes_language_model=True)
     assert Planner.work(planner, stage, ParallelPlan(1, 1, 0), 8, 4).flash is flash  # type: ignore[arg-type]
+
+
+def test_a_qformers_rows_activations_and_operations_are_planned(plan):
+    """Its prefix is as long whatever the text, so an example of 300 tokens holds more of the encoder's; two layers by hand."""
+    config, chosen = "configs/mindmerger/llama2-7b-mt5-xl.yaml", "connector={kind: qformer, queries: 16, width: 1024}"
+    found, plain = (json.loads(plan(config, "llama-2-7b", *more, "--json")[1]) for more in ([chosen], []))
+    stage, usual = (one["stages"]["mindmerger.mapping"] for one in (found, plain))
+    attention, crossing = (
+        4 * (1024 * 1024 + 1024) + 2 * 1024,
+        2 * (1024 * 1024 + 1024) + 2 * (2048 * 1024 + 1024) + 2048,
+    )
+    forward = 2 * 4 * 1024 * 1024 + 4 * 1024 + 1024 + 2 * 1024
+    elements = 2 * (attention + crossing + forward) + 16 * 1024 + 2 * 1024 + 1024 * 4096 + 4096 + 4096
+    assert found["parameters"]["connector"] == elements
+    limits = load_run(config).recipes["mindmerger"]["mapping"].packing
+    text = limits.max_prompt_tokens + limits.max_target_tokens
+    states = 128_000 * (300 - 17) * limits.max_encoder_tokens / text
+    assert stage["encoder_cache_bytes"] == pytest.approx(states * 2048 * 2, rel=1e-6)
+    assert stage["memory_bytes"]["connector_activations"] > usual["memory_bytes"]["connector_activations"] > 0
+    short, long = (one["inference"]["memory_bytes"]["key_value_cache"] for one in (found, plain))
+    assert long - short == 2 * 32 * 4096 * (513 - 17) * 32 * 2, "keys and values of 32 layers, a batch of 32, bfloat16"

@@ -131,6 +131,8 @@ def test_the_ablations_of_a_paper_are_one_run():
         ("linear.augmentation", "linear", "tinyworld_math"),
         ("mlp3.mapping", "mlp3", "mapping"),
         ("mlp3.augmentation", "mlp3", "tinyworld_math"),
+        ("qformer.mapping", '{"heads": 4, "kind": "qformer", "queries": 16}', "mapping"),
+        ("qformer.augmentation", '{"heads": 4, "kind": "qformer", "queries": 16}', "tinyworld_math"),
     ]
     assert asked_prompts(run) == {"tinyworld_math", "replacement"}, (
         "no one is asked by the mapping stage's empty prompt"

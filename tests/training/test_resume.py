@@ -38,7 +38,13 @@ HERE = ParallelContext(device=torch.device("cpu"))
 
 
 def make_trainer(
-    folder: Path, merged: bool = True, seed: int = 1, fingerprint: str = "same", trackers=None, **changes
+    folder: Path,
+    merged: bool = True,
+    seed: int = 1,
+    fingerprint: str = "same",
+    trackers=None,
+    joined_by: str = "mlp",
+    **changes,
 ) -> Trainer:
     settings = {
         "steps": STEPS,
@@ -48,7 +54,7 @@ def make_trainer(
     }
     settings |= {"optimizer": OptimizerConfig(learning_rate=1e-2, schedule="cosine", warmup_share=0.1)}
     config = StageConfig(**(settings | changes))
-    model = random_merged("llama", "t5" if merged else None).float()
+    model = random_merged("llama", "t5" if merged else None, joined_by=joined_by).float()
     model.requires_grad_(False)
     (model.connector if merged else model.language_model).requires_grad_(True)
     generator = random.Random(4)
@@ -61,6 +67,7 @@ def make_trainer(
             encoder_ids=tuple(ids) if merged else (),
             language="sw",
             origin=f"row:{number}",
+            prefix_length=model.prefix_length(len(ids)) if merged else 0,
         )
 
     data = TrainingData([example(i) for i in range(50)], [example(i) for i in range(8)], SpecialTokens(1, 2))
@@ -93,13 +100,23 @@ def stop_at(trainer: Trainer, step: int) -> None:
         trainer.run()
 
 
-@pytest.mark.parametrize("merged", [True, False])
-def test_stopped_anywhere_and_resumed_equals_uninterrupted(tmp_path, merged):
-    straight = make_trainer(tmp_path / "straight", merged).run()
-    for stop in (1, 5, 13):
+QUERIES = '{"kind": "qformer", "layers": 1, "queries": 3}'
+
+
+@pytest.mark.parametrize(
+    ("merged", "joined_by", "stops"),
+    [
+        (True, "mlp", (1, 5, 13)),
+        (False, "mlp", (1, 5, 13)),
+        pytest.param(True, QUERIES, (7,), marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_anywhere_and_resumed_equals_uninterrupted(tmp_path, merged, joined_by, stops):
+    straight = make_trainer(tmp_path / "straight", merged, joined_by=joined_by).run()
+    for stop in stops:
         folder = tmp_path / f"stop-{stop}"
-        stop_at(make_trainer(folder, merged), stop)
-        resumed = make_trainer(folder, merged).run()
+        stop_at(make_trainer(folder, merged, joined_by=joined_by), stop)
+        resumed = make_trainer(folder, merged, joined_by=joined_by).run()
         assert same(straight, resumed), stop
         losses = [
             [(r["step"], r["loss"]) for r in read_metrics(f / "metrics.jsonl") if "loss" in r]

@@ -25,7 +25,7 @@ from mmscale.models.packed_layout import PackedLayout
 
 _EPSILON = 1e-12
 _DEVIATION = 0.02
-"""Of matrices and queries at first, as BERT's."""
+"""Standard deviation of matrices and queries at first, as BERT's."""
 
 
 class QFormerSettings(ConnectorSettings):
