@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +10,14 @@ import torch
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.config.run import RunConfig
 from mmscale.config.training import StageConfig
-from mmscale.errors import NotHereYet, UserError
+from mmscale.errors import UserError
 from mmscale.methods.base import Method, StageSpec
 from mmscale.models import quantization
 from mmscale.models.assembly import ModelParts, read_parts
 from mmscale.models.connectors import connector
 from mmscale.models.counting import encoder_width
 from mmscale.models.language_model import load_model_config
+from mmscale.models.loading import resolve_path
 from mmscale.models.seal import is_sealed
 from mmscale.training.components import Component, ConnectorComponent, components
 
@@ -167,13 +167,16 @@ class Stage:
             )
 
     def _require_connector_fits(self) -> None:
-        """UserError where the connector cannot be made between these models, as far as they are here."""
-        if self.encoder is None:
+        """UserError where the connector cannot be made between these models; nothing where one is no folder here: the hub is
+        not asked before anything is wanted of it."""
+        language_model = self.run.language_model
+        if self.encoder is None or not all(
+            Path(resolve_path(one.path)).is_dir() for one in (self.encoder, language_model)
+        ):
             return
-        with suppress(NotHereYet):
-            widths = encoder_width(self.encoder), int(load_model_config(self.run.language_model).hidden_size)
-            with torch.device("meta"):
-                connector(self.connector).build(*widths)
+        widths = encoder_width(self.encoder), int(load_model_config(language_model).hidden_size)
+        with torch.device("meta"):
+            connector(self.connector).build(*widths)
 
     @property
     def finished(self) -> bool:
