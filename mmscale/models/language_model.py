@@ -26,6 +26,14 @@ from mmscale.models.weights import SafetensorsWeights, checkpoint_files
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.tensor import TensorParallelState, require_divisible, shard_model
 from mmscale.parallel.zero import Partition
+from mmscale.progress import say
+
+_DECISIVE = (
+    *("repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
+    *("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id"),
+    *("forced_eos_token_id", "min_length", "min_new_tokens", "num_beams", "penalty_alpha", "guidance_scale"),
+    *("exponential_decay_length_penalty", "stop_strings"),
+)
 
 
 class LanguageModel(nn.Module):
@@ -156,6 +164,20 @@ def configured_stops(causal_lm: Any) -> list[Any]:
     return [index for index in (ids if isinstance(ids, (list, tuple)) else [ids]) if index is not None]
 
 
+_NEUTRAL = (None, 0, 1, False)
+
+
+def _say_unread(path: str, causal_lm: Any) -> None:
+    """Say what generation_config.json sets that changes even a greedy answer in transformers: asking alone decides here."""
+    settings = getattr(causal_lm, "generation_config", None)
+    unread = [name for name in _DECISIVE if getattr(settings, name, None) not in _NEUTRAL]
+    if unread:
+        say(
+            f"warning: {path}: generation_config.json sets {', '.join(unread)}, of which nothing is used: answers are as "
+            f"asked for (repetition_penalty, stop, max_new_tokens)"
+        )
+
+
 def context_length(model_config: Any) -> int:
     """Tokens that a sequence may have. Where rotations change with the longest sequence of a pass (dynamic, longrope), those
     that it may have before they do: packed with others, or grown since its first tokens, it would have theirs.
@@ -215,9 +237,11 @@ def load_language_model(
         quantization.compute_in_own_dtype(model, config)
     require_finite(model, files, config.path, context)
     tokenizer = load_tokenizer(config)
-    require_fitting(config, tokenizer, model.config, configured_stops(model))
+    stops = configured_stops(model)
+    require_fitting(config, tokenizer, model.config, stops)
     if context.is_first:
-        say_doubts(config.path, tokenizer, model.config)
+        say_doubts(config, tokenizer, model.config, stops)
+        _say_unread(config.path, model)
     specials = special_tokens(tokenizer, model.config, config.bos_token, config.eos_token)
     return LanguageModel(model, tokenizer, specials, tensor_parallel)
 

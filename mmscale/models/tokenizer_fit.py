@@ -6,15 +6,27 @@ Another model's tokenizer with ids that fit is not always known; where a file of
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from mmscale.config.model import LanguageModelConfig
 from mmscale.errors import UserError
+from mmscale.models.loading import found_file
 from mmscale.progress import say
 
 _MARK = re.compile(r"<(?!0x[0-9A-F]{2}>).+>|\[.+\]")
 """How control tokens are written where no file calls them special; bytes are no control tokens."""
+_TOKENIZER = "tokenizer.json"
+_PROBES = (
+    "Anna has 12 apples.\nShe buys  5.",
+    " Wie viele?",
+    "Ana mapera 1234",
+    "十二个苹果",
+    "\u0e21\u0e35\u0e01\u0e35\u0e48",
+)
+"""Words, spaces, lines, figures and scripts that tokenizers differ in."""
 _FEW = 0.75
 """Share of a model's rows that a tokenizer uses at least: padding makes up a few per cent of them."""
 
@@ -26,12 +38,12 @@ def require_fitting(config: LanguageModelConfig, tokenizer: Any, model_config: A
     """
     rows = int(model_config.vocab_size)
     special = set(tokenizer.all_special_ids)
-    largest = max(index for index in tokenizer.get_vocab().values() if index not in special)
-    if largest >= rows:
-        raise UserError(
-            f"{config.path}: the tokenizer has ids up to {largest} but the model embeds {rows}: use the tokenizer that "
-            f"belongs to it"
-        )
+    for name, index in tokenizer.get_vocab().items():
+        if index >= rows and (index not in special or not _MARK.fullmatch(name)):
+            raise UserError(
+                f"{config.path}: the tokenizer has the id {index} for {name!r:.60} but the model embeds {rows}: use the "
+                f"tokenizer that belongs to it"
+            )
     for index in stops:
         _require_end(config.path, "generation_config.json", tokenizer, index, rows)
     if config.eos_token is None:
@@ -42,9 +54,10 @@ def require_fitting(config: LanguageModelConfig, tokenizer: Any, model_config: A
             _require_mark(config.path, "config.json begins text with", tokenizer, index)
 
 
-def doubts(path: str, tokenizer: Any, model_config: Any) -> list[str]:
+def doubts(config: LanguageModelConfig, tokenizer: Any, model_config: Any, stops: Iterable[Any]) -> list[str]:
     """What speaks against a tokenizer and may yet be right: a sentence each."""
-    sentences = []
+    path = config.path
+    sentences = [*_other_end(config, tokenizer, model_config, stops), *_cut_otherwise(config, tokenizer)]
     own, said = tokenizer.bos_token_id, _listed(getattr(model_config, "bos_token_id", None))
     if own is not None and said and own not in said:
         sentences.append(
@@ -59,8 +72,37 @@ def doubts(path: str, tokenizer: Any, model_config: Any) -> list[str]:
     return sentences
 
 
-def say_doubts(path: str, tokenizer: Any, model_config: Any) -> None:
-    for doubt in doubts(path, tokenizer, model_config):
+def _other_end(config: LanguageModelConfig, tokenizer: Any, model_config: Any, stops: Iterable[Any]) -> Iterator[str]:
+    own, said = tokenizer.eos_token_id, [*_listed(getattr(model_config, "eos_token_id", None)), *stops]
+    if config.eos_token is None and own is not None and said and own not in said:
+        yield (
+            f"{config.path}: its tokenizer ends text with {_name(tokenizer, own)}, which is taken, the model's own files with "
+            f"{_name(tokenizer, said[0])}: set language_model.eos_token if it is the other"
+        )
+
+
+def _cut_otherwise(config: LanguageModelConfig, tokenizer: Any) -> Iterator[str]:
+    """Whether transformers, told by tokenizer_config.json of another class, makes of tokenizer.json what it does not say."""
+    file = found_file(config, _TOKENIZER)
+    if file is None or getattr(tokenizer, "backend_tokenizer", None) is None:
+        return
+    as_written = Tokenizer.from_file(str(file))
+    as_written.no_truncation()
+    as_written.no_padding()
+    for text in _PROBES:
+        if (
+            as_written.encode(text, add_special_tokens=False).ids
+            != tokenizer(text, add_special_tokens=False)["input_ids"]
+        ):
+            yield (
+                f"{config.path}: tokenizer_config.json ({type(tokenizer).__name__}) cuts {text!r} otherwise than {_TOKENIZER} "
+                f"does: make sure that its tokenizer_class is the one that the model was trained with"
+            )
+            return
+
+
+def say_doubts(config: LanguageModelConfig, tokenizer: Any, model_config: Any, stops: Iterable[Any]) -> None:
+    for doubt in doubts(config, tokenizer, model_config, stops):
         say(f"warning: {doubt}")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +15,13 @@ from mmscale.config.run import RunConfig
 from mmscale.data.loading import load_records
 from mmscale.data.packing import DataParallelRank, StepOrder
 from mmscale.data.prompts import require_readable, template
-from mmscale.errors import NotHereYet
+from mmscale.errors import NotHereYet, UserError
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.solving import require_scorable
 from mmscale.execution.room import set_up
 from mmscale.models.connectors import connector
 from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
+from mmscale.models.language_model import context_length, load_model_config
 from mmscale.parallel.zero import deepspeed_json
 from mmscale.runs.run import asked_prompts, stages_of
 from mmscale.runs.stage import Stage
@@ -89,6 +93,7 @@ def stage_tokens(stage: Stage) -> dict[str, Any]:
 
 def dry_run(run: RunConfig) -> dict[str, Any]:
     """Everything that can be known before training. What is not here yet is named; a mistake is a UserError."""
+    _require_place(run.directory)
     parameters = _parameters(run)
     stages: dict[str, Any] = {}
     for stage in stages_of(run):
@@ -109,9 +114,30 @@ def dry_run(run: RunConfig) -> dict[str, Any]:
     }
 
 
+def _require_place(folder: Path) -> None:
+    """UserError where a folder can't be made, by what is there of the way to it."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"output_dir {folder}: {there} is no folder that can be written into: choose another")
+
+
+def _require_context(run: RunConfig, name: str) -> None:
+    """UserError where answers alone are longer than the language model can go on."""
+    longest, tokens = 0, run.evaluation.tasks[name].generation.max_new_tokens
+    with contextlib.suppress(NotHereYet):
+        longest = context_length(load_model_config(run.language_model))
+    if longest and tokens >= longest:
+        raise UserError(
+            f"evaluation.tasks.{name}.generation.max_new_tokens: {tokens} new tokens exceed the context of {longest}: "
+            f"lower it"
+        )
+
+
 def _task(run: RunConfig, name: str) -> dict[str, Any]:
     """Problems of each language of a task, or what is missing; UserError where it could not be scored or asked."""
     task = run.evaluation.tasks[name]
+    if task.scoring == "generation" and run.evaluation.answerer == "local":
+        _require_context(run, name)
     entry: dict[str, Any] = {"source": task.data.source}
     if (running := rule(task.rule).running) is not None:
         set_up(run.execution)

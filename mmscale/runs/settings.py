@@ -81,6 +81,9 @@ def _changes(before: Any, now: Any, key: str) -> Iterator[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         for name in dict.fromkeys([*before, *now]):
             yield from _changes(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now) and key:
+        for place, (one, other) in enumerate(zip(before, now, strict=True)):
+            yield from _changes(one, other, f"{key}.{place}")
     elif before != now and key == "the model it starts from":
         yield f"{key} is another one"
     elif before != now:

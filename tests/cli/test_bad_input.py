@@ -151,7 +151,7 @@ def test_a_dry_run_fails_on_mistakes_and_not_on_what_is_not_here_yet(tmp_path, c
     config = tmp_path / "run.yaml"
     config.write_text(
         "name: dry\nlanguages: [en]\nmethods: []\nlanguage_model: {path: 'tinyworld:llm'}\n"
-        f"evaluation: {{tasks: {{t: {{data: {{source: gsm8k, path: {rows}, languages: [en]}}, prompt: alpaca}}}}}}\n",
+        f"evaluation: {{tasks: {{t: {{data: {{source: gsm8k, path: {rows}, languages: [en]}}, prompt: alpaca, generation: {{max_new_tokens: 16}}}}}}}}\n",
         encoding="utf-8",
     )
     dry = ["run", str(config), "--dry-run", "--json"]
@@ -166,6 +166,8 @@ def test_a_dry_run_fails_on_mistakes_and_not_on_what_is_not_here_yet(tmp_path, c
         ("evaluation.tasks.t.prompt=alpac", "did you mean 'alpaca'"),
         ("evaluation.tasks.t.rule=exakt", "did you mean 'exact'"),
         (f"{path}={tmp_path}", "no file for language 'en'"),
+        (f"output_dir={rows}/run", f"{rows} is no folder that can be written into"),
+        ("evaluation.tasks.t.generation.max_new_tokens=5000", "5000 new tokens exceed the context of"),
         ("language_model.path=tinyworld:absent", "there is no embedded model"),
     ):
         assert main([*dry, mistake]) == 2
@@ -202,7 +204,7 @@ def test_a_dry_run_fails_on_mistakes_and_not_on_what_is_not_here_yet(tmp_path, c
         (["evaluate", "--predictions", "/proc/self/mem"], "cannot read /proc/self/mem"),
         (["data", "preview", QUICK, "mindmerger.mapping", "--rows", "0"], "--rows"),
         (["data", "stats", "tinyworld", "somewhere"], "leave its path out"),
-        (["data", "stats", "tinyworld", "--split", "tset"], "split be train or test, not tset"),
+        (["data", "stats", "tinyworld", "--split", "tset"], "split must be train or test, not tset"),
         (["data", "stats", "tinyworld", "--languages", "en", "--limit", "3", "--png", "."], "names no file"),
         (["data", "tokenize", QUICK, "--processes", str(10**30)], "--processes"),
         (["convert", "x", "y.bin", "--dtype", "float16"], "--dtype is of no use with a mapping"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -20,6 +21,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
+from mmscale import logs
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.data.packing import EncoderRow
 from mmscale.errors import UserError
@@ -52,7 +54,7 @@ def test_a_language_model_folder_gives_the_same_logits_as_transformers(tmp_path,
 def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path, tinyworld_tokenizers):
     random_causal_lm("llama", "sdpa").save_pretrained(tmp_path)
     tinyworld_tokenizers[0].save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=f"tokenizer has ids up to 2047 but the model embeds {VOCABULARY}"):
+    with pytest.raises(UserError, match=f"but the model embeds {VOCABULARY}"):
         load_language_model(LanguageModelConfig(path=str(tmp_path)), HERE)
 
 
@@ -81,6 +83,30 @@ def test_a_damaged_file_beside_the_weights_is_named(tmp_path, name, text, said):
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=re.escape(said)):
         load_language_model(LanguageModelConfig(path=str(tmp_path)), HERE)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("tokenizer_config.json", {"extra_special_tokens": {"x": "apples"}}, "the id 2048 for 'apples'"),
+        ("tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer"}, "otherwise than tokenizer.json"),
+        ("tokenizer_config.json", {"eos_token": "1"}, "its tokenizer ends text with 1, which is taken"),
+        ("generation_config.json", {"suppress_tokens": [5]}, "sets suppress_tokens, of which nothing is used"),
+        ("generation_config.json", {"temperature": 2.0, "do_sample": True, "num_beams": 1}, ""),
+    ],
+)
+def test_what_a_file_says_beside_the_weights_is_refused_or_said(tmp_path, capsys, name, change, said):
+    """None of it changes what is asked for, and none of it goes unsaid where it would change an answer."""
+    shutil.copytree(resolve_path("tinyworld:llm"), tmp_path, dirs_exist_ok=True)
+    values = json.loads((tmp_path / name).read_text())
+    (tmp_path / name).write_text(json.dumps({**values, **change}))
+    with logs.session():
+        try:
+            load_language_model(LanguageModelConfig(path=str(tmp_path)), HERE)
+            told = "".join(line for line in capsys.readouterr().err.splitlines() if "warning" in line)
+        except UserError as error:
+            told = str(error)
+    assert said in told and bool(said) == bool(told)
 
 
 def test_an_explicit_flash_attention_without_a_gpu_is_refused():

@@ -26,11 +26,10 @@ _FORMS = ("problem", "program", "translation", "document")
 def _rows(request: SourceRequest) -> Rows:
     if request.language not in MGSM_LANGUAGES:
         raise UserError(f"tinyworld has no language '{request.language}': it has {', '.join(MGSM_LANGUAGES)}")
-    if request.path or request.split not in _SPLITS:
-        raise UserError(
-            f"tinyworld is made and not read: leave its path out, and let split be {' or '.join(_SPLITS)}, not "
-            f"{request.split}"
-        )
+    if request.path:
+        raise UserError(f"tinyworld is made and not read: leave its path out, which is {request.path}")
+    if request.split not in _SPLITS:
+        raise UserError(f"tinyworld: split must be {' or '.join(_SPLITS)}, not {request.split}")
     if request.options.get("form", "problem") not in _FORMS:
         raise UserError(f"tinyworld: options.form must be one of {', '.join(_FORMS)}")
     count, seed = request.limit or _DEFAULT_COUNT, request.options.get("seed", 0)
