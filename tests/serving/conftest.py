@@ -28,8 +28,8 @@ class Served:
 
         return openai.OpenAI(base_url=self.url, api_key="none", max_retries=0, timeout=120, **more)
 
-    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        self.process.send_signal(number)
+    def stop(self) -> tuple[int, str]:
+        self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60), self.process.stderr.read()
 
 
