@@ -166,9 +166,9 @@ def public_tokenizer(public_data, tmp_path_factory):
             specials = {"<|begin_of_text|>": 128000, "<|end_of_text|>": 128001}
             named = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
             tokenizer = _tiktoken(folder / "llama3" / "tokenizer.model", specials, None, **named)
-            return tokenizer, LlamaConfig(bos_token_id=128000, eos_token_id=128001)
+            return tokenizer, LlamaConfig(vocab_size=128256, bos_token_id=128000, eos_token_id=128001)
         specials = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645}
         tokenizer = _tiktoken(folder / "qwen" / "qwen.tiktoken", specials, _QWEN_PATTERN, eos_token="<|im_end|>")
-        return tokenizer, Qwen2Config(bos_token_id=151643, eos_token_id=151645)
+        return tokenizer, Qwen2Config(vocab_size=151936, bos_token_id=151643, eos_token_id=151645)
 
     return load

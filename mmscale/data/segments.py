@@ -33,10 +33,12 @@ class EncoderTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids that begin and end a sequence of one language model."""
+    """Ids that begin and end a sequence of one language model, and those that it knows."""
 
     bos: int
     eos: int
+    rows: int | None = None
+    """Ids below it have an embedding; None where that is not known."""
 
 
 def special_tokens(
@@ -47,9 +49,8 @@ def special_tokens(
     Qwen tokenizers name no BOS; their model config does (`<|endoftext|>`). Raises UserError when a
     token is named nowhere or is not in the vocabulary.
     """
-    return SpecialTokens(
-        _special(tokenizer, "bos", bos_token, model_config), _special(tokenizer, "eos", eos_token, model_config)
-    )
+    bos, eos = _special(tokenizer, "bos", bos_token, model_config), _special(tokenizer, "eos", eos_token, model_config)
+    return SpecialTokens(bos, eos, getattr(model_config, "vocab_size", None))
 
 
 def _special(tokenizer: Any, role: str, named: str | None, model_config: Any) -> int:
@@ -192,6 +193,8 @@ class ExampleTokenizer:
                 target_ids, cut = target_ids[: self.limits.max_target_tokens], True
             elif with_target:
                 target_ids = [*target_ids, self.specials.eos]
+            self._require_embedded(prompt_ids, record)
+            self._require_embedded(target_ids, record)
             examples.append(
                 TokenizedExample(
                     prompt_ids=tuple(prompt_ids),
@@ -204,6 +207,15 @@ class ExampleTokenizer:
                 )
             )
         return examples
+
+    def _require_embedded(self, ids: Sequence[int], record: Record) -> None:
+        """UserError where a text spells a token that the model has no row for, such as a padding token added to its tokenizer."""
+        rows = self.specials.rows
+        if rows is not None and ids and max(ids) >= rows:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise UserError(
+                f"{record.origin}: the text holds {token!r}, a token that the model has no embedding for: write it otherwise"
+            )
 
     def _whole(self, prompts: list[Prompt]) -> list[tuple[str, list[int], bool]]:
         texts = [prompt.text for prompt in prompts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+from transformers import LlamaConfig
 
 from mmscale import registry
 from mmscale.config.data import PackingConfig
@@ -169,6 +170,19 @@ def test_every_template_refuses_records_that_it_would_not_show_whole():
             else:
                 with pytest.raises(UserError, match=f"prompt {name} reads"):
                     require_readable(one, [record])
+
+
+def test_a_token_that_the_model_has_no_row_for_is_refused_where_a_text_spells_it(tinyworld_tokenizers):
+    """A padding token that only the tokenizer knows: embedded, it is an IndexError, or the end of a GPU's context."""
+    tokenizer = copy.deepcopy(tinyworld_tokenizers[0])
+    specials = special_tokens(tokenizer, LlamaConfig(vocab_size=len(tokenizer)))
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    make = ExampleTokenizer(tokenizer, specials, template("tinyworld_math"), limits())
+    for question, rationale in (("How many [PAD]?", "2"), ("How many?", "2 [PAD]")):
+        with pytest.raises(
+            UserError, match=r"file:1: the text holds '\[PAD\]', a token that the model has no embedding for"
+        ):
+            make([Problem(question=question, language="en", answer="2", rationale=rationale, origin="file:1")])
 
 
 ENDLESS = f"{3 * '{% for a in range(99999) %}'}{3 * '{% endfor %}'}"
