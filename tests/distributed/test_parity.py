@@ -90,11 +90,10 @@ MORE = {
     ("count", "stage", "degree", "more"),
     [
         (2, 0, 1, ""),
-        (2, 1, 1, ""),
         (2, 2, 1, "offload-optimizer"),
         (2, 3, 1, "offload-all"),
         (2, 0, 2, ""),
-        *(pytest.param(2, stage, 1, "", marks=SLOW) for stage in (2, 3)),
+        *(pytest.param(2, stage, 1, "", marks=SLOW) for stage in (1, 2, 3)),
         *(pytest.param(4, stage, 1, "", marks=SLOW) for stage in (0, 1, 2, 3)),
         *(pytest.param(4, stage, 2, "", marks=SLOW) for stage in (0, 1, 2, 3)),
         *(pytest.param(4, stage, 2, "sequence", marks=SLOW) for stage in (0, 1, 2, 3)),
