@@ -19,7 +19,7 @@ from mmscale.errors import BadRow, LeftOut, UserError
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.prediction_forms import parts_of
 from mmscale.evaluation.predictions import read, require_scorable, score, verdict
-from mmscale.storage.reading import read_json
+from mmscale.storage.reading import read_json_object
 
 from .recording import record
 
@@ -50,7 +50,9 @@ def published(path: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[float | No
         verdicts = [bool(row[key]) for row in rows]
         return sum(verdicts) / len(verdicts), verdicts
     metrics = path.with_name("metrics.json")
-    said = read_json(metrics, "it came with the predictions: take it from there again") if metrics.is_file() else {}
+    said = (
+        read_json_object(metrics, "it came with the predictions: take it from there again") if metrics.is_file() else {}
+    )
     return said.get("exact_match"), []
 
 
@@ -84,6 +86,8 @@ def measure(folders: Sequence[Path]) -> dict[str, Any]:
             raise UserError(
                 f"{folder} has no prediction file: rows need a response and a gold answer (docs/formats.md)"
             )
+        if both := sorted(here.keys() & tables.keys()):
+            raise UserError(f"{folder} has {both[0]} as another folder has: score them one after the other")
         tables |= here
     return tables
 

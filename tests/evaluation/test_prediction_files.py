@@ -103,10 +103,12 @@ def test_published_predictions_are_scored_beside_their_own_verdicts(tmp_path, mo
         "predictions_Swahili.jsonl": ("proxy_gsm", 0.5, 1.0, None),
     }
     (tmp_path / "empty").mkdir()
-    monkeypatch.setattr(sys, "argv", ["published-predictions", str(tmp_path / "empty")])
-    with pytest.raises(SystemExit, match="2"):
-        published_predictions.main()
-    assert "no prediction file" in capsys.readouterr().err
+    twice = [str(tmp_path), str(tmp_path)]
+    for folders, said in (([str(tmp_path / "empty")], "no prediction file"), (twice, "as another folder has")):
+        monkeypatch.setattr(sys, "argv", ["published-predictions", *folders])
+        with pytest.raises(SystemExit, match="2"):
+            published_predictions.main()
+        assert said in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_mindmergers_classifications_are_scored_by_their_prediction(tmp_path, capsys):
