@@ -89,6 +89,7 @@ KINDS: dict[str, Kind] = {
             "mlp3": "mmscale.models.connectors.layers:MLP3",
             "qformer": "mmscale.models.connectors.qformer:CONNECTOR",
             "langbridge": "mmscale.models.connectors.layers:LANGBRIDGE",
+            "layalign": "mmscale.models.connectors.layalign:CONNECTOR",
         },
     ),
     "methods": Kind(
@@ -96,7 +97,7 @@ KINDS: dict[str, Kind] = {
         "mmscale.methods.base:Method",
         {
             name: f"mmscale.methods.{name}:METHOD"
-            for name in ("question_alignment", "mindmerger", "multilingual_cot", "langbridge")
+            for name in ("question_alignment", "mindmerger", "multilingual_cot", "langbridge", "layalign")
         },
     ),
     "tasks": Kind(

@@ -31,7 +31,7 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from mmscale.data.segments import SpecialTokens
 from mmscale.models.attention import PACKED_SDPA
-from mmscale.models.connectors import connector
+from mmscale.models.connectors import Depths, connector
 from mmscale.models.encoders import Encoder
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
@@ -107,10 +107,12 @@ def random_merged(
     language_model = LanguageModel(random_causal_lm(family, attention), None, SpecialTokens(1, 2))
     if encoder is None:
         return MergedModel(language_model)
+    kind, reads = connector(joined_by), random_encoder(encoder)
+    reads.all_layers = kind.reads_all_layers
     torch.manual_seed(7)
-    mapping = connector(joined_by).build(24, 32).double()
-    torch.nn.init.normal_(mapping.end_boundary)
-    return MergedModel(language_model, random_encoder(encoder), mapping)
+    mapping = kind.build(24, 32, Depths(reads.depth, language_model.depth)).double()
+    torch.nn.init.normal_(next(value for name, value in mapping.named_parameters() if name.endswith("end_boundary")))
+    return MergedModel(language_model, reads, mapping)
 
 
 @pytest.fixture(scope="session")

@@ -218,9 +218,11 @@ def models_in_memory(
 
 
 def _stepper(model: MergedModel, vocabulary: Tensor | None = None) -> ModelStepper:
-    """Recording its steps where the device can; a model that is cut over ranks runs unrecorded."""
+    """Recording its steps where the device can; a model that is cut over ranks, or whose layers read encoder states, runs
+    unrecorded."""
     lm = model.language_model
-    return ModelStepper(model, vocabulary=vocabulary, recorder=None if lm.is_tensor_parallel else recorder(lm.device))
+    unrecorded = lm.is_tensor_parallel or model.layers_read
+    return ModelStepper(model, vocabulary=vocabulary, recorder=None if unrecorded else recorder(lm.device))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,8 @@ class ModelStepper:
         """`vocabulary` int64 [V]: this model's id of each token of the others, where it has ids of its own. `recorder`
         records steps of few tokens and replays them.
         """
+        if recorder is not None and model.layers_read:
+            raise ValueError("a recording reads fixed memory, and that of encoder texts grows with them")
         self.model, self.prefill_tokens, self.vocabulary = model, prefill_tokens, vocabulary
         self.cache: KeyValueCache | None = None
         self._shared: SharedPrefix | None = None
@@ -60,7 +62,7 @@ class ModelStepper:
         """Room for so many sequences of so many tokens; nothing runs afterwards."""
         held = self.cache
         if held is not None and held.slots == slots and held.capacity >= capacity:
-            held.lengths.clear()
+            held.clear()
         else:
             self.cache = self.model.language_model.new_cache(slots, capacity)
             self._replay = GraphRunner(self._forward, self.cache, self._recorder) if self._recorder else None
@@ -108,9 +110,10 @@ class ModelStepper:
         self, prompts: Sequence[TokenizedExample], cache: KeyValueCache, shared: SharedPrefix | None = None
     ) -> Tensor:
         lm = self.model.language_model
+        memory = None
         if shared is None:
             row = pack(prompts, lm.specials).to(lm.device)
-            inputs, lengths = self.model.merged_inputs(row), row.lengths
+            (inputs, memory), lengths = self.model.merged_inputs(row), row.lengths
             new = cache.admit(lengths)
         else:
             inputs, lengths = self._behind(shared, prompts)
@@ -119,7 +122,7 @@ class ModelStepper:
         first = PackedLayout(tuple(lengths) if len(prompts) > 1 else (min(limit, inputs.shape[0]),), inputs.device)
         last = tensor_on(lm.device, lengths).cumsum(0) - 1
         read, layout = (last if limit >= inputs.shape[0] else None), (first if shared is None else None)
-        hidden = lm.hidden(inputs[:limit], new.places[:limit], layout, cache, _part(new, 0, limit), read)
+        hidden = lm.hidden(inputs[:limit], new.places[:limit], layout, cache, _part(new, 0, limit), read, memory)
         for begin in range(limit, inputs.shape[0], limit):
             end = begin + limit
             hidden = lm.hidden(inputs[begin:end], new.places[begin:end], None, cache, _part(new, begin, end))
@@ -132,7 +135,7 @@ class ModelStepper:
             ids = [token for one in prompts for token in one.prompt_ids[len(shared.prompt_ids) :]]
             return lm.embed(tensor_on(lm.device, ids)), lengths
         row = pack(prompts, lm.specials).to(lm.device)
-        return self.model.merged_inputs(row)[row.position_ids >= shared.length], lengths
+        return self.model.merged_inputs(row).rows[row.position_ids >= shared.length], lengths
 
     def continued(self, slots: Sequence[int], targets: Sequence[Sequence[int]]) -> Tensor:
         """Hidden states [N, D] of the tokens of targets, end to end, each behind the sequence in its slot; the sequences

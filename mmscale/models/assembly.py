@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from mmscale.config.model import DEFAULT_CONNECTOR, EncoderConfig, LanguageModelConfig
 from mmscale.config.prompt import is_written, written
 from mmscale.errors import NotHereYet, UserError
-from mmscale.models.connectors import connector
-from mmscale.models.counting import encoder_width
+from mmscale.models.connectors import Depths, connector
+from mmscale.models.counting import encoder_depth, encoder_width
 from mmscale.models.encoders import load_encoder, load_encoder_tokenizer
 from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.identity import ANSWERING, Digests, digests, file_digest, require_same
@@ -226,14 +226,15 @@ def assemble(
         model = MergedModel(language_model)
         freeze(model)
         return model, None
-    encoder = load_encoder(parts.encoder, context.device) if with_encoder else None
     kind = connector(parts.connector)
+    encoder = load_encoder(parts.encoder, context.device, kind.reads_all_layers) if with_encoder else None
     if parts.mapping:
         joins = kind.read(Path(parts.mapping))
     else:
         width = encoder_width(parts.encoder)
         torch.manual_seed(seed)
-        joins = kind.build(width, language_model.width)
+        depths = Depths(encoder_depth(parts.encoder), language_model.depth)
+        joins = kind.build(width, language_model.width, depths)
     model = MergedModel(language_model, encoder, joins.to(context.device))
     freeze(model)
     return model, load_encoder_tokenizer(parts.encoder)

@@ -11,7 +11,7 @@ Legend: N new tokens, Q of each sequence, B sequences, H heads, K key/value head
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ from mmscale.errors import UserError
 from mmscale.models import varlen
 from mmscale.models.key_value_cache import KeyValueCache, NewTokens
 from mmscale.models.packed_layout import PackedLayout
+
+if TYPE_CHECKING:
+    from mmscale.models.layer_fusion import FusedAttention, HeldAttention
 
 PACKED_SDPA = "mmscale_packed_sdpa"
 PACKED_FLASH = "mmscale_packed_varlen"
@@ -34,19 +37,27 @@ PACKED_TORCH_OR_SDPA = "mmscale_packed_torch_varlen_or_sdpa"
 torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def _cached(
-    query_NHD: Tensor, keys: Tensor, values: Tensor, new: NewTokens, scaling: float, window: int | None
+def held_attention(
+    query_NHD: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, new: NewTokens, scaling: float
 ) -> Tensor:
-    """New tokens against all that came before them in their sequences: [N, H, D].
+    """New tokens against keys and values [B, K, M, D] that are held for their sequences: [N, H, D].
 
-    The query heads that share a key head are laid one after another, as more queries of it: asked to group them itself
-    under a mask, torch repeats keys and values for each (its only kernel that groups under a mask is the plain one).
+    `mask` is bool [B, 1, 1 or H / K * Q, M]. The query heads that share a key head are laid one after another, as more queries
+    of it: asked to group them itself under a mask, torch repeats keys and values for each (its only kernel that groups under
+    a mask is the plain one).
     """
     queries = new.by_sequence(query_NHD).transpose(1, 2)  # [B, H, Q, D]
     shared = queries.reshape(new.count, keys.shape[1], -1, queries.shape[3])  # [B, K, H / K * Q, D]
-    mask = new.visible(window, queries.shape[1] // keys.shape[1])
     out = F.scaled_dot_product_attention(shared, keys, values, attn_mask=mask, scale=scaling)
     return new.end_to_end(out.reshape(queries.shape).transpose(1, 2))
+
+
+def _cached(
+    query_NHD: Tensor, keys: Tensor, values: Tensor, new: NewTokens, scaling: float, window: int | None
+) -> Tensor:
+    """New tokens against all that came before them in their sequences: [N, H, D]."""
+    mask = new.visible(window, query_NHD.shape[1] // keys.shape[1])
+    return held_attention(query_NHD, keys, values, mask, new, scaling)
 
 
 def as_autocast(rows: list[Tensor]) -> list[Tensor]:
@@ -73,6 +84,7 @@ def _attend(varlen_function: Any) -> Any:
         mmscale_layout: PackedLayout | None = None,
         mmscale_cache: KeyValueCache | None = None,
         mmscale_new: NewTokens | None = None,
+        mmscale_fused: FusedAttention | HeldAttention | None = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
         # query arrives as [1, H, T, D], key and value as [1, K, T, D]
@@ -93,7 +105,8 @@ def _attend(varlen_function: Any) -> Any:
                 for own, part in zip(queries, parts, strict=True)
             ]
             out = attended[0] if len(parts) == 1 else torch.cat(attended)
-        return out[None], None
+        beside = None if mmscale_fused is None else mmscale_fused(module, rows[0], scale)
+        return (out if beside is None else out + beside)[None], None
 
     return attention
 

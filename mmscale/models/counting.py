@@ -29,6 +29,10 @@ def encoder_width(config: EncoderConfig) -> int:
     return family(family_of(config)).width(load_encoder_config(config))
 
 
+def encoder_depth(config: EncoderConfig) -> int:
+    return family(family_of(config)).depth(load_encoder_config(config))
+
+
 def count(module: nn.Module) -> int:
     """Elements, tied weights once."""
     return sum(p.numel() for p in module.parameters())

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mmscale.models.packed_layout import PackedLayout
 from mmscale.transfer import tensor_on
 
 _ALIKE = 3 / 4
@@ -118,6 +119,21 @@ class KeyValueCache:
         self.values: list[Tensor | None] = [None] * layers
         self.lengths: list[int] = []
         """Tokens held for each running sequence."""
+        self.memory: MemoryCache | None = None
+        """Keys and values of their encoder texts, where layers read such."""
+
+    def clear(self) -> None:
+        """Drop all sequences; the room stays."""
+        self.lengths.clear()
+        if self.memory is not None:
+            self.memory.lengths.clear()
+
+    def remember(self, texts: PackedLayout, gates: Tensor, layers: Sequence[int]) -> MemoryCache:
+        """Room for the encoder texts of the sequences that were admitted last, which the layers fill."""
+        if self.memory is None:
+            self.memory = MemoryCache(len(self.keys), self.slots, self.device)
+        self.memory.admit(texts, gates, layers)
+        return self.memory
 
     def admit(self, lengths: Sequence[int]) -> NewTokens:
         """Places of the whole prompts of new sequences, `lengths` tokens each, packed end to end."""
@@ -138,6 +154,9 @@ class KeyValueCache:
                 held = beside[layer]
                 if held is not None:
                     self._room(store, layer, held)[first : len(self.lengths), :, :longest] = held[chosen, :, :longest]
+        if other.memory is not None:
+            self.memory = self.memory or MemoryCache(len(self.keys), self.slots, self.device)
+            self.memory.fork(other.memory, slots)
         numbers, places = _numbered(tensor_on(self.device, lengths), sum(lengths))
         places += tensor_on(self.device, begins)[numbers]
         return NewTokens(
@@ -183,6 +202,8 @@ class KeyValueCache:
                         states[slot, :, :held] = states[last, :, :held]
             self.lengths[slot] = held
         self.lengths.pop()
+        if self.memory is not None:
+            self.memory.leave(slot)
 
     def write(self, layer: int, key_NKD: Tensor, value_NKD: Tensor, new: NewTokens) -> None:
         """Put the keys and values of new tokens into their places."""
@@ -195,3 +216,91 @@ class KeyValueCache:
         assert keys is not None and values is not None
         slots = slice(new.first, new.first + new.count)
         return keys[slots, :, : new.held], values[slots, :, : new.held]
+
+
+class MemoryCache:
+    """Keys and values of the encoder text of each sequence, [layers][S, K, M, D] with room for M encoder tokens, which grows with
+    the longest text. The slots are those of the sequences' own keys and values.
+    """
+
+    def __init__(self, layers: int, slots: int, device: torch.device) -> None:
+        self.slots, self.device = slots, device
+        self.keys: list[Tensor | None] = [None] * layers
+        self.values: list[Tensor | None] = [None] * layers
+        self.lengths: list[int] = []
+        """Encoder tokens of each running sequence."""
+        self._gates: dict[int, Tensor] = {}
+        self._room = 0
+        self._new: tuple[Tensor, Tensor] | None = None
+        self._masks: dict[tuple[int, int], Tensor | None] = {}
+
+    def admit(self, texts: PackedLayout, gates: Tensor, layers: Sequence[int]) -> None:
+        """New sequences behind those that run; `gates` [L] are those of the reading layers."""
+        first = len(self.lengths)
+        self.lengths += texts.lengths
+        self._gates = dict(zip(layers, gates.unbind(), strict=True))
+        self._new = texts.owners + first, texts.places
+        self._changed(texts.longest)
+
+    def gate(self, layer: int) -> Tensor | None:
+        """The factor of what a layer reads; None where it reads nothing."""
+        return self._gates.get(layer)
+
+    def write(self, layer: int, key_EKD: Tensor, value_EKD: Tensor) -> None:
+        """Put a layer's keys and values of the texts that were admitted last into their places."""
+        assert self._new is not None
+        owners, places = self._new
+        for store, rows in ((self.keys, key_EKD), (self.values, value_EKD)):
+            self._held(store, layer, rows[None].transpose(1, 2))[owners, :, places] = rows
+
+    def read(self, layer: int, new: NewTokens) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(keys, values) [count, K, M, D] of the sequences that get new tokens, and bool [count, 1, 1, M] where they have any;
+        None where all have as many."""
+        keys, values, which = self.keys[layer], self.values[layer], (new.first, new.count)
+        assert keys is not None and values is not None
+        chosen = self.lengths[new.first : new.first + new.count]
+        longest = max(chosen)
+        if which not in self._masks:
+            places = torch.arange(longest, device=self.device)
+            alike = min(chosen) == longest
+            self._masks[which] = None if alike else places < tensor_on(self.device, chosen)[:, None, None, None]
+        slots = slice(new.first, new.first + new.count)
+        return keys[slots, :, :longest], values[slots, :, :longest], self._masks[which]
+
+    def fork(self, other: MemoryCache, slots: Sequence[int]) -> None:
+        """New sequences with the texts of those in `slots` of another cache."""
+        first, lengths = len(self.lengths), [other.lengths[slot] for slot in slots]
+        self.lengths += lengths
+        self._gates = other._gates
+        self._changed(max(lengths))
+        chosen, longest = tensor_on(self.device, slots), max(lengths)
+        for layer in range(len(self.keys)):
+            for store, beside in ((self.keys, other.keys), (self.values, other.values)):
+                held = beside[layer]
+                if held is not None:
+                    self._held(store, layer, held)[first : len(self.lengths), :, :longest] = held[chosen, :, :longest]
+
+    def leave(self, slot: int) -> None:
+        """Drop one sequence; the last one takes its slot."""
+        last = len(self.lengths) - 1
+        for store in (self.keys, self.values):
+            for states in store:
+                if states is not None and slot != last:
+                    states[slot] = states[last]
+        self.lengths[slot] = self.lengths[last]
+        self.lengths.pop()
+        self._masks.clear()
+
+    def _changed(self, longest: int) -> None:
+        self._room = max(self._room, longest)
+        self._masks.clear()
+
+    def _held(self, store: list[Tensor | None], layer: int, like: Tensor) -> Tensor:
+        """A layer's keys or values with room for the longest text, like others [., K, ., D]."""
+        held = store[layer]
+        if held is None or held.shape[2] < self._room:
+            grown = like.new_zeros(self.slots, like.shape[1], self._room, like.shape[3])
+            if held is not None:
+                grown[:, :, : held.shape[2]] = held
+            store[layer] = held = grown
+        return held

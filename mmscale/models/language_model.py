@@ -16,6 +16,7 @@ from mmscale.models import attention, quantization
 from mmscale.models.accounting import outlined, require_finite, require_whole
 from mmscale.models.head import install_loss_head
 from mmscale.models.key_value_cache import KeyValueCache, NewTokens
+from mmscale.models.layer_fusion import EncoderMemory, fused
 from mmscale.models.loading import DTYPES, load_model_configuration, load_pretrained
 from mmscale.models.memory_efficient import make_memory_efficient
 from mmscale.models.packed_layout import PackedLayout, TakeRows
@@ -72,6 +73,11 @@ class LanguageModel(nn.Module):
         return int(self.config.hidden_size)
 
     @property
+    def depth(self) -> int:
+        """Its layers."""
+        return int(self.config.num_hidden_layers)
+
+    @property
     def context_length(self) -> int:
         return context_length(self.config)
 
@@ -92,11 +98,17 @@ class LanguageModel(nn.Module):
         cache: KeyValueCache | None = None,
         new: NewTokens | None = None,
         read: Tensor | None = None,
+        memory: EncoderMemory | None = None,
     ) -> Tensor:
         """Last hidden states [T, D] of a packed row: with `layout` its tokens attend to each other, without to what
         `cache` holds; `new` says where in it they go. Those of the rows `read` (int64 [N], none twice) alone: [N, D].
+
+        Layers that read encoder states read those of `memory`, which comes with the first tokens of each sequence, and of the
+        cache with those that follow.
         """
         trunk, inputs = self.causal_lm.get_decoder(), inputs_TD[None]
+        if memory is not None and self._tensor_parallel is not None:
+            memory = memory.passed(self._tensor_parallel.regions.beside)
         output: Tensor = trunk(
             inputs_embeds=inputs if self._tensor_parallel is None else self._tensor_parallel.regions.begin(inputs),
             position_ids=position_ids[None],
@@ -105,6 +117,7 @@ class LanguageModel(nn.Module):
             mmscale_layout=layout,
             mmscale_cache=cache,
             mmscale_new=new,
+            mmscale_fused=fused(memory, layout, cache, new),
             mmscale_read_rows=self._known_to_layers(read),
         ).last_hidden_state
         states: Tensor = output[0] if self._tensor_parallel is None else self._tensor_parallel.regions.end(output)[0]

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from mmscale.config.connector import NO_SETTINGS
 from mmscale.data.packing import PackedRow
 from mmscale.errors import UserError
-from mmscale.models.connectors import Connector
+from mmscale.models.connectors import Connected, Connector, Depths
 from mmscale.models.encoders import Encoder
 from mmscale.models.language_model import LanguageModel
+from mmscale.models.layer_fusion import EncoderMemory, require_fusable
 from mmscale.models.packed_layout import PackedLayout
+
+
+class MergedInputs(NamedTuple):
+    """What enters the LLM of a packed row."""
+
+    rows: Tensor
+    """Its input embeddings [T, D]."""
+    memory: EncoderMemory | None = None
+    """What its layers read beside them."""
 
 
 class MergedModel(nn.Module):
@@ -33,18 +45,36 @@ class MergedModel(nn.Module):
                     f"the mapping goes from width {connector.encoder_width} to {connector.llm_width}, but encoder and LLM have "
                     f"{encoder.width} and {language_model.width}: use the pair it was trained with"
                 )
+        if connector is not None and connector.depths is not None:
+            self._require_depths(language_model, encoder, connector.depths)
         self.language_model, self.encoder, self.connector = language_model, encoder, connector
+
+    @staticmethod
+    def _require_depths(language_model: LanguageModel, encoder: Encoder | None, depths: Depths) -> None:
+        """UserError where the layers are not as many as a connector was made for, or not of a kind that can read its states."""
+        found = Depths(depths.encoder if encoder is None else encoder.depth, language_model.depth)
+        if found != depths:
+            raise UserError(
+                f"the connector is for an encoder of {depths.encoder} layers and an LLM of {depths.llm}, but they have "
+                f"{found.encoder} and {found.llm}: use the pair it was trained with"
+            )
+        require_fusable(language_model.causal_lm)
+
+    @property
+    def layers_read(self) -> bool:
+        """Whether layers of the LLM read the encoder's states by themselves."""
+        return self.connector is not None and bool(self.connector.reading_layers)
 
     def prefix_length(self, encoder_length: int) -> int:
         """Rows between BOS and text that an encoder text of so many tokens becomes."""
         settings = NO_SETTINGS if self.connector is None else self.connector.settings
         return settings.prefix_length(encoder_length)
 
-    def merged_inputs(self, row: PackedRow) -> Tensor:
-        """The LLM's input embeddings [T, D] of a packed row."""
+    def merged_inputs(self, row: PackedRow) -> MergedInputs:
+        """What enters the LLM of a packed row."""
         tokens = self.language_model.embed(row.token_ids)
         if self.connector is None:
-            return tokens
+            return MergedInputs(tokens)
         assert row.encoder is not None and row.encoder_rows is not None and row.boundary_rows is not None
         wanted = tuple(map(self.prefix_length, row.encoder.lengths))
         if row.prefix_lengths != wanted:
@@ -57,11 +87,14 @@ class MergedModel(nn.Module):
             with torch.no_grad():
                 states = self.encoder.states(row.encoder)
         rows = row.token_rows, row.encoder_rows, row.boundary_rows
-        merged: Tensor = self.connector(states, tokens, *rows, row.encoder.lengths)
-        return merged
+        made: Tensor | Connected = self.connector(states, tokens, *rows, row.encoder.lengths)
+        if isinstance(made, Tensor):
+            return MergedInputs(made)
+        texts = PackedLayout(tuple(row.encoder.lengths), tokens.device)
+        return MergedInputs(made.rows, EncoderMemory(made.states, made.gates, self.connector.reading_layers, texts))
 
     def hidden(self, row: PackedRow, read: Tensor | None = None) -> Tensor:
         """Last hidden states [T, D]; of the rows `read` (int64 [N], none twice) alone: [N, D]."""
         inputs = self.merged_inputs(row)
-        layout = PackedLayout(tuple(row.lengths), inputs.device)
-        return self.language_model.hidden(inputs, row.position_ids, layout, read=read)
+        layout = PackedLayout(tuple(row.lengths), inputs.rows.device)
+        return self.language_model.hidden(inputs.rows, row.position_ids, layout, read=read, memory=inputs.memory)

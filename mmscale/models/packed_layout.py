@@ -22,6 +22,8 @@ class PackedLayout:
 
     lengths: tuple[int, ...]
     device: torch.device
+    groups: tuple[tuple[int, ...], ...] | None = None
+    """Numbers of the sequences that share a right-padded grid, where others say so."""
 
     @property
     def longest(self) -> int:
@@ -51,12 +53,21 @@ class PackedLayout:
     @cached_property
     def _groups(self) -> list[list[int]]:
         """Sequences that share a right-padded grid."""
+        if self.groups is not None:
+            return [list(group) for group in self.groups]
         return _alike(self.lengths, _GRID.get(self.device.type, _GRID_ELSEWHERE))
+
+    def grouped_as(self, other: PackedLayout) -> PackedLayout:
+        """The same, in grids of the same sequences as another's."""
+        return PackedLayout(self.lengths, self.device, tuple(map(tuple, other._groups)))
 
     @property
     def grids(self) -> list[tuple[int, int]]:
         """(sequences, places of each) of the grids, which lie one after another; P places in all."""
-        return [(len(group), self.lengths[group[0]]) for group in self._groups]
+        return [(len(group), self._longest_of(group)) for group in self._groups]
+
+    def _longest_of(self, group: list[int]) -> int:
+        return max(self.lengths[b] for b in group)
 
     @property
     def order(self) -> list[int]:
@@ -68,9 +79,10 @@ class PackedLayout:
         """int64 [T]: place of each token in the grids."""
         starts, begin = [0] * len(self.lengths), 0
         for group in self._groups:
+            longest = self._longest_of(group)
             for b in group:
                 starts[b] = begin
-                begin += self.lengths[group[0]]
+                begin += longest
         return tensor_on(self.device, starts)[self.owners] + self.places
 
     @cached_property

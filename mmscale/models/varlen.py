@@ -127,7 +127,7 @@ def torch_varlen(
     limits = (-1 if window is None else window - 1, 0)
     sharing = query.shape[1] // key.shape[1]
     grouped: dict[str, Any] = {}
-    if sharing > 1 and _takes(varlen_attn, "enable_gqa"):
+    if sharing > 1 and takes_parameter(varlen_attn, "enable_gqa"):
         grouped["enable_gqa"] = True
     elif sharing > 1:
         key, value = (states.repeat_interleave(sharing, dim=1) for states in (key, value))
@@ -164,10 +164,10 @@ def torch_has_windows() -> bool:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return False
-    return _takes(varlen_attn, "window_size")
+    return takes_parameter(varlen_attn, "window_size")
 
 
 @functools.cache
-def _takes(function: Callable[..., Any], parameter: str) -> bool:
+def takes_parameter(function: Callable[..., Any], parameter: str) -> bool:
     """Whether a library's function has a parameter; torch 2.11's varlen_attn has no enable_gqa: keys are repeated for it."""
     return parameter in inspect.signature(function).parameters

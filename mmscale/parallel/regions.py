@@ -27,6 +27,8 @@ class Regions:
         self.group, self.rank, self.size = context.tensor_group, context.tensor_rank, context.tensor_size
         self.sequence_parallel = context.sequence_parallel
         self.tokens = 0
+        self.storage_beside = 0
+        """Address of the storage of what went through `beside` last: a reference would keep a row's activations alive."""
 
     @property
     def split(self) -> bool:
@@ -49,6 +51,12 @@ class Regions:
     def copy(self, whole: Tensor) -> Tensor:
         """The same where every rank holds all tokens, as at the head."""
         return self._pass(whole, _same, self._all_reduced)
+
+    def beside(self, whole: Tensor) -> Tensor:
+        """Into column-parallel layers that read it beside their module's own input; on every rank alike."""
+        entered = self.copy(whole)
+        self.storage_beside = entered.untyped_storage()._cdata
+        return entered
 
     def leave(self, partial: Tensor) -> Tensor:
         """Out of a row-parallel layer: the sum over the ranks; the conjugate of `enter`."""

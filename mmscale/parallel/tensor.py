@@ -67,7 +67,7 @@ def shard_model(
             made: nn.Module = layers.embedding(module)
         elif module is head:
             made = layers.head(module)
-            _enter_together(name, made, [made], regions.copy)
+            _enter_together(name, made, [made], regions.copy, regions)
         elif style == "colwise" and type(module) is nn.Linear:
             made = layers.column(module)
             columns[name.rpartition(".")[0]].append(made)
@@ -79,7 +79,7 @@ def shard_model(
             raise UserError(f"{type(model).__name__} wants its layer {name} cut as '{style}', which is not supported")
         model.set_submodule(name, made)
     for name, linears in columns.items():
-        _enter_together(name, model.get_submodule(name), linears, regions.enter)
+        _enter_together(name, model.get_submodule(name), linears, regions.enter, regions)
     if model.config.tie_word_embeddings:
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
     partly_seen = [pattern for pattern, style in plan.items() if style == _PARTIAL_GRADIENT]
@@ -294,11 +294,11 @@ class _Entrance:
     """Where a module's column-parallel layers get what they read, entered once for all of them.
 
     megatron-core would sum its gradient in each layer: five all-reduces for the q, k, v, gate and up of a block
-    instead of two. A layer that reads anything else would have a wrong gradient, and is refused.
+    instead of two. A layer that reads anything else would have a wrong gradient, and is refused; but what entered beside it.
     """
 
-    def __init__(self, name: str, passage: Callable[[Tensor], Tensor]) -> None:
-        self.name, self._passage = name, passage
+    def __init__(self, name: str, passage: Callable[[Tensor], Tensor], regions: Regions) -> None:
+        self.name, self._passage, self._regions = name, passage, regions
         self._entered = 0
         """Address of the storage that was entered: a reference would keep a row's activations alive."""
 
@@ -313,7 +313,7 @@ class _Entrance:
 
     def check(self, inputs: Tensor) -> Tensor:
         # by storage: under ZeRO-3 DeepSpeed puts views of its own in between
-        if inputs.untyped_storage()._cdata != self._entered:
+        if inputs.untyped_storage()._cdata not in (self._entered, self._regions.storage_beside):
             raise UserError(
                 f"a cut layer of {self.name} does not read that module's own input: this architecture cannot be cut "
                 f"here, set parallel.tensor_parallel_size=1"
@@ -321,9 +321,11 @@ class _Entrance:
         return inputs
 
 
-def _enter_together(name: str, module: Any, columns: Sequence[Any], passage: Callable[[Tensor], Tensor]) -> None:
+def _enter_together(
+    name: str, module: Any, columns: Sequence[Any], passage: Callable[[Tensor], Tensor], regions: Regions
+) -> None:
     """Let the cut layers of a module enter what they read together."""
-    entrance = _Entrance(name, passage)
+    entrance = _Entrance(name, passage, regions)
     module.register_forward_pre_hook(entrance.open, with_kwargs=True)
     for column in columns:
         column.entrance = entrance

@@ -14,8 +14,8 @@ from mmscale.errors import UserError
 from mmscale.methods.base import Method, StageSpec
 from mmscale.models import quantization
 from mmscale.models.assembly import ModelParts, read_parts
-from mmscale.models.connectors import connector
-from mmscale.models.counting import encoder_width
+from mmscale.models.connectors import Depths, connector
+from mmscale.models.counting import encoder_depth, encoder_width
 from mmscale.models.language_model import load_model_config
 from mmscale.models.loading import resolve_path
 from mmscale.models.seal import is_sealed
@@ -174,9 +174,10 @@ class Stage:
             Path(resolve_path(one.path)).is_dir() for one in (self.encoder, language_model)
         ):
             return
-        widths = encoder_width(self.encoder), int(load_model_config(language_model).hidden_size)
+        read = load_model_config(language_model)
+        depths = Depths(encoder_depth(self.encoder), int(read.num_hidden_layers))
         with torch.device("meta"):
-            connector(self.connector).build(*widths)
+            connector(self.connector).build(encoder_width(self.encoder), int(read.hidden_size), depths)
 
     @property
     def finished(self) -> bool:

@@ -94,7 +94,7 @@ def carry_on_connector(parts: ModelParts, folder: Path, context: ParallelContext
 
 
 def _write(kind: ConnectorKind, held: Connector, trained: SavedState, folder: Path) -> None:
-    made = kind.build(held.encoder_width, held.llm_width)
+    made = kind.build(held.encoder_width, held.llm_width, held.depths)
     made.load_state_dict({key: trained.parameter(CONNECTOR_PREFIX + key) for key in made.state_dict()})
     _save(kind, made, folder)
 

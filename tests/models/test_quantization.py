@@ -20,7 +20,7 @@ from mmscale.models.assembly import assemble, read_parts
 from mmscale.models.counting import empty_language_model
 from mmscale.models.language_model import load_language_model
 from mmscale.models.loading import resolve_path
-from mmscale.models.merge import MergedModel
+from mmscale.models.merge import MergedInputs, MergedModel
 from mmscale.models.quantization import largest_layer, weight_bytes
 from mmscale.parallel.context import ParallelContext
 from mmscale.training.objective import CausalObjective
@@ -138,8 +138,8 @@ def watched(model: MergedModel, row) -> tuple[torch.Tensor, torch.Tensor, dict[s
     held = [layer.register_forward_pre_hook(own) for _, layer in layers]
     held += [layer.register_forward_hook(note(name), prepend=True) for name, layer in layers]
     model.requires_grad_(False)
-    entering = model.merged_inputs(row).detach().requires_grad_()
-    model.merged_inputs = lambda _: entering
+    entering = model.merged_inputs(row).rows.detach().requires_grad_()
+    model.merged_inputs = lambda _: MergedInputs(entering)
     loss = CausalObjective(model).loss_sum(row)
     loss.backward()
     for one in held:

@@ -1,5 +1,5 @@
 """What joins an encoder to a language model, one file per connector."""
 
-from mmscale.models.connectors.base import Connector, ConnectorKind, connector, kind_of
+from mmscale.models.connectors.base import Connected, Connector, ConnectorKind, Depths, connector, kind_of
 
-__all__ = ["Connector", "ConnectorKind", "connector", "kind_of"]
+__all__ = ["Connected", "Connector", "ConnectorKind", "Depths", "connector", "kind_of"]

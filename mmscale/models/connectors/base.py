@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,33 @@ from mmscale.storage.tensor_writing import save_tensors
 _NOTES = "connector"
 
 
+class Depths(NamedTuple):
+    """Numbers of layers."""
+
+    encoder: int
+    llm: int
+
+
+class Connected(NamedTuple):
+    """What a connector makes that also gives layers of the LLM something to read."""
+
+    rows: Tensor
+    """The LLM's input [T, d_llm]."""
+    states: Tensor
+    """[2 L, E, d_llm]: of which each of L layers makes keys, and of which values."""
+    gates: Tensor
+    """[L]: factors of what they read."""
+
+
 class Connector(nn.Module, ABC):
     """Between an encoder of width `encoder_width` and an LLM of width `llm_width`."""
 
     encoder_width: int
     llm_width: int
+    depths: Depths | None = None
+    """Layers of both, where it was made for so many."""
+    reading_layers: Sequence[int] = ()
+    """Numbers of the LLM's layers that it gives something to read."""
     settings: ConnectorSettings = NO_SETTINGS
     """What was chosen of it; they say how many rows it makes of an encoder text (`prefix_length`)."""
 
@@ -40,10 +62,11 @@ class Connector(nn.Module, ABC):
         encoder_rows: Tensor,
         boundary_rows: Tensor,
         encoder_lengths: Sequence[int],
-    ) -> Tensor:
+    ) -> Tensor | Connected:
         """The LLM's input [T, d_llm]: token embeddings [N, d_llm] at `token_rows`, what it makes of the encoder's states
         [E, d_enc] at `encoder_rows`, and what ends that at `boundary_rows` (int64, together every row of T once).
 
+        A connector of a kind that reads all layers gets the states [E, S, d_enc] of all (`Encoder.states`), and makes more of them.
         `encoder_lengths` are the states of each example, which lie one after another, as their rows do. The whole row is written in here: parameters that are partitioned over ranks are whole only inside a forward.
         """
 
@@ -58,7 +81,8 @@ class ConnectorKind:
 
     name: str
     make: Callable[..., Connector]
-    """(encoder width, LLM width), and its settings where it has any -> a new one, initialised from torch's generator."""
+    """(encoder width, LLM width), the numbers of their layers where it reads all layers, and its settings where it has any -> a new
+    one, initialised from torch's generator."""
     file: str = "connector.safetensors"
     """Its name in the folder that a stage hands on."""
     other_files: tuple[str, ...] = ()
@@ -69,6 +93,8 @@ class ConnectorKind:
     """Its settings where none are given: an instance of its own class of them."""
     given: ConnectorSettings | None = None
     """Its settings where others than the usual ones are chosen."""
+    reads_all_layers: bool = False
+    """Whether it reads the states of all of the encoder's layers, not the last one's alone."""
 
     @property
     def settings(self) -> ConnectorSettings:
@@ -83,11 +109,15 @@ class ConnectorKind:
         """The same with these settings, others as they are usually; UserError naming one that is wrong."""
         return replace(self, given=read_settings(self.name, self.usual, given)) if given else self
 
-    def build(self, encoder_width: int, llm_width: int) -> Connector:
-        """A new one, initialised from torch's generator; UserError where its settings do not fit these widths."""
-        own = (self.settings,) if type(self.usual).model_fields else ()
+    def build(self, encoder_width: int, llm_width: int, depths: Depths | None = None) -> Connector:
+        """A new one, initialised from torch's generator; UserError where its settings do not fit these widths, or the `depths`
+        that a kind needs which reads all layers."""
+        own: tuple[Any, ...] = (self.settings,) if type(self.usual).model_fields else ()
+        if self.reads_all_layers:
+            assert depths is not None, f"connector {self.name} is made for numbers of layers"
+            own = (depths, *own)
         made = self.make(encoder_width, llm_width, *own)
-        made.settings = self.settings
+        made.settings, made.depths = self.settings, depths if self.reads_all_layers else None
         return made
 
     def find(self, path: Path) -> Path:
@@ -106,24 +136,25 @@ class ConnectorKind:
         with open_safetensors(path) as file:
             said = (file.metadata() or {}).get(_NOTES, "{}")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        widths = self._widths(said, path)
+        sizes = self._sizes(said, path)
         with torch.device("meta"):  # nothing is made room for that the file does not hold
-            wanted = {key: value.shape for key, value in self.build(*widths).state_dict().items()}
+            wanted = {key: value.shape for key, value in self.build(*sizes).state_dict().items()}
         for key in sorted(wanted.keys() | state.keys()):
             if key not in wanted or key not in state or wanted[key] != state[key].shape:
                 raise UserError(
-                    f"{path}: tensor {key} is missing, left over or of another shape than its widths {widths} say"
+                    f"{path}: tensor {key} is missing, left over or of another shape than its sizes {sizes} say"
                 )
-        made = self.build(*widths)
+        made = self.build(*sizes)
         load(made, state, path)
         return made
 
-    def _widths(self, said: str, path: Path) -> tuple[int, int]:
+    def _sizes(self, said: str, path: Path) -> tuple[int, int, Depths | None]:
         try:
-            name, encoder_width, llm_width, *chosen = parse_json(said)
-            held = self.with_settings(chosen[0] if chosen else {}).text if name == self.name else str(name)
-            if held == self.text and min(encoder_width, llm_width) > 0:
-                return int(encoder_width), int(llm_width)
+            name, encoder_width, llm_width, *more = parse_json(said)
+            held = self.with_settings(more[0] if more else {}).text if name == self.name else str(name)
+            if held == self.text and min(encoder_width, llm_width, *more[1:]) > 0:
+                depths = Depths(*map(int, more[1:])) if self.reads_all_layers else None
+                return int(encoder_width), int(llm_width), depths
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} does not say which connector it is: it was not written by mmscale") from error
         raise UserError(
@@ -135,6 +166,7 @@ class ConnectorKind:
         tensors = {key: value.detach().float().cpu().contiguous() for key, value in connector.state_dict().items()}
         said = [self.name, connector.encoder_width, connector.llm_width]
         said += [settings] if (settings := self.settings.model_dump(mode="json")) else []
+        said += connector.depths or ()
         save_tensors(tensors, path, metadata=None if self.reader else {_NOTES: json.dumps(said)})
 
 

@@ -38,6 +38,8 @@ class Family:
     """(tokenizer, ISO language): make the tokenizer use the language's code; UserError when it has none."""
     width: Callable[[Any], int]
     """(model config) -> width of its states."""
+    depth: Callable[[Any], int] = lambda config: int(config.num_hidden_layers)
+    """(model config) -> its layers."""
     beside: str
     """Pattern of the checkpoint's tensors that the model has no use for: another half, a head."""
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -95,10 +97,21 @@ class FamilyTokenizer:
 class Encoder(nn.Module):
     """A frozen multilingual encoder; always in evaluation mode."""
 
-    def __init__(self, model: Any, width: int) -> None:
+    def __init__(self, model: Any, width: int, all_layers: bool = False) -> None:
+        """`all_layers`: whether its states are those of all layers."""
         super().__init__()
-        self.model, self.width = model, width
+        self.model, self.width, self.all_layers = model, width, all_layers
         freeze(self)
+
+    @property
+    def depth(self) -> int:
+        """Its layers."""
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the states of one token."""
+        return state_shape(self.width, self.depth if self.all_layers else None)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -111,7 +124,8 @@ class Encoder(nn.Module):
         return super().train(False)
 
     def states(self, row: EncoderRow) -> Tensor:
-        """Last hidden states [E, d_enc], packed as the tokens are.
+        """Last hidden states [E, d_enc], packed as the tokens are; of all layers [E, S, d_enc]: the embeddings, what each layer but
+        the last makes, and last the last hidden states, one more than there are layers.
 
         Examples are encoded right-padded, about equal lengths together; padding is masked and dropped.
         """
@@ -127,12 +141,30 @@ class Encoder(nn.Module):
             grid[1].index_fill_(0, cells, 1)
             ids, mask = grid.unflatten(1, (len(group), -1))
             full = len(tokens) == ids.numel()
-            padded = self.model(input_ids=ids, attention_mask=None if full else mask).last_hidden_state
+            padded = self._encoded(ids, None if full else mask)
             if packed is None:
-                packed = padded.new_empty(len(row.token_ids), padded.shape[-1])
+                packed = padded.new_empty(len(row.token_ids), *padded.shape[2:])
             packed.index_copy_(0, tokens, padded.flatten(0, 1).index_select(0, cells))
         assert packed is not None
         return packed
+
+    def _encoded(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, L, d_enc], or [B, L, S, d_enc] of all layers."""
+        if not self.all_layers:
+            last: Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+            return last
+        output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        states = (*output.hidden_states[:-1], output.last_hidden_state)
+        if len(states) != self.depth + 1:
+            raise UserError(
+                f"{type(self.model).__name__} of {self.depth} layers gives the states of {len(states) - 1}: its layers cannot be read"
+            )
+        return torch.stack(states, dim=2)
+
+
+def state_shape(width: int, depth: int | None) -> tuple[int, ...]:
+    """Of the encoder's states of one token: those of all of so many layers, or of the last alone."""
+    return (width,) if depth is None else (depth + 1, width)
 
 
 def _groups_of_equal_length(lengths: list[int]) -> list[list[int]]:
@@ -154,8 +186,8 @@ def load_encoder_tokenizer(config: EncoderConfig) -> FamilyTokenizer:
     return FamilyTokenizer(load_pretrained(AutoTokenizer, config, "encoder tokenizer"), family(family_of(config)))
 
 
-def load_encoder(config: EncoderConfig, device: torch.device) -> Encoder:
-    """The frozen encoder of a configuration."""
+def load_encoder(config: EncoderConfig, device: torch.device, all_layers: bool = False) -> Encoder:
+    """The frozen encoder of a configuration, whose states are those of all layers or of the last alone."""
     chosen, model_config = family(family_of(config)), load_encoder_config(config)
     files = checkpoint_files(config)
     empty = outlined(lambda: chosen.build(model_config), files, config.path)
@@ -163,4 +195,4 @@ def load_encoder(config: EncoderConfig, device: torch.device) -> Encoder:
     arguments = {"config": model_config, "dtype": DTYPES[config.dtype], **chosen.arguments}
     model = load_pretrained(chosen.factory(model_config), config, "encoder", **arguments)
     require_finite(model, files, config.path, ParallelContext(device=device))
-    return Encoder(chosen.half(model).to(device), chosen.width(model_config))
+    return Encoder(chosen.half(model).to(device), chosen.width(model_config), all_layers)
