@@ -29,7 +29,7 @@ class VariantConfig(Config):
     prompt: PromptName | None = None
     """Template by which its result is asked, where a task names none; null is that of its last stage."""
     connector: ConnectorName | None = None
-    """What joins encoder and language model; null takes the run's."""
+    """What joins encoder and language model; null takes that of its methods, or the run's."""
 
     @field_validator("stages", mode="before")
     @classmethod

@@ -7,7 +7,7 @@ from dataclasses import replace
 from mmscale import registry
 from mmscale.config.run import RunConfig
 from mmscale.config.variants import VariantConfig
-from mmscale.errors import unknown_name
+from mmscale.errors import UserError, unknown_name
 from mmscale.methods.base import Method, StageSpec
 
 
@@ -24,11 +24,16 @@ def recipe(run: RunConfig, name: str) -> Method:
 
 def _variant(name: str, variant: VariantConfig) -> Method:
     own = variant.stages or {spec.name: spec.name for spec in method(variant.method or "").stages}
-    stages, papers = [], []
+    stages, papers, joined_by = [], [], set()
     for stage in own:
         of_method = method(variant.reference(stage)[0])
         stages.append(replace(_stage(of_method, variant.reference(stage)[1]), name=stage))
         papers.append(of_method.paper)
+        if of_method.needs_encoder:
+            joined_by.add(of_method.connector)
+    if variant.connector is None and len(joined_by) > 1:
+        listed = " and ".join(sorted(joins or "the run's connector" for joins in joined_by))
+        raise UserError(f"variants.{name} has stages of methods that are joined by {listed}: set its connector")
     title = variant.title or name.replace("_", " ").capitalize()
     paper = ", ".join(dict.fromkeys(filter(None, papers)))
     return Method(
@@ -37,7 +42,7 @@ def _variant(name: str, variant: VariantConfig) -> Method:
         paper=paper,
         stages=tuple(stages),
         prompt=variant.prompt,
-        connector=variant.connector,
+        connector=variant.connector or next(iter(joined_by), None),
     )
 
 

@@ -63,14 +63,20 @@ class FusedAttention:
         layer = int(module.layer_idx)
         if layer not in self._numbers:
             return None
-        number, heads = self._numbers[layer], (-1, query_THD.shape[-1])
-        states = self.memory.states
-        key = module.k_proj(states[2 * number][None])[0].unflatten(-1, heads)
-        value = module.v_proj(states[2 * number + 1][None])[0].unflatten(-1, heads)
+        key, value = self.keys_and_values(module, query_THD.shape[-1])
         if self.kept is not None:
             self.kept.write(layer, key, value)
         read = packed_cross_attention(query_THD, key, value, self.queries, self.memory.layout, scaling)
-        return self.memory.gates[number] * read
+        return self.memory.gates[self._numbers[layer]] * read
+
+    def keys_and_values(self, module: Any, width: int) -> tuple[Tensor, Tensor]:
+        """[E, K, D] each, which a layer that reads makes of its states; D is `width`."""
+        number = 2 * self._numbers[int(module.layer_idx)]
+        key, value = (
+            module.k_proj(self.memory.states[number, None]),
+            module.v_proj(self.memory.states[number + 1, None]),
+        )
+        return key[0].unflatten(-1, (-1, width)), value[0].unflatten(-1, (-1, width))
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from mmscale.errors import NotHereYet, UserError
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.solving import require_scorable
 from mmscale.execution.room import set_up
-from mmscale.models.connectors import connector
-from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
+from mmscale.models.connectors import Depths, connector
+from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_depth, encoder_width
 from mmscale.models.language_model import context_length, load_model_config
 from mmscale.parallel.zero import deepspeed_json
 from mmscale.runs.run import asked_prompts, stages_of
@@ -31,24 +31,25 @@ from mmscale.runs.stage_data import StageData
 def _parameters(run: RunConfig) -> dict[str, Any]:
     """Numbers of parameters of the models; of each connector that a stage has under its name."""
     counts: dict[str, Any] = {}
-    widths = []
+    sizes = []
     try:
         model = empty_language_model(run.language_model)
         counts["language_model"] = count(model)
-        widths.append(int(model.config.hidden_size))
+        sizes.append((int(model.config.hidden_size), int(model.config.num_hidden_layers)))
     except NotHereYet as error:
         counts["language_model"] = f"not found: {error}"
     if run.encoder is None:
         return counts
     try:
         counts["encoder"] = count(empty_encoder(run.encoder))
-        widths.append(encoder_width(run.encoder))
+        sizes.append((encoder_width(run.encoder), encoder_depth(run.encoder)))
     except NotHereYet as error:
         counts["encoder"] = f"not found: {error}"
-    if len(widths) == 2:
+    if len(sizes) == 2:
+        (llm_width, llm_depth), (width, depth) = sizes
         for name in {stage.connector for stage in stages_of(run) if stage.encoder is not None} or {run.connector}:
             with torch.device("meta"):
-                made = count(connector(name).build(widths[1], widths[0]))
+                made = count(connector(name).build(width, llm_width, Depths(depth, llm_depth)))
             counts["connector" if name == run.connector else f"connector {name}"] = made
     return counts
 

@@ -17,11 +17,16 @@ from mmscale.runs.run import stages_of
 from mmscale.runs.stage import Stage
 
 
-def key_value_bytes(model_config: Any, tokens: int, width: int) -> int:
-    """Keys and values of `tokens` tokens in all layers: 2 L K D elements per token."""
+def key_value_width(model_config: Any) -> int:
+    """Elements of a token's keys in one layer: K D."""
     heads = int(model_config.num_attention_heads)
     head = getattr(model_config, "head_dim", None) or model_config.hidden_size // heads
-    return 2 * int(model_config.num_hidden_layers) * int(model_config.num_key_value_heads) * head * tokens * width
+    return int(model_config.num_key_value_heads) * int(head)
+
+
+def key_value_bytes(model_config: Any, tokens: int, width: int) -> int:
+    """Keys and values of `tokens` tokens in all layers: 2 L K D elements per token."""
+    return 2 * int(model_config.num_hidden_layers) * key_value_width(model_config) * tokens * width
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,11 @@ def _demand(run: RunConfig, tasks: list[TaskConfig]) -> _Demand:
 
 
 def _prefix(stage: Stage) -> int:
-    """Rows of what an encoder reads, at most."""
+    """Rows of what an encoder reads, at most, and tokens of it that the layers keep beside them."""
     if stage.encoder is None:
         return 0
-    return connector(stage.connector).settings.prefix_length(stage.config.packing.max_encoder_tokens)
+    kind, tokens = connector(stage.connector), stage.config.packing.max_encoder_tokens
+    return kind.settings.prefix_length(tokens) + (tokens if kind.reads_all_layers else 0)
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,15 @@ from mmscale.config.run import RunConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
 from mmscale.models import quantization
-from mmscale.models.connectors import connector
-from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_width
+from mmscale.models.connectors import Connector, Depths, connector
+from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_depth, encoder_width
+from mmscale.models.encoders.base import state_shape
 from mmscale.models.loading import DTYPES
 from mmscale.models.varlen import HALVES
 from mmscale.parallel.tensor import require_divisible
 from mmscale.planning import memory, throughput, traffic
 from mmscale.planning.dry_run import stage_tokens
+from mmscale.planning.inference import key_value_width
 from mmscale.planning.memory import Trained
 from mmscale.planning.parallel_plan import ParallelPlan, local_parameters
 from mmscale.planning.tracing import RowMemory, Work, connector_bytes, trace
@@ -92,7 +94,7 @@ class Planner:
         self.run, self.cluster = run, cluster
         model = empty_language_model(run.language_model)
         self.config = model.config
-        self.llm, self.encoder, self.encoder_width = count(model), 0, 0
+        self.llm, self.encoder, self.encoder_width, self.encoder_depth = count(model), 0, 0, 0
         self.quantized, self.dequantized = None, 0
         if run.language_model.quantization != quantization.NONE:
             width = DTYPES[run.language_model.dtype].itemsize
@@ -101,18 +103,25 @@ class Planner:
         self._rows: dict[Work, RowMemory] = {}
         if run.encoder is not None:
             self.encoder = count(empty_encoder(run.encoder))
-            self.encoder_width = encoder_width(run.encoder)
+            self.encoder_width, self.encoder_depth = encoder_width(run.encoder), encoder_depth(run.encoder)
 
     @property
-    def _widths(self) -> tuple[int, int]:
-        """Widths of encoder and LLM."""
-        return self.encoder_width, int(self.config.hidden_size)
+    def _sizes(self) -> tuple[int, int, Depths]:
+        """Widths of encoder and LLM, and how many layers they have."""
+        depths = Depths(self.encoder_depth, int(self.config.num_hidden_layers))
+        return self.encoder_width, int(self.config.hidden_size), depths
 
-    def _connector(self, name: str) -> tuple[int, ...]:
-        """Elements of each parameter of a connector."""
+    @functools.cache  # noqa: B019
+    def _connector(self, name: str) -> Connector:
+        """A connector without memory."""
         with torch.device("meta"):
-            joins = connector(name).build(*self._widths)
-        return tuple(parameter.numel() for parameter in joins.parameters())
+            return connector(name).build(*self._sizes)
+
+    def _read_tokens(self, stage: Stage, mean: Examples, tokens: int) -> int:
+        """Encoder tokens of a row of so many merged tokens that every layer reads by itself."""
+        if stage.encoder is None or not connector(stage.connector).reads_all_layers:
+            return 0
+        return math.ceil(mean.encoder) * max(1, round(tokens / mean.tokens))
 
     def _connector_activations(self, stage: Stage, mean: Examples, work: Work) -> int:
         """Bytes that the connector keeps of one packed row."""
@@ -121,16 +130,21 @@ class Planner:
         lengths = (math.ceil(mean.encoder),) * max(1, round(work.tokens / mean.tokens))
         return self._traced_connector(stage.connector, lengths, stage.config.precision == "bfloat16")
 
-    def _connector_operations(self, stage: Stage, trained: Trained, mean: Examples) -> float:
-        """What it computes of each merged token: every element meets each row that the connector makes, three times where it is trained."""
+    def _connector_operations(self, stage: Stage, trained: Trained, mean: Examples, tensor: int) -> float:
+        """What it computes of each merged token, three times where it is trained, and layers that read its states make of these:
+        keys and values, and gradients through them."""
         if not trained.connector:
             return 0.0
-        rows = connector(stage.connector).settings.prefix_length(math.ceil(mean.encoder))
-        return 2.0 * (3 if trained.trains_connector else 1) * sum(trained.connector) * rows / mean.tokens
+        joins = self._connector(stage.connector)
+        rows = joins.settings.prefix_length(math.ceil(mean.encoder))
+        own = (3 if trained.trains_connector else 1) * joins.operations() * rows
+        width = int(self.config.hidden_size)
+        keys = 2 * len(joins.reading_layers) * width * key_value_width(self.config) * mean.encoder / tensor
+        return 2.0 * (own + (2 if trained.trains_connector else 1) * keys) / mean.tokens
 
     @functools.cache  # noqa: B019
     def _traced_connector(self, name: str, lengths: tuple[int, ...], autocast: bool) -> int:
-        return connector_bytes(connector(name), self._widths, lengths, autocast)
+        return connector_bytes(connector(name), self._sizes, lengths, autocast)
 
     @property
     def configured(self) -> ParallelPlan:
@@ -147,7 +161,7 @@ class Planner:
         return Trained(
             llm=tuple(local_parameters(self.config, parallel_plan.tensor)),
             encoder=self.encoder if merged else 0,
-            connector=self._connector(stage.connector) if merged else (),
+            connector=tuple(p.numel() for p in self._connector(stage.connector).parameters()) if merged else (),
             trains_llm=stage.changes_language_model,
             llm_dtype=run.language_model.dtype,
             encoder_dtype=run.encoder.dtype if run.encoder else "float32",
@@ -177,12 +191,13 @@ class Planner:
         trained = replace(self.trained(stage, parallel_plan), encoder_cached=self._caches_states(stage, mean))
         rows, row_tokens = _rows(stage.config, mean, parallel_plan.data)
         row_targets = math.ceil(row_tokens * mean.targets / mean.tokens)
-        work = self.work(stage, parallel_plan, row_tokens, row_targets)
+        read_tokens = self._read_tokens(stage, mean, row_tokens)
+        work = replace(self.work(stage, parallel_plan, row_tokens, row_targets), read_tokens=read_tokens)
         joining = self._connector_activations(stage, mean, work)
         bytes_by_component = self._memory(trained, parallel_plan, work, joining)
         most = max(bytes_by_component[key] for key in ("peak", "peak_loading", "peak_saving"))
         sent = self._traffic(stage.config, trained, parallel_plan, rows, work)
-        joins = self._connector_operations(stage, trained, mean)
+        joins = self._connector_operations(stage, trained, mean, parallel_plan.tensor)
         compute, model_flops = self._compute(stage.config, trained, parallel_plan, mean, rows * row_tokens, joins)
         per_gpu = self.cluster.gpu
         tensor, data = traffic.seconds(sent, parallel_plan, per_gpu, max(1, self.cluster.gpus_per_node))
@@ -208,7 +223,7 @@ class Planner:
             mfu=model_flops * tokens / (per_gpu.peak_tflops * 1e12),
             steps=_steps(stage.config, mean.count),
             checkpoint_bytes=12 * self._trainable(trained),
-            encoder_cache_bytes=self._encoder_cache(trained, mean),
+            encoder_cache_bytes=self._encoder_cache(stage, trained, mean),
         )
 
     def _trainable(self, trained: Trained) -> int:
@@ -222,10 +237,12 @@ class Planner:
         count = mean.count if mean.count is not None else math.inf
         return encoder_cache.wanted(stage, count, count * mean.tokens)
 
-    def _encoder_cache(self, trained: Trained, mean: Examples) -> int | None:
+    def _encoder_cache(self, stage: Stage, trained: Trained, mean: Examples) -> int | None:
         if not trained.encoder:
             return 0
-        token = self.encoder_width * DTYPES[trained.encoder_dtype].itemsize
+        all_layers = connector(stage.connector).reads_all_layers
+        shape = state_shape(self.encoder_width, self.encoder_depth if all_layers else None)
+        token = math.prod(shape) * DTYPES[trained.encoder_dtype].itemsize
         return None if mean.count is None else math.ceil(mean.count * mean.encoder) * token
 
     def work(self, stage: Stage, parallel_plan: ParallelPlan, tokens: int, targets: int) -> Work:

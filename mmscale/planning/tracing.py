@@ -17,8 +17,10 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 
 from mmscale.models.assembly import make_trainable
-from mmscale.models.connectors import ConnectorKind
+from mmscale.models.connectors import Connected, ConnectorKind, Depths
+from mmscale.models.encoders.base import state_shape
 from mmscale.models.language_model import LanguageModel
+from mmscale.models.layer_fusion import EncoderMemory, FusedAttention
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.parallel.context import ParallelContext
 from mmscale.planning.fake_ranks import DEVICE, Watching, fake_model, fake_rank
@@ -76,12 +78,27 @@ class _Attention(torch.autograd.Function):
 
 
 def _attend(grids: bool) -> Callable[..., tuple[Tensor, None]]:
-    def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+    def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if grids:  # packed_sdpa copies rows into right-padded grids, and its output out of one
             query, key, value = query.clone(), key.clone(), value.clone()
         out: Tensor = _Attention.apply(query, key, value)
         rows = out.transpose(1, 2)
-        return (rows.clone() if grids else rows), None
+        return rows.clone() if grids else rows
+
+    def attention(
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *_: Any,
+        mmscale_fused: FusedAttention | None = None,
+        **__: Any,
+    ) -> tuple[Tensor, None]:
+        rows = attended(query, key, value)
+        if mmscale_fused is not None:
+            made = mmscale_fused.keys_and_values(module, query.shape[-1])
+            rows = rows + mmscale_fused.memory.gates[0] * attended(query, *(one[None].transpose(1, 2) for one in made))
+        return rows, None
 
     return attention
 
@@ -108,6 +125,8 @@ class Work:
     flash: bool
     tensor_size: int = 1
     sequence_parallel: bool = False
+    read_tokens: int = 0
+    """Encoder tokens that every layer reads by itself, where layers do."""
 
 
 @dataclass(frozen=True)
@@ -129,18 +148,20 @@ def trace(model_config: Any, work: Work) -> RowMemory:
     return RowMemory(few.forward + extra * (more.forward - few.forward), few.peak + extra * (more.peak - few.peak))
 
 
-def connector_bytes(kind: ConnectorKind, widths: tuple[int, int], lengths: Sequence[int], autocast: bool) -> int:
-    """Bytes that a connector between an encoder and an LLM of these widths keeps for its backward pass, of encoder texts of so
-    many tokens, in float32 or under bfloat16 autocast; the LLM's input, which it makes, is not among them."""
+def connector_bytes(kind: ConnectorKind, sizes: tuple[int, int, Depths], lengths: Sequence[int], autocast: bool) -> int:
+    """Bytes that a connector between an encoder and an LLM of these widths and layers keeps for its backward pass, of encoder
+    texts of so many tokens, in float32 or under bfloat16 autocast; the LLM's input, which it makes, is not among them."""
     rows = sum(map(kind.settings.prefix_length, lengths))
     ends = torch.tensor(list(map(kind.settings.prefix_length, lengths))).cumsum(0) - 1
     read = torch.ones(rows, dtype=torch.bool).index_fill(0, ends, False).nonzero()[:, 0]
     with FakeTensorMode(allow_non_fake_inputs=True):
-        joins = kind.build(*widths)
-        states, tokens = torch.empty(sum(lengths), widths[0]), torch.empty(0, widths[1])
+        joins = kind.build(*sizes)
+        shape = state_shape(sizes[0], sizes[2].encoder if kind.reads_all_layers else None)
+        states, tokens = torch.empty(sum(lengths), *shape), torch.empty(0, sizes[1])
         with LiveBytes() as live, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             live.ignore(joins.parameters())
-            merged = joins(states, tokens, ends.new_empty(0), read, ends, tuple(lengths))
+            made: Tensor | Connected = joins(states, tokens, ends.new_empty(0), read, ends, tuple(lengths))
+            merged = made if isinstance(made, Tensor) else made.rows
             return live.now - merged.numel() * merged.element_size()
 
 
@@ -165,9 +186,19 @@ def run_row(model: LanguageModel, work: Work, between: Callable[[], int] = lambd
     inputs = model.embed(ids)
     if not work.trained:
         inputs = inputs.detach().requires_grad_()
-    hidden = model.hidden(inputs, positions, PackedLayout((work.tokens,), DEVICE), read=targets)
+    layout, memory = PackedLayout((work.tokens,), DEVICE), _memory(model, work, inputs)
+    hidden = model.hidden(inputs, positions, layout, read=targets, memory=memory)
     result = between()
     loss = model.cross_entropy_sum(hidden, targets)
     del hidden
     loss.backward()
     return result
+
+
+def _memory(model: LanguageModel, work: Work, inputs: Tensor) -> EncoderMemory | None:
+    """What layers read, where they do; its own bytes are the connector's."""
+    if not work.read_tokens:
+        return None
+    states = inputs.new_zeros(1).expand(2 * model.depth, work.read_tokens, model.width).requires_grad_()
+    gates = inputs.new_zeros(model.depth, requires_grad=True)
+    return EncoderMemory(states, gates, range(model.depth), PackedLayout((work.read_tokens,), DEVICE))

@@ -10,8 +10,10 @@ from mmscale.config.model import EncoderConfig
 from mmscale.config.training import StageConfig
 from mmscale.data.token_store import TokenStore
 from mmscale.errors import UserError
-from mmscale.models.counting import encoder_width
+from mmscale.models.connectors import connector
+from mmscale.models.counting import encoder_depth, encoder_width
 from mmscale.models.encoders import load_encoder
+from mmscale.models.encoders.base import state_shape
 from mmscale.models.loading import DTYPES
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
@@ -73,10 +75,12 @@ def cached(stage: Stage, config: EncoderConfig, data: TrainingData, context: Par
     tokens = sum(stores["train"].merged_lengths())
     if not wanted(stage, len(data.train), tokens):
         return data
-    size = size_of(stores, encoder_width(config), DTYPES[config.dtype])[1]
+    all_layers = connector(stage.connector).reads_all_layers
+    shape = state_shape(encoder_width(config), encoder_depth(config) if all_layers else None)
+    size = size_of(stores, shape, DTYPES[config.dtype])[1]
     if not context.from_first(lambda: _has_room(where, size)):
         return data
-    encoder = load_encoder(config, context.device)
+    encoder = load_encoder(config, context.device, all_layers)
     kept = with_states(encoder, stores, where, context, Interruption(stage.run.parallel.interruption, context))
     return replace(data, train=kept["train"], dev=kept.get("dev", data.dev))
 

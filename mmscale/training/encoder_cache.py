@@ -1,7 +1,7 @@
 """States of a frozen encoder, computed once and mapped from disk in every later pass.
 
-A folder a stage: parts (storage/parts.py) with `states` [tokens, d_enc] of 512 examples, in the encoder's own dtype, and
-index.json with the digests of the encoder's weights and of the tokens they belong to, complete when all parts are there.
+A folder a stage: parts (storage/parts.py) with `states` [tokens, d_enc] of 512 examples, or of all layers [tokens, S, d_enc] of so
+many fewer, in the encoder's own dtype, and index.json with the digests of the encoder's weights and of the tokens they belong to, complete when all parts are there.
 The hash of each part is checked before a stage begins; a damaged one is made again.
 Every rank computes every n-th part; a part is the same whoever makes it, and one that is there is not made again.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ PART_EXAMPLES = 512
 """At 100 tokens of mT5-xl (2,048 wide, bfloat16): 200 MB."""
 BATCH_TOKENS = 16_384
 """Encoder tokens computed at once."""
-_INDEX = "index.json"
+_INDEX, _COMPLETE = "index.json", "complete"
 _SAMPLE_BYTES, _SAMPLES = 1 << 16, 64
 
 
@@ -58,15 +59,20 @@ def weights_digest(encoder: Encoder) -> str:
     return hashed.hexdigest()
 
 
-def size_of(stores: dict[str, TokenStore], width: int, dtype: torch.dtype) -> tuple[int, int]:
-    """(encoder tokens, bytes of their states)."""
+def size_of(stores: dict[str, TokenStore], shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, int]:
+    """(encoder tokens, bytes of their states, which are of this shape each)."""
     tokens = sum(int(store.field_lengths()[:, 2].sum()) for store in stores.values())
-    return tokens, tokens * width * dtype.itemsize
+    return tokens, tokens * math.prod(shape) * dtype.itemsize
 
 
-def state_parts(store: TokenStore) -> list[Part]:
+def part_examples(shape: tuple[int, ...]) -> int:
+    """Examples of a part, whose tokens have states of this shape: parts stay about as large whatever the layers."""
+    return max(1, PART_EXAMPLES // math.prod(shape[:-1]))
+
+
+def state_parts(store: TokenStore, shape: tuple[int, ...]) -> list[Part]:
     """The parts of a store's states."""
-    return parts_of(store.name, len(store), PART_EXAMPLES)
+    return parts_of(store.name, len(store), part_examples(shape))
 
 
 def _batches(lengths: list[int]) -> Iterator[list[int]]:
@@ -86,7 +92,7 @@ def _computed(encoder: Encoder, store: TokenStore, part: Part, device: torch.dev
     examples = [store[i] for i in part.rows]
     lengths = [len(example.encoder_ids) for example in examples]
     ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
-    states = torch.empty(ends[-1], encoder.width, dtype=encoder.dtype)
+    states = torch.empty(ends[-1], *encoder.shape, dtype=encoder.dtype)
     with torch.no_grad():
         for batch in _batches(lengths):
             of_batch = encoder.states(encoder_row([examples[i] for i in batch]).to(device)).to("cpu", encoder.dtype)
@@ -98,11 +104,12 @@ def _computed(encoder: Encoder, store: TokenStore, part: Part, device: torch.dev
 class WithStates(TokenStore):
     """The same examples, each with its encoder states; nothing but what is looked at enters memory."""
 
-    def __init__(self, tokens: TokenStore, folder: PartFolder) -> None:
+    def __init__(self, tokens: TokenStore, folder: PartFolder, shape: tuple[int, ...]) -> None:
         super().__init__(tokens.folder, tokens.name, len(tokens))
+        self._part = part_examples(shape)
         lengths = tokens.field_lengths()[:, 2].long()
         self._counts, self._after = lengths.tolist(), lengths.cumsum(0).tolist()
-        parts = state_parts(tokens)
+        parts = state_parts(tokens, shape)
         self._mapped = functools.cache(lambda number: folder.mapped(parts[number], "states"))
 
     def __getitem__(self, index: Any) -> Any:
@@ -110,15 +117,16 @@ class WithStates(TokenStore):
         if isinstance(index, slice):
             return example  # a list, made of single ones
         index %= len(self)
-        number = index // PART_EXAMPLES
-        first = number * PART_EXAMPLES
+        number = index // self._part
+        first = number * self._part
         offset = self._after[first - 1] if first else 0
         stop = self._after[index] - offset
         return replace(example, encoder_states=self._mapped(number)[stop - self._counts[index] : stop])
 
 
 def _belongs_to(encoder: Encoder, stores: dict[str, TokenStore]) -> dict[str, str]:
-    return {"encoder": weights_digest(encoder), "tokens": " ".join(store.digest() for store in stores.values())}
+    belongs = {"encoder": weights_digest(encoder), "tokens": " ".join(store.digest() for store in stores.values())}
+    return belongs | ({"states": "of all layers"} if encoder.all_layers else {})
 
 
 def key_of(belongs_to: dict[str, str]) -> str:
@@ -136,16 +144,18 @@ def _is_complete(place: CacheFolder, wanted: dict[str, str]) -> bool:
             raise UserError(f"{index} is damaged: remove {place.folder}, or choose another encoder_cache") from error
         say(str(error))
         held = {}
-    if {key: held.get(key) for key in wanted} == wanted:
-        return bool(held.get("complete"))
+    if {key: value for key, value in held.items() if key != _COMPLETE} == wanted:
+        return bool(held.get(_COMPLETE))
     if held and not place.renewable:
         other = "another encoder" if held.get("encoder") != wanted["encoder"] else "other data or another tokenizer"
+        if held.get("states") != wanted.get("states"):
+            other = "other layers of the encoder"
         raise UserError(
             f"{place.folder} holds encoder states of {other}: choose another encoder_cache, or remove that folder"
         )
     for file in place.folder.glob("*.safetensors"):
         file.unlink()
-    write_json(index, {**wanted, "complete": False})
+    write_json(index, {**wanted, _COMPLETE: False})
     return False
 
 
@@ -165,20 +175,20 @@ def with_states(
     folder = PartFolder(place.folder, key_of(wanted))
     with context.alone_in(place.folder):
         complete = context.from_first(lambda: _is_complete(place, wanted))
-        damaged = _without_damaged(stores, folder, context)
+        damaged = _without_damaged(_parts(stores, encoder.shape), folder, context)
         if damaged or not complete:
             _make(encoder, stores, place.title, folder, context, interruption)
-            context.on_first(lambda: write_json(place.folder / _INDEX, {**wanted, "complete": True}))
-    return {name: WithStates(store, folder) for name, store in stores.items()}
+            context.on_first(lambda: write_json(place.folder / _INDEX, {**wanted, _COMPLETE: True}))
+    return {name: WithStates(store, folder, encoder.shape) for name, store in stores.items()}
 
 
-def _parts(stores: dict[str, TokenStore]) -> list[Part]:
-    return [part for store in stores.values() for part in state_parts(store)]
+def _parts(stores: dict[str, TokenStore], shape: tuple[int, ...]) -> list[Part]:
+    return [part for store in stores.values() for part in state_parts(store, shape)]
 
 
-def _without_damaged(stores: dict[str, TokenStore], folder: PartFolder, context: ParallelContext) -> bool:
+def _without_damaged(parts: list[Part], folder: PartFolder, context: ParallelContext) -> bool:
     """Remove parts that are not what was written, and say so; whether there were any. Ranks share the hashing."""
-    there = filter(folder.holds, _parts(stores)[context.rank :: context.size])
+    there = filter(folder.holds, parts[context.rank :: context.size])
     mine = [str(folder.path(part)) for part in folder.damaged(there)]
     damaged = [path for of_rank in context.gather(mine) for path in of_rank]
     for path in damaged:
@@ -198,13 +208,13 @@ def _make(
     interruption: Interruption,
 ) -> None:
     """Ranks take turns at the parts and meet after each turn, so that nobody waits long in a collective."""
-    tokens, size = size_of(stores, encoder.width, encoder.dtype)
+    tokens, size = size_of(stores, encoder.shape, encoder.dtype)
     count = sum(map(len, stores.values()))
     say(
-        f"{title}: encoder states of {count:,} examples, {tokens:,} tokens x {encoder.width} x "
+        f"{title}: encoder states of {count:,} examples, {tokens:,} tokens x {' x '.join(map(str, encoder.shape))} x "
         f"{encoder.dtype.itemsize} bytes = {size / 1e6:,.1f} MB, into {folder.folder}"
     )
-    parts = _parts(stores)
+    parts = _parts(stores, encoder.shape)
     by_name = {store.name: store for store in stores.values()}
     with bar(f"{title}: encoder states", len(parts)) as progress, interruption:
         for begin in range(0, len(parts), context.size):

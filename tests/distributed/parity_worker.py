@@ -66,13 +66,15 @@ def configuration(folder: Path, overrides: list[str]) -> RunConfig:
                 "augmentation": stage("problem", math, 3e-4),
             },
             "queries": {"mapping": stage("translation", "mapping", 3e-4)},
+            "layers": {"translation": stage("translation", "mapping", 3e-4)},
         },
         "variants": {
             "queries": {
                 "method": "mindmerger",
                 "stages": ["mapping"],
                 "connector": {"kind": "qformer", "queries": 6, "width": 32, "heads": 2, "cross_attention_every": 2},
-            }
+            },
+            "layers": {"method": "layalign", "stages": ["translation"]},
         },
     }
     return parse_run(apply_overrides(values, overrides), "parity_worker.py")

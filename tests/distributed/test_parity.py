@@ -1,7 +1,7 @@
 """One rank = two = four, replicated = ZeRO-1 = 2 = 3, each also under tensor parallelism: losses of 20 steps and final weights, fp32.
 
-Each launch trains all four stages of question alignment and MindMerger, and MindMerger's first with a QFormer as its connector: a
-run of its own is mostly imports.
+Each launch trains all four stages of question alignment and MindMerger, MindMerger's first with a QFormer as its
+connector, and LayAlign's first: a run of its own is mostly imports.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ STAGES = (
     "mindmerger.mapping",
     "mindmerger.augmentation",
     "queries.mapping",
+    "layers.translation",
 )
 RELATIVE = 1e-5
 WEIGHTS = 2e-5

@@ -61,9 +61,12 @@ def states(encoder: Encoder, store: TokenStore, folder, renewable: bool = True) 
     return with_states(encoder, {"train": store}, CacheFolder(folder, renewable, "test"), HERE, interruption)["train"]
 
 
-@pytest.mark.parametrize("family", ["t5", "m2m100", "xlm_roberta", "decoder"])
-def test_a_row_with_cached_states_has_the_loss_of_one_without(tmp_path, small_parts, family):
-    model, store = random_merged("llama", family), make_store(tmp_path / "tokens")
+@pytest.mark.parametrize(
+    ("family", "joined_by"),
+    [("t5", "mlp"), ("m2m100", "mlp"), ("xlm_roberta", "mlp"), ("decoder", "mlp"), ("t5", "layalign")],
+)
+def test_a_row_with_cached_states_has_the_loss_of_one_without(tmp_path, small_parts, family, joined_by):
+    model, store = random_merged("llama", family, joined_by=joined_by), make_store(tmp_path / "tokens")
     held = states(model.encoder, store, tmp_path / "states")
     assert len(held) == len(store) and list(held) == list(store)
     for chosen in ([0, 22, 7], [4, 5], list(range(23))):
@@ -95,12 +98,27 @@ def test_finished_parts_are_kept_and_a_second_pass_computes_nothing(tmp_path, sm
     assert states(encoder, store, tmp_path / "states")[3].encoder_states is not None
 
 
+def test_states_of_all_layers_are_sized_first_and_are_never_taken_for_the_last_ones(tmp_path, small_parts, capsys):
+    encoder, store = random_merged("llama", "t5").encoder, make_store(tmp_path / "tokens")
+    states(encoder, store, tmp_path / "states")
+    encoder.all_layers = True
+    with pytest.raises(UserError, match="holds encoder states of other layers of the encoder"):
+        states(encoder, store, tmp_path / "states", renewable=False)
+    capsys.readouterr()
+    tokens = sum(len(one.encoder_ids) for one in store)
+    held = states(encoder, store, tmp_path / "states")
+    said = f"{tokens:,} tokens x 3 x 24 x 8 bytes = {tokens * 3 * 24 * 8 / 1e6:,.1f} MB"
+    assert said in capsys.readouterr().err
+    assert held[3].encoder_states.shape == (len(store[3].encoder_ids), 3, 24)
+    assert len(list((tmp_path / "states").glob("*.safetensors"))) == 23, "parts of a third of the examples"
+
+
 def test_a_damaged_part_is_seen_and_made_again(tmp_path, small_parts, capsys):
     encoder, store = random_merged("llama", "t5").encoder, make_store(tmp_path / "tokens")
     whole = [example.encoder_states.clone() for example in states(encoder, store, tmp_path / "states")]
     part = tmp_path / "states" / "train-00002.safetensors"
     key = encoder_cache.key_of(encoder_cache._belongs_to(encoder, {"train": store}))
-    third = encoder_cache.state_parts(store)[2:3]
+    third = encoder_cache.state_parts(store, encoder.shape)[2:3]
     folder = PartFolder(part.parent, key)
     assert not folder.damaged(third) and PartFolder(part.parent, "x").damaged(third) == third
     for where in flips(part, 60):

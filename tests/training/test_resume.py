@@ -109,6 +109,7 @@ QUERIES = '{"kind": "qformer", "layers": 1, "queries": 3}'
         (True, "mlp", (1, 5, 13)),
         (False, "mlp", (1, 5, 13)),
         pytest.param(True, QUERIES, (7,), marks=pytest.mark.slow),
+        pytest.param(True, "layalign", (7,), marks=pytest.mark.slow),
     ],
 )
 def test_stopped_anywhere_and_resumed_equals_uninterrupted(tmp_path, merged, joined_by, stops):

@@ -70,6 +70,10 @@ class Connector(nn.Module, ABC):
         `encoder_lengths` are the states of each example, which lie one after another, as their rows do. The whole row is written in here: parameters that are partitioned over ranks are whole only inside a forward.
         """
 
+    def operations(self) -> int:
+        """Multiplications for each row that it makes, forward: by most, every element meets each row once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def read_in_forward(self) -> Iterable[nn.Parameter]:
         """Parameters of submodules that `forward` reads without calling these: ZeRO-3 gathers them as well."""
         return ()

@@ -62,6 +62,11 @@ class LayAlignConnector(Connector):
         self.mixer = LayerMixer(*counts, encoder_width, llm_width, settings.projection == "mlp")
         self.gates = nn.Parameter(torch.zeros(len(self.reading_layers)))
 
+    def operations(self) -> int:
+        sets = self.mixer.mix.weight.shape[0]
+        of_each = sum(part.numel() for name, part in self.mixer.named_parameters() if not name.startswith("mix."))
+        return self.mapping.operations() + sets * (len(self.mixed_states) * self.encoder_width + of_each)
+
     def read_in_forward(self) -> Iterable[nn.Parameter]:
         return self.mapping.read_in_forward()
 
