@@ -123,7 +123,7 @@ def test_loss_logits_and_gradients_are_those_of_the_authors_formula_on_the_same_
 
 
 def relative(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max() / b.abs().max())
+    return float((a - b).detach().abs().max() / b.detach().abs().max())
 
 
 def test_a_new_one_adds_nothing_to_the_mapping_alone():
@@ -266,6 +266,37 @@ def test_its_file_says_how_it_was_made_and_reads_back_as_nothing_else(tmp_path):
     assert all(value.equal(again.state_dict()[name]) for name, value in made.state_dict().items())
     with pytest.raises(UserError, match="holds the connector .*mlp.*not layalign"):
         connector("layalign").read(tmp_path / kind.file)
+
+
+def test_a_checkpoint_of_the_authors_is_read_whole_or_refused(tmp_path):
+    """Tensors named as their LayAlign class saves them, frozen models included, by torch.save."""
+    made = connector(DEEP).build(24, 10, Depths(4, 3))
+    torch.manual_seed(0)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter)
+    theirs = {"mixer.mix": "fc1", "mixer.projection": "fc2", "mixer.second_projection": "fc3"}
+    held = {f"model_llm.model.model.layers.{i}.self_attn.adaption_gate": made.gates[i, None] for i in range(3)}
+    held |= {f"encoder_mt.block.{i}.layer.0.SelfAttention.q.weight": torch.ones(2, 2) for i in range(4)}
+    for name, value in made.state_dict().items():
+        part, _, leaf = name.rpartition(".")
+        if name != "gates":
+            held[f"encoder_aligner.projector.{theirs[part]}.{leaf}" if part in theirs else name] = value
+    held = {name: value.detach().clone() for name, value in held.items()}
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(held, path)
+    again = connector(DEEP).read(tmp_path)
+    assert again.depths == Depths(4, 3)
+    assert all(value.equal(again.state_dict()[name]) for name, value in made.state_dict().items())
+    with pytest.raises(UserError, match="of other settings"):
+        connector("layalign").read(tmp_path)
+    for name in (
+        "encoder_mt.block.3.layer.0.SelfAttention.q.weight",
+        "encoder_aligner.projector.fc1.bias",
+        "mapping.end_boundary",
+    ):
+        torch.save({key: value for key, value in held.items() if key != name}, path)
+        with pytest.raises(UserError, match=r"mixes 4 states of an encoder of 3 layers|Missing key"):
+            connector(DEEP).read(tmp_path)
 
 
 def test_models_of_other_layers_are_refused():

@@ -93,6 +93,8 @@ class ConnectorKind:
     """Names under which others keep such weights, looked for after `file`."""
     reader: Callable[[Path], Connector] | None = None
     """Reads a file; None reads what `write` wrote."""
+    other_reader: Callable[[Path], Connector] | None = None
+    """Reads a file of others that is no safetensors, where `reader` does not."""
     usual: ConnectorSettings = NO_SETTINGS
     """Its settings where none are given: an instance of its own class of them."""
     given: ConnectorSettings | None = None
@@ -134,6 +136,11 @@ class ConnectorKind:
     def read(self, path: Path) -> Connector:
         """The connector of a file or folder; UserError where a tensor is missing, left over, or not of finite numbers."""
         path = self.find(path)
+        if self.other_reader is not None and path.suffix != ".safetensors":
+            made = self.other_reader(path)
+            if made.settings != self.settings:
+                raise UserError(f"{path} holds a connector of other settings ({made.settings}): set connector to them")
+            return made
         return self.reader(path) if self.reader is not None else self._read(path)
 
     def _read(self, path: Path) -> Connector:

@@ -10,7 +10,9 @@ Legend: E encoder tokens, S states of each, L reading layers, D width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,8 +21,10 @@ from torch import Tensor, nn
 
 from mmscale.config.connector import ConnectorSettings
 from mmscale.errors import UserError
-from mmscale.models.connectors.base import Connected, Connector, ConnectorKind, Depths
+from mmscale.models.connectors.base import Connected, Connector, ConnectorKind, Depths, load
 from mmscale.models.connectors.mlp import MLPConnector
+from mmscale.models.loading import load_tensors
+from mmscale.models.tensor_files import require_content
 
 
 class LayAlignSettings(ConnectorSettings):
@@ -98,5 +102,61 @@ def _chosen(key: str, given: tuple[int, ...] | None, usual: int, count: int) -> 
     return numbers
 
 
-CONNECTOR = ConnectorKind("layalign", LayAlignConnector, usual=LayAlignSettings(), reads_all_layers=True)
+_PREFIXES = {
+    "encoder_aligner.projector.fc1.": "mixer.mix.",
+    "encoder_aligner.projector.fc2.": "mixer.projection.",
+    "encoder_aligner.projector.fc3.": "mixer.second_projection.",
+    "mapping.": "mapping.",
+}
+"""The authors' names -> ours."""
+_LLM_LAYER = re.compile(r"model_llm\..*?\blayers\.(\d+)\.self_attn\.(adaption_gate$)?")
+_ENCODER_LAYER = re.compile(r"encoder_mt\..*?\b(?:block|layers?)\.(\d+)\.")
+
+
+def _read_theirs(path: Path) -> LayAlignConnector:
+    """The connector of the authors' `pytorch_model.bin`, which holds the whole model: the rest of it is frozen."""
+    require_content(path)
+    held = load_tensors(path)
+    if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
+        raise UserError(f"{path} holds no tensors by name: it is no checkpoint of LayAlign")
+    gates = {int(m[1]): held[key] for key in held if (m := _LLM_LAYER.match(key)) and m[2]}
+    state = {
+        ours + key[len(theirs) :]: held[key]
+        for key in held
+        for theirs, ours in _PREFIXES.items()
+        if key.startswith(theirs)
+    }
+    wanted = ("mixer.mix.weight", "mixer.projection.weight")
+    if not gates or any(state.get(key, torch.empty(0)).dim() != 2 for key in wanted):
+        raise UserError(
+            f"{path} has no encoder_aligner and adaption_gate of LayAlign: name its authors' pytorch_model.bin"
+        )
+    numbers = [{int(m[1]) for key in held if (m := pattern.match(key))} for pattern in (_ENCODER_LAYER, _LLM_LAYER)]
+    depths = Depths(*(max(found, default=-1) + 1 for found in numbers))
+    mixed = state["mixer.mix.weight"].shape[1]
+    if mixed != depths.encoder:
+        raise UserError(
+            f"{path} mixes {mixed} states of an encoder of {depths.encoder} layers, and does not say which: it cannot be read"
+        )
+    layers = tuple(sorted(gates))
+    settings = LayAlignSettings(
+        projection="mlp" if "mixer.second_projection.weight" in state else "linear",
+        language_layers=None if layers == tuple(range(depths.llm)) else layers,
+    )
+    llm_width, encoder_width = state["mixer.projection.weight"].shape
+    made = LayAlignConnector(encoder_width, llm_width, depths, settings)
+    made.settings, made.depths = settings, depths
+    state["gates"] = torch.cat([gates[layer].flatten() for layer in layers])
+    load(made, state, path)
+    return made
+
+
+CONNECTOR = ConnectorKind(
+    "layalign",
+    LayAlignConnector,
+    other_files=("pytorch_model.bin",),
+    other_reader=_read_theirs,
+    usual=LayAlignSettings(),
+    reads_all_layers=True,
+)
 """LayAlign's: MindMerger's mapping, and gated cross-attention of every LLM layer to a learned mix of all encoder layers."""
