@@ -108,7 +108,7 @@ class LanguageModel(nn.Module):
         """
         trunk, inputs = self.causal_lm.get_decoder(), inputs_TD[None]
         if memory is not None and self._tensor_parallel is not None:
-            memory = memory.passed(self._tensor_parallel.regions.beside)
+            memory = memory.entered(self._tensor_parallel.regions)
         output: Tensor = trunk(
             inputs_embeds=inputs if self._tensor_parallel is None else self._tensor_parallel.regions.begin(inputs),
             position_ids=position_ids[None],

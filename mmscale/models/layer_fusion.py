@@ -10,7 +10,7 @@ Legend: T tokens of the LLM, E of the encoder, L reading layers, H heads, K key/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from mmscale.models.attention import held_attention
 from mmscale.models.cross_attention import packed_cross_attention
 from mmscale.models.key_value_cache import KeyValueCache, MemoryCache, NewTokens
 from mmscale.models.packed_layout import PackedLayout
+from mmscale.parallel.regions import Regions
 
 _PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 
@@ -39,9 +40,9 @@ class EncoderMemory:
     layout: PackedLayout
     """The encoder tokens of each sequence."""
 
-    def passed(self, passage: Callable[[Tensor], Tensor]) -> EncoderMemory:
-        """The same behind a passage of tensor parallelism."""
-        return replace(self, states=passage(self.states), gates=passage(self.gates))
+    def entered(self, regions: Regions) -> EncoderMemory:
+        """The same inside of layers that are cut over ranks, each of which sees the gradient of its heads."""
+        return replace(self, states=regions.beside(self.states), gates=regions.copy(self.gates))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ def paths_of(public_data, folder, config: str, llm: str) -> list[str]:
     paths = [f"language_model.path={model(llm)}"]
     if "proxy_tuning" in config:
         paths.append(f"proxy.base.path={model('llama-2-70b')}")
-    return [*paths, f"encoder.path={model('mt5-xl.UNVERIFIED')}"] if "mindmerger" in config else paths
+    merged = "mindmerger" in config or "layalign" in config
+    return [*paths, f"encoder.path={model('mt5-xl.UNVERIFIED')}"] if merged else paths
 
 
 @pytest.fixture
@@ -227,3 +228,19 @@ def test_a_qformers_rows_activations_and_operations_are_planned(plan):
     assert stage["memory_bytes"]["connector_activations"] > usual["memory_bytes"]["connector_activations"] > 0
     short, long = (one["inference"]["memory_bytes"]["key_value_cache"] for one in (found, plain))
     assert long - short == 2 * 32 * 4096 * (513 - 17) * 32 * 2, "keys and values of 32 layers, a batch of 32, bfloat16"
+
+
+def test_what_layalign_mixes_keeps_and_computes_is_planned(plan):
+    """mT5-xl has 24 layers of width 2,048, LLaMA-2-7B 32 of 4,096; MindMerger's plan of the same examples beside."""
+    config, other = "configs/layalign/metamath-7b-mt5-xl.yaml", "configs/mindmerger/metamath-7b-mt5-xl.yaml"
+    found, plain = (json.loads(plan(one, "llama-2-7b", "--json")[1]) for one in (config, other))
+    stage, usual = found["stages"]["layalign.translation"], plain["stages"]["mindmerger.mapping"]
+    mixer = 24 * 64 + 64 + 2048 * 4096 + 4096
+    assert found["parameters"]["connector"] == plain["parameters"]["connector"] + mixer + 32
+    assert stage["encoder_cache_bytes"] == 25 * usual["encoder_cache_bytes"]
+    short, long = (one["inference"]["memory_bytes"]["key_value_cache"] for one in (plain, found))
+    assert long - short == 2 * 32 * 4096 * 512 * 32 * 2, "keys and values of the encoder's text, too"
+    tokens = usual["encoder_cache_bytes"] / 128_000 / 2048 / 2 * (stage["row_tokens"] // 300)
+    made = 2 * 32 * tokens * 4096 * 2
+    assert stage["memory_bytes"]["connector_activations"] > made, "what the layers read, bfloat16"
+    assert stage["step_seconds"] > usual["step_seconds"]
