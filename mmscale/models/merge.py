@@ -52,11 +52,11 @@ class MergedModel(nn.Module):
     @staticmethod
     def _require_depths(language_model: LanguageModel, encoder: Encoder | None, depths: Depths) -> None:
         """UserError where the layers are not as many as a connector was made for, or not of a kind that can read its states."""
-        found = Depths(depths.encoder if encoder is None else encoder.depth, language_model.depth)
-        if found != depths:
+        held = Depths(depths.encoder if encoder is None else encoder.depth, language_model.depth)
+        if held != depths:
             raise UserError(
                 f"the connector is for an encoder of {depths.encoder} layers and an LLM of {depths.llm}, but they have "
-                f"{found.encoder} and {found.llm}: use the pair it was trained with"
+                f"{held.encoder} and {held.llm}: use the pair it was trained with"
             )
         require_fusable(language_model.causal_lm)
 

@@ -132,7 +132,7 @@ def _read_theirs(path: Path) -> LayAlignConnector:
             f"{path} has no encoder_aligner and adaption_gate of LayAlign: name its authors' pytorch_model.bin"
         )
     numbers = [{int(m[1]) for key in held if (m := pattern.match(key))} for pattern in (_ENCODER_LAYER, _LLM_LAYER)]
-    depths = Depths(*(max(found, default=-1) + 1 for found in numbers))
+    depths = Depths(*(max(layers, default=-1) + 1 for layers in numbers))
     mixed = state["mixer.mix.weight"].shape[1]
     if mixed != depths.encoder:
         raise UserError(
