@@ -44,11 +44,15 @@ _PROMPTS = (
     "question_translation", "question_translation_published", "alpaca", "alpaca_program", "mapping", "mindmerger_math",
     "langbridge", "xcsqa", "xnli", "xcopa", "xcsqa_text", "xcopa_text", "mcot", "proxy_gsm", "tinyworld_math", "tinyworld_program",
     "tinyworld_translation", "question", "document", "replacement",
+    "mindmerger_hard", "translate_test", "tinyworld_hard", "tinyworld_translate_test",
 )  # fmt: skip
 _FILTERS = (
     "untranslated", "leaked_solution", "repetition_loop", "foreign_script", "other_language_rationale", "native_digits",
     "not_nfc", "digits_differ", "no_gold", "gold_not_numeric", "empty_option", "corrupt_relation", "wrong_gold",
     "ill_posed", "duplicate_question", "conflicting_answers",
+)  # fmt: skip
+_METHODS = (
+    "question_alignment", "mindmerger", "multilingual_cot", "langbridge", "layalign", "mindmerger_hard", "translate_test",
 )  # fmt: skip
 _TASKS = Path(str(resources.files("mmscale.configs"))) / "tasks"
 _RULES = {
@@ -95,10 +99,7 @@ KINDS: dict[str, Kind] = {
     "methods": Kind(
         "method",
         "mmscale.methods.base:Method",
-        {
-            name: f"mmscale.methods.{name}:METHOD"
-            for name in ("question_alignment", "mindmerger", "multilingual_cot", "langbridge", "layalign")
-        },
+        {name: f"mmscale.methods.{name}:METHOD" for name in _METHODS},
     ),
     "tasks": Kind(
         "task",

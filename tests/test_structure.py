@@ -15,7 +15,7 @@ LAYERS = (
     {"data", "execution"},
     {"parallel"},
     {"models"},
-    {"training", "decoding", "conversion"},
+    {"training", "decoding", "conversion", "translation"},
     {"methods"},
     {"answering"},
     {"evaluation"},
@@ -106,6 +106,7 @@ VERBS = {
     ("cli/generate.py", "generate"),
     ("cli/plan.py", "plan"),
     ("cli/serve.py", "serve"),
+    ("cli/translate.py", "translate"),
 }
 """Verbs, whose parameters are the options that users type."""
 MANY_PARAMETERS = VERBS | {

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmscale import registry
+from mmscale.cli.translate import translate
 
 if TYPE_CHECKING:
     from mmscale.config.data import DataConfig
 
-app = typer.Typer(no_args_is_help=True, help="Look at data: preview, stats, overlap.")
+app = typer.Typer(no_args_is_help=True, help="Look at data: preview, stats, overlap; prepare it: tokenize, translate.")
+app.command()(translate)
 
 Languages = Annotated[str, typer.Option(help="comma-separated ISO codes")]
 Split = Annotated[str, typer.Option(help="split of the source")]

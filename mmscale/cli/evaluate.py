@@ -38,6 +38,7 @@ def evaluate(
     split: o.Split = None,
     limit: o.Limit = None,
     prompt: o.Prompt = None,
+    translator: o.Translator = None,
     chat_template: o.Chat = False,
     response_prefix: o.ResponsePrefix = "",
     exemplars: o.Exemplars = None,
@@ -66,6 +67,8 @@ def evaluate(
 
     Example: `mmscale evaluate MODEL --task mgsm --exemplars url-nlp/mgsm/exemplars.py --exemplars-form english_cot`
 
+    Example: `mmscale evaluate MODEL --task mgsm --prompt translate_test --translator facebook/nllb-200-3.3B`
+
     Example: `mmscale evaluate tinyworld:llm --source tinyworld --languages en,sw --limit 20 --prompt tinyworld_math --max-new-tokens 64`
     """
     from mmscale.config.execution import ExecutionConfig
@@ -86,13 +89,8 @@ def evaluate(
         normalization = options.checked_normalization(length_normalization)
         _show(score_files([*predictions, *more], against, rule or "default", language, normalization), as_json)
     elif model is not None:
-        data = {
-            "source": source,
-            "path": path,
-            "languages": _codes(languages),
-            "split": split,
-            "limit_per_language": limit,
-        }
+        where = {"source": source, "path": path, "languages": _codes(languages), "split": split}
+        data = {**where, "limit_per_language": limit, "translation": _translation(translator)}
         chat = {"chat": chat_template, "response_prefix": response_prefix}
         few = {"exemplars": exemplars, "exemplars_form": exemplars_form, "shots": shots}
         asked = {"rule": rule, "prompt": _asked_by(task, prompt, chat, few)}
@@ -156,6 +154,15 @@ def _asked_by(task: str | None, prompt: str | None, chat: dict[str, Any], few: d
         named: TaskConfig = registry.get("tasks", task)
         prompt = named.prompt
     return options.named_prompt(prompt, **chat, **few)
+
+
+def _translation(translator: str | None) -> Any:
+    """A translator as it is typed: its path, or its settings as YAML."""
+    from mmscale.storage.reading import parse_yaml
+
+    if translator is None or not translator.startswith("{"):
+        return translator and {"path": translator}
+    return parse_yaml(translator, "--translator")
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

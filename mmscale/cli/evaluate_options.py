@@ -46,6 +46,12 @@ Languages = Annotated[
 Split = Annotated[str | None, typer.Option(help="with MODEL: split of the source; by default test")]
 Limit = Annotated[int | None, typer.Option(help="with MODEL: first rows of each language")]
 Prompt = Annotated[str | None, typer.Option(help=f"with MODEL: prompt template: {registry.listed('prompts')}")]
+Translator = Annotated[
+    str | None,
+    typer.Option(
+        help="with MODEL and a prompt that shows translations: who makes them, a model or {path: MODEL, beams: 4}"
+    ),
+]
 MaxNewTokens = Annotated[int | None, typer.Option(help="with MODEL; by default the task's, else 512")]
 BatchSize = Annotated[int | None, typer.Option(help="with MODEL; by default 32")]
 Output = Annotated[Path, typer.Option(help="with MODEL: folder of its prediction files")]

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from mmscale.config.base import Config, FilterName, LanguageCodes, SourceName
 from mmscale.config.prompt import PromptName
+from mmscale.config.translation import TranslationConfig
 
 
 class DataConfig(Config):
@@ -31,6 +32,26 @@ class DataConfig(Config):
     """More unreadable rows than this share stops the run."""
     options: dict[str, Any] = {}
     """Options of the source, for example `columns` of `table`."""
+    translation: TranslationConfig | None = None
+    """What translates its questions, for prompts that read a translation (docs/tasks.md); for others nothing is translated."""
+
+    @property
+    def has_translations(self) -> bool:
+        """Whether its questions get a translation: by a translator, or from a column of its file."""
+        return self.translation is not None or self._has_column_of_translations
+
+    @property
+    def _has_column_of_translations(self) -> bool:
+        columns = self.options.get("columns")
+        return isinstance(columns, dict) and "translation" in columns
+
+    @model_validator(mode="after")
+    def _translated_once(self) -> DataConfig:
+        if self.translation is not None and self._has_column_of_translations:
+            raise ValueError(
+                "options.columns names a column of translations, and translation a translator: take one out"
+            )
+        return self
 
 
 class TrainingDataConfig(DataConfig):

@@ -24,7 +24,8 @@ class PromptConfig(Config):
     after: str | None = Field(default=None, max_length=MOST_CHARACTERS)
     """Text behind the question."""
     template: str | None = Field(default=None, max_length=MOST_CHARACTERS)
-    """Jinja template of the whole, from question, language, choices (label, text), relation, premise, hypothesis, source."""
+    """Jinja template of the whole, from question, language, choices (label, text), relation, premise, hypothesis, source; where the
+    data set names a translator also translation (of the question or premise), hypothesis_translation, and each choice's translation."""
     exemplars: str | None = None
     """The user's copy of MGSM's exemplars.py, whose worked problems stand before the question."""
     exemplars_form: Literal["native", "english_cot", "english"] = "native"
@@ -36,6 +37,9 @@ class PromptConfig(Config):
     target: str | None = Field(default=None, max_length=MOST_CHARACTERS)
     """Jinja template of what is right to answer, from the same and answer, rationale, chosen (an option's text), label,
     target; null takes the kind's usual one."""
+    shows: Literal["question", "translation"] = "question"
+    """`translation` puts all of it around a translation of what is asked, in its place (translate-test): the data set names the
+    translator."""
     joined: bool = True
     """Tokenise prompt and target as one text."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()

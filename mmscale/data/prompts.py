@@ -13,7 +13,8 @@ from pathlib import Path
 from mmscale import registry
 from mmscale.config.prompt import is_written, written
 from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record
-from mmscale.data.template import Prompt, Template, expect
+from mmscale.data.template import Prompt, Template, expect, of_translation
+from mmscale.data.written_prompts import reads_translation as reads_translation_as_written
 from mmscale.data.written_prompts import template_of
 from mmscale.errors import UserError
 from mmscale.languages import language
@@ -103,6 +104,18 @@ def _around(before: str, after: str) -> Callable[[Record], Prompt]:
     return lambda record: Prompt(before, record.text, after)
 
 
+def _beside_translation(before: str, after: str) -> Callable[[Record], Prompt]:
+    """The question and its translation below it; a question that is in the translation's language already is shown once."""
+
+    def prompt(record: Record) -> Prompt:
+        other = record.translated
+        if other.language == record.language:
+            return Prompt(before, record.text, after)
+        return Prompt(before, record.text, f"\n{language(other.language).name} translation: {other.text}{after}")
+
+    return prompt
+
+
 def _nothing(record: Record) -> Prompt:
     return Prompt("", "", "")
 
@@ -141,6 +154,15 @@ MINDMERGER_MATH = Template(
     prompt=_around(ALPACA_BEFORE, ALPACA_AFTER + " Let's think step by step."), target=_rationale, joined=False
 )
 """MindMerger, stage II, on word problems: the Alpaca template and "Let's think step by step."."""
+MINDMERGER_HARD = Template(
+    prompt=_beside_translation(ALPACA_BEFORE, ALPACA_AFTER + " Let's think step by step."),
+    target=_rationale,
+    joined=False,
+    reads_translation=True,
+)
+"""MindMerger-Hard on word problems: the same, a translation of the question as text below it."""
+TRANSLATE_TEST = of_translation(MINDMERGER_MATH)
+"""Translate-test on word problems: the same prompt around a translation, which stands in the question's place."""
 REPLACEMENT = Template(prompt=_nothing, target=_rationale, joined=False)
 """MindMerger's ablation of its augmentation: the encoder alone reads the question, the LLM no text."""
 # LangBridge (Yoon et al. 2024): the encoder alone reads, its text that of the Alpaca prompt.
@@ -184,6 +206,12 @@ PROXY_GSM = Template(
 # tinyworld: the same roles in few tokens.
 TINYWORLD_MATH = Template(prompt=_around("Q: ", "\nA:"), target=lambda r: " " + _rationale(r))
 """The embedded models on word problems: "Q: ... A:"."""
+TINYWORLD_HARD = Template(
+    prompt=_beside_translation("Q: ", "\nA:"), target=lambda r: " " + _rationale(r), reads_translation=True
+)
+"""The embedded models on word problems, a translation below each."""
+TINYWORLD_TRANSLATE_TEST = of_translation(TINYWORLD_MATH)
+"""The embedded models on word problems' translations."""
 TINYWORLD_PROGRAM = Template(prompt=_around("Q: ", "\nProgram:"), target=lambda r: "\n" + _rationale(r))
 """The embedded models on word problems, answered by a program: "Q: ... Program:"."""
 TINYWORLD_TRANSLATION = Template(
@@ -202,6 +230,11 @@ def template(name: str) -> Template:
         return template_of(name)
     chosen: Template = registry.get("prompts", name)
     return chosen
+
+
+def reads_translation(name: str) -> bool:
+    """Whether the template of a name shows a translation of what is asked; no file that it may name is read."""
+    return reads_translation_as_written(written(name)) if is_written(name) else template(name).reads_translation
 
 
 def identity(name: str) -> list[str]:
@@ -232,3 +265,20 @@ def require_readable(chosen: Template, records: Sequence[Record]) -> None:
                 f"{record.origin}: prompt {own} reads {_KINDS[chosen.reads]}, and these are {_KINDS[type(record)]}, of which it would leave "
                 f"something out: choose {', '.join(fitting)}"
             )
+
+
+def require_translated(chosen: Template, records: Sequence[Record]) -> None:
+    """UserError naming the first record without a translation where a template shows one."""
+    for record in records if chosen.reads_translation else ():
+        if record.translation is None:
+            raise untranslated(
+                record.origin, registry.name_of("prompts", chosen) or chosen.described or "of another package"
+            )
+
+
+def untranslated(where: str, prompt: str) -> UserError:
+    """That a prompt shows translations of what there are none of."""
+    return UserError(
+        f"{where}: prompt {prompt} reads a translation of the question, and there is none: name a translator in the data set, "
+        f"translation: {{path: MODEL}}, or choose another prompt"
+    )

@@ -9,6 +9,15 @@ ENTAILMENT_LABELS = ("entailment", "neutral", "contradiction")
 """In the order of the hub's numbers."""
 
 
+@dataclass(frozen=True)
+class Translation:
+    """What a record asks, in another language."""
+
+    texts: tuple[str, ...]
+    """In the order of the record's own `texts`."""
+    language: str
+
+
 class Record(ABC):
     """One example. A template says which kinds of record it reads."""
 
@@ -16,6 +25,8 @@ class Record(ABC):
     """Where it was read: "file:line"."""
     language: str
     """Code of the language that its text is in."""
+    translation: Translation | None
+    """What it asks in the language that a translator was asked for; None where none was."""
 
     @property
     @abstractmethod
@@ -47,6 +58,28 @@ class Record(ABC):
         """The record with each of its possible answers as its gold; none where an answer is anything."""
         return ()
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All texts that it asks with, for a translator; none where it has its translation already."""
+        return (self.text,)
+
+    def beside(self, translation: Translation) -> Record:
+        """The same record with a translation."""
+        with_it: Record = replace(self, translation=translation)  # type: ignore[type-var]
+        return with_it
+
+    def put_in(self, translation: Translation) -> Record:
+        """The same record, asking in the words and the language of a translation."""
+        return self
+
+    @property
+    def translated(self) -> Record:
+        """What stands in its place where its translation is read instead: the same, asking in the other language.
+
+        Its gold answer and rationale are this record's own.
+        """
+        return self if self.translation is None else self.put_in(self.translation)
+
 
 @dataclass(frozen=True)
 class ParallelSentence(Record):
@@ -57,6 +90,11 @@ class ParallelSentence(Record):
     source_language: str
     target_language: str
     origin: str = ""
+    translation: Translation | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return ()
 
     @property
     def language(self) -> str:  # type: ignore[override]
@@ -105,10 +143,14 @@ class Problem(_Question):
     english_question: str = ""
     """The English original where the file carries it."""
     origin: str = ""
+    translation: Translation | None = None
 
     @property
     def english(self) -> str | None:
         return self.english_question or None
+
+    def put_in(self, translation: Translation) -> Problem:
+        return replace(self, question=translation.texts[0], language=translation.language, translation=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +169,17 @@ class MultipleChoice(_Question):
     origin: str = ""
     reference_relation: str = ""
     """XCOPA: the relation by Estonian's file, where that is at hand."""
+    translation: Translation | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return self.question, *(text for _, text in self.choices)
+
+    def put_in(self, translation: Translation) -> MultipleChoice:
+        question, *texts = translation.texts
+        labels = [label for label, _ in self.choices]
+        choices = tuple(zip(labels, texts, strict=True))
+        return replace(self, question=question, choices=choices, language=translation.language, translation=None)
 
     @property
     def asked_beside(self) -> str:
@@ -151,6 +204,15 @@ class Entailment(Record):
     language: str
     label: str = ""
     origin: str = ""
+    translation: Translation | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return self.premise, self.hypothesis
+
+    def put_in(self, translation: Translation) -> Entailment:
+        premise, hypothesis = translation.texts
+        return replace(self, premise=premise, hypothesis=hypothesis, language=translation.language, translation=None)
 
     @property
     def text(self) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mmscale.config.connector import one_row_each
 from mmscale.config.data import PackingConfig
 from mmscale.data.chat import in_own_format
-from mmscale.data.prompts import Prompt, Template, require_readable
+from mmscale.data.prompts import Prompt, Template, require_readable, require_translated
 from mmscale.data.records import Record
 from mmscale.errors import UserError
 
@@ -177,8 +177,9 @@ class ExampleTokenizer:
         )
 
     def __call__(self, records: Sequence[Record], with_target: bool = True) -> list[TokenizedExample]:
-        """UserError where a record is not of the kind that the template reads."""
+        """UserError where a record is not of the kind that the template reads, or has no translation where it shows one."""
         require_readable(self.plain, records)
+        require_translated(self.plain, records)
         joined = self.limits.max_joined_tokens if with_target else None
         prompts = [self.template.prompt(record) for record in records]
         fitted = self._whole(prompts) if joined else self._fit(prompts, records)
@@ -248,6 +249,6 @@ class ExampleTokenizer:
             return [[] for _ in records]
         return self.encoder_tokenizer.encode(
             [self.template.encoder_text(record) for record in records],
-            [record.language for record in records],
+            [self.template.encoder_language(record) for record in records],
             self.limits.max_encoder_tokens,
         )

@@ -32,6 +32,8 @@ class Template:
     joined: bool = True
     """Tokenise prompt and target as one text (QAlign, mCoT) or each by itself (MindMerger)."""
     encoder_text: Callable[[Record], str] = lambda record: record.text
+    encoder_language: Callable[[Record], str] = lambda record: record.language
+    """Code of the language that `encoder_text` is in."""
     stop: tuple[str, ...] = ()
     """Texts at which a generated answer is cut."""
     reads: type[Record] = Problem
@@ -42,10 +44,28 @@ class Template:
     """With a chat format: text behind it that the answer goes on from."""
     described: str = ""
     """Where it comes from, of one that is written in a configuration."""
+    reads_translation: bool = False
+    """Whether it shows a translation of what is asked: a record without one is refused."""
 
     def with_changes(self, **changes: Any) -> Template:
         """The same but for some of it."""
         return replace(self, **changes)
+
+
+def of_translation(plain: Template) -> Template:
+    """The template put around a record's translation instead of the record: translate-test."""
+
+    def encoder_language(record: Record) -> str:
+        return plain.encoder_language(record.translated)
+
+    return replace(
+        plain,
+        prompt=lambda record: plain.prompt(record.translated),
+        target=lambda record: plain.target(record.translated),
+        encoder_text=lambda record: plain.encoder_text(record.translated),
+        encoder_language=encoder_language,
+        reads_translation=True,
+    )
 
 
 Kind = TypeVar("Kind", Problem, ParallelSentence, MultipleChoice, Entailment)

@@ -18,7 +18,7 @@ from mmscale import registry
 from mmscale.config.prompt import PromptConfig, written
 from mmscale.data.exemplars import few_shot, question_labels
 from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record
-from mmscale.data.template import Prompt, Template, expect
+from mmscale.data.template import Prompt, Template, expect, of_translation
 from mmscale.errors import UserError
 from mmscale.languages import language
 
@@ -26,6 +26,7 @@ PLAIN = "question"
 """The prompt of a written one that says nothing of its own."""
 MOST_RENDERED = 1 << 20
 """Characters of a rendered template."""
+_OF_TRANSLATION = frozenset({"translation", "translation_language", "hypothesis_translation"})
 _LOOPS = 2
 _FILTERS = ("upper", "lower", "title", "capitalize", "trim", "join", "length", "first", "last", "string", "default")
 _ALLOWED = (
@@ -44,8 +45,12 @@ _KINDS: dict[str, type[Record]] = {
 def _shown(record: Record) -> dict[str, Any]:
     """What a template of a prompt may say of a record; its gold is not among it."""
     values: dict[str, Any] = {"language": record.language, "language_name": language(record.language).name}
+    if record.translation is not None:
+        values |= _shown_of_translation(record.translated)
     if isinstance(record, MultipleChoice):
         choices = [{"label": label, "text": text} for label, text in record.choices]
+        for choice, text in zip(choices, record.translation.texts[1:] if record.translation else (), strict=False):
+            choice["translation"] = text
         return values | {"question": record.question, "choices": choices, "relation": record.relation}
     if isinstance(record, Entailment):
         return values | {"premise": record.premise, "hypothesis": record.hypothesis}
@@ -53,6 +58,31 @@ def _shown(record: Record) -> dict[str, Any]:
         target = language(record.target_language)
         return values | {"source": record.source, "target_language": target.code, "target_language_name": target.name}
     return values | {"question": record.text}
+
+
+def _shown_of_translation(other: Record) -> dict[str, Any]:
+    """What a template may say of a record's translation, its choices left out."""
+    values = {"translation": other.text, "translation_language": other.language}
+    return values | ({"hypothesis_translation": other.hypothesis} if isinstance(other, Entailment) else {})
+
+
+def _names_translation(source: str) -> bool:
+    """Whether a Jinja template says a variable, or a choice's part, that a translation gives."""
+    _compiled(source)
+    tree = _Environment().parse(source)
+    said = [node.name for node in tree.find_all(nodes.Name)] + [node.attr for node in tree.find_all(nodes.Getattr)]
+    said += [node.arg.value for node in tree.find_all(nodes.Getitem) if isinstance(node.arg, nodes.Const)]
+    return not _OF_TRANSLATION.isdisjoint(said)
+
+
+def reads_translation(config: PromptConfig) -> bool:
+    """Whether a written prompt shows a translation of what is asked."""
+    if config.shows == "translation":
+        return True
+    if config.name is not None:
+        named: Template = registry.get("prompts", config.name)
+        return named.reads_translation
+    return any(_names_translation(source) for source in (config.template, config.target) if source is not None)
 
 
 def _known(record: Record) -> dict[str, Any]:
@@ -164,7 +194,12 @@ def _few_shot_target(config: PromptConfig) -> Callable[[Record], str]:
 def template_of(name: str) -> Template:
     """The template that a written prompt's name says; UserError where it is none, or its exemplars are not there."""
     config = written(name)
-    return _dressed(_plain(config), config)
+    plain = _plain(config)
+    if config.shows == "translation":
+        if plain.reads_translation:
+            raise UserError("prompt: it shows a translation beside the question already: take shows: translation out")
+        plain = of_translation(plain)
+    return _dressed(plain.with_changes(reads_translation=reads_translation(config)), config)
 
 
 def _plain(config: PromptConfig) -> Template:

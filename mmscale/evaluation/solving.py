@@ -10,7 +10,7 @@ from pathlib import Path
 from mmscale.answering.base import Answer, Answerer
 from mmscale.config.evaluation import TaskConfig
 from mmscale.data.loading import DataAccount, load_records, wanted_languages
-from mmscale.data.prompts import require_readable, template
+from mmscale.data.prompts import reads_translation, require_readable, template, untranslated
 from mmscale.data.records import Record
 from mmscale.errors import Interrupted, UserError
 from mmscale.evaluation.answers import rule
@@ -20,6 +20,7 @@ from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
 from mmscale.progress import Bar, bar, say
 from mmscale.storage.files import digest
+from mmscale.translation.questions import Translations
 
 LOG_LIKELIHOOD = "log_likelihood"
 _VERDICTS = 1 << 16
@@ -71,12 +72,15 @@ def _verdict(rule_name: str, response: str, answer: str, language: str) -> tuple
     return rule(rule_name).correct(response, answer, language)
 
 
-def accuracy(answerer: Answerer, task: TaskConfig, languages: Sequence[str]) -> float:
-    """Share of a task's rows that are answered rightly, all languages together; nothing is written."""
+def accuracy(answerer: Answerer, task: TaskConfig, languages: Sequence[str], context: ParallelContext) -> float:
+    """Share of a task's rows that are answered rightly, all languages together; no answer is written. All ranks ask the same."""
     records, _ = load_records(task.data, languages)
     require_scorable(records, task.rule)
     asked = answerer if task.prompt is None else answerer.asked_by(task.prompt)
     _require_choosable(records, task)
+    translations = translations_of(task, asked.prompt, asked.title, context)
+    if translations is not None:
+        records = translations.of(records, asked.title)
     answered = [row for batch in _answered(asked, records, task) for row in batch]
     return sum(row.correct for row in judge(answered, task.rule)) / len(answered)
 
@@ -85,6 +89,19 @@ def _require_choosable(records: Sequence[Record], task: TaskConfig) -> None:
     """UserError naming the first record without options where one of them is to be chosen."""
     if task.scoring == LOG_LIKELIHOOD:
         require_options(records, f"scoring={LOG_LIKELIHOOD}")
+
+
+def translations_of(
+    task: TaskConfig, prompt: str, title: str, context: ParallelContext, interruption: Interruption | None = None
+) -> Translations | None:
+    """What translates a task's questions where a prompt shows translations; UserError where the task names no translator."""
+    if not reads_translation(prompt):
+        return None
+    if not task.data.has_translations:
+        raise untranslated(title, prompt)
+    if task.data.translation is None:
+        return None
+    return Translations(task.data.translation, context, interruption)
 
 
 def _answered(
@@ -111,14 +128,20 @@ def solve(
     log: PredictionLog,
     interruption: Interruption,
     progress: Bar,
+    translations: Translations | None = None,
 ) -> list[Prediction]:
     """Answer the records the log does not hold yet; all rows, on every rank, in the order of `records`.
+
+    Those that are not answered yet are translated first, where there are `translations`.
 
     Rows are judged when they are written, for whoever reads the file, and again here, by the rule asked for now.
     Raises Interrupted, on all ranks, when a signal or a time limit ends it early; what was answered is kept.
     """
     done, answered = frozenset(log.rows), len(log.rows)
     if not done.issuperset(record.origin for record in records):  # all ranks know of the same rows
+        if translations is not None:
+            code = log.path.stem
+            records = translations.of(records, f"{answerer.title} ({code})", functools.partial(_note, progress, code))
         for batch in _answered(answerer, records, task, done, log.context):
             new = [row for row in batch if row.origin not in done]
             if log.context.tensor_rank == 0:  # who writes them
@@ -135,6 +158,10 @@ def solve(
     log.collect([record.origin for record in records])
     rows = [log.rows[record.origin] for record in records]
     return judge(decided(rows, task.length_normalization), task.rule, log.context)
+
+
+def _note(progress: Bar, code: str, made: int, count: int) -> None:
+    progress.advance(0, note=f"{code}: {made} of {count} translated")
 
 
 def _how(task: TaskConfig) -> list[object]:
@@ -175,7 +202,10 @@ def evaluate_task(
     accounts = []
     if task.prompt is not None:
         answerer = answerer.asked_by(task.prompt)
-    work = digest([answerer.fingerprint, *_how(task)])
+    translations = translations_of(task, answerer.prompt, f"task {name}", context, interruption)
+    decided_by = [] if translations is None else [translations.config.path, translations.config.deciding]
+    models = answerer.models if translations is None else {**answerer.models, **translations.files}
+    work = digest([answerer.fingerprint, *_how(task), *decided_by])
     folder = folder / name
     require_ready(task.rule, context)
     with context.alone_in(folder), bar(f"{answerer.title} on {name}", len(languages)) as progress:
@@ -191,7 +221,7 @@ def evaluate_task(
             account.expected = _expected(task)
             _tell_of_other_rows(name, code, account)
             accounts.append(account)
-            log = PredictionLog(folder / f"{code}.jsonl", work, context, answerer.models)
-            rows[code] = solve(answerer, records, task, log, interruption, progress)
+            log = PredictionLog(folder / f"{code}.jsonl", work, context, models)
+            rows[code] = solve(answerer, records, task, log, interruption, progress, translations)
             progress.advance(note=code)
     return rows, accounts

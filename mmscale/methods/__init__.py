@@ -34,6 +34,9 @@ def _variant(name: str, variant: VariantConfig) -> Method:
     if variant.connector is None and len(joined_by) > 1:
         listed = " and ".join(sorted(joins or "the run's connector" for joins in joined_by))
         raise UserError(f"variants.{name} has stages of methods that are joined by {listed}: set its connector")
+    whole = method(variant.method) if variant.method is not None else None
+    if whole is not None and not stages:
+        papers.append(whole.paper)
     title = variant.title or name.replace("_", " ").capitalize()
     paper = ", ".join(dict.fromkeys(filter(None, papers)))
     return Method(
@@ -41,7 +44,7 @@ def _variant(name: str, variant: VariantConfig) -> Method:
         title=title,
         paper=paper,
         stages=tuple(stages),
-        prompt=variant.prompt,
+        prompt=variant.prompt or (whole.prompt if whole is not None else None),
         connector=variant.connector or next(iter(joined_by), None),
     )
 

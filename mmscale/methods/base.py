@@ -27,7 +27,8 @@ class Method:
     paper: str
     stages: tuple[StageSpec, ...]
     prompt: str | None = None
-    """Template by which its result is asked; None is that of the last stage."""
+    """Template by which its result is asked; None is that of the last stage. A method of no stages asks the run's own language
+    model, and has one."""
     connector: str | None = None
     """Name of what joins encoder and language model; None takes the run's."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import resources
@@ -31,7 +30,7 @@ from mmscale.models.small_config import small_config
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.shards import shard_of
 from mmscale.parallel.tensor import TensorParallelState, shard_model
-from mmscale.storage.files import write_json
+from mmscale.storage.files import user_cache, write_json
 from mmscale.storage.reading import read_json_object
 
 if TYPE_CHECKING:
@@ -238,8 +237,7 @@ def _cache_file(config: Any, context: ParallelContext) -> Path:
     tensor_parallel = f"{context.tensor_size} {context.sequence_parallel}"
     content = [transformers.__version__, torch.__version__, code.hexdigest(), settings, tensor_parallel]
     key = hashlib.sha256("\n".join([type(config).__name__, *content]).encode()).hexdigest()[:24]
-    root = os.environ.get("MMSCALE_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "mmscale")
-    return Path(root).expanduser() / "architectures" / f"{type(config).__name__}-{key}.json"
+    return user_cache() / "architectures" / f"{type(config).__name__}-{key}.json"
 
 
 def _remembered(file: Path) -> str | None:

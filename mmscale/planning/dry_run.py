@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from mmscale.config.run import RunConfig
-from mmscale.data.loading import load_records
+from mmscale.data.loading import load_records, wanted_languages
 from mmscale.data.packing import DataParallelRank, StepOrder
-from mmscale.data.prompts import require_readable, template
+from mmscale.data.prompts import reads_translation, require_readable, template
 from mmscale.errors import NotHereYet, UserError
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.solving import require_scorable
@@ -26,6 +26,7 @@ from mmscale.parallel.zero import deepspeed_json
 from mmscale.runs.run import asked_prompts, stages_of
 from mmscale.runs.stage import Stage
 from mmscale.runs.stage_data import StageData
+from mmscale.translation.questions import require_languages
 
 
 def _parameters(run: RunConfig) -> dict[str, Any]:
@@ -143,6 +144,13 @@ def _task(run: RunConfig, name: str) -> dict[str, Any]:
     if (running := rule(task.rule).running) is not None:
         set_up(run.execution)
         running.ready()
+    translation = task.data.translation
+    if translation is not None and any(map(reads_translation, {task.prompt} if task.prompt else asked_prompts(run))):
+        entry["translator"] = translation.path
+        try:
+            require_languages(translation, wanted_languages(task.data, run.languages))
+        except NotHereYet as error:
+            entry["translator"] = f"not found: {error}"
     try:
         records, accounts = load_records(task.data, run.languages)
     except NotHereYet as error:
@@ -179,3 +187,5 @@ def show(described: dict[str, Any]) -> None:
     for name, task in described["tasks"].items():
         told = ", ".join(f"{code} {count:,}" for code, count in task.get("problems", {}).items())
         print(f"  task {name} ({task['source']}): {told or 'missing: ' + task['missing']}")
+        if "translator" in task:
+            print(f"    translated by {task['translator']}")

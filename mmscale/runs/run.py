@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import functools
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,6 +12,8 @@ from mmscale.answering.base import Answerer
 from mmscale.answering.local import LOCAL, LocalAnswerer, Steering, proxy_answerer
 from mmscale.config.evaluation import ProxyConfig, TaskConfig
 from mmscale.config.run import RunConfig, dump_run
+from mmscale.data.loading import wanted_languages
+from mmscale.data.prompts import reads_translation, untranslated
 from mmscale.errors import UserError, unknown_name
 from mmscale.evaluation.predictions import Prediction, score
 from mmscale.evaluation.scores import task_scores
@@ -26,6 +29,7 @@ from mmscale.runs.environment import describe_environment, set_up_torch
 from mmscale.runs.stage import Stage
 from mmscale.runs.training import run_stage
 from mmscale.storage.files import atomic_write, write_json
+from mmscale.translation.questions import require_languages
 
 BASE, RUN_FILE = "base", "run.yaml"
 
@@ -45,6 +49,9 @@ def check(run: RunConfig) -> list[Method]:
             Stage(run, chosen, spec).require_trainable()
         if chosen.needs_encoder and run.encoder is None:
             raise UserError(f"{chosen.name} needs an encoder: add an encoder section with a path")
+    for name, prompt in _reading_translations(run, methods):
+        if not run.evaluation.tasks[name].data.has_translations:
+            raise untranslated(f"evaluation.tasks.{name}", prompt)
     if run.proxy is not None and run.evaluation.answerer != LOCAL:
         raise UserError(
             f"proxy-tuning adds logits, which evaluation.answerer={run.evaluation.answerer} does not give: set it to {LOCAL}, "
@@ -57,10 +64,24 @@ def check(run: RunConfig) -> list[Method]:
     return methods
 
 
+def _reading_translations(run: RunConfig, methods: Sequence[Method]) -> list[tuple[str, str]]:
+    """(task, prompt) of every task whose questions a prompt shows in translation."""
+    own = [prompt for chosen in methods if (prompt := asked_by(run, chosen)) is not None]
+    asked = {name: [task.prompt] if task.prompt is not None else own for name, task in run.evaluation.tasks.items()}
+    return [(name, prompt) for name, prompts in asked.items() for prompt in prompts if reads_translation(prompt)]
+
+
 def asked_prompts(run: RunConfig) -> set[str]:
     """The templates by which a run's models are asked, where a task has none of its own."""
-    last = [stage for stage in stages_of(run) if stage.spec is stage.method.stages[-1]]
-    return {stage.method.prompt or stage.prompt for stage in last}
+    return {prompt for chosen in check(run) if (prompt := asked_by(run, chosen)) is not None}
+
+
+def asked_by(run: RunConfig, chosen: Method) -> str | None:
+    """The template by which a method's result is asked, where a task has none of its own."""
+    if chosen.prompt is not None or not chosen.stages:
+        return chosen.prompt
+    last = chosen.stages[-1]
+    return run.recipes[chosen.name][last.name].prompt or last.prompt
 
 
 def stages_of(run: RunConfig) -> list[Stage]:
@@ -155,6 +176,8 @@ class Run:
     def _execute(self) -> None:
         set_up_torch(self.config)
         self._set_up_programs()
+        if not self._counting:
+            self._require_translators()
         if not (self._counting and (self.folder / RUN_FILE).is_file()):  # made where it was trained
             self.context.on_first(self._describe)
         stages = [stage.name for stage in stages_of(self.config)]
@@ -177,6 +200,14 @@ class Run:
         for task in self.config.evaluation.tasks.values():
             require_ready(task.rule, self.context)
 
+    def _require_translators(self) -> None:
+        """UserError, before anything is trained, where a translator does not know a language of its task."""
+        for name in dict.fromkeys(name for name, _ in _reading_translations(self.config, self.methods)):
+            data = self.config.evaluation.tasks[name].data
+            if data.translation is not None:
+                languages = wanted_languages(data, self.config.languages)
+                self.context.on_first(functools.partial(require_languages, data.translation, languages))
+
     def _answerer(self, title: str, parts: ModelParts, prompt: str | None) -> Answerer:
         made: Answerer = registry.get("answerers", self.config.evaluation.answerer)(title, parts, prompt, self.context)
         return made
@@ -187,12 +218,12 @@ class Run:
         write_json(self.folder / "environment.json", describe_environment())
 
     def _base_prompt(self) -> str | None:
-        """The base is asked as the first method's result is, so that only the weights differ; in a run of no method,
-        as the first recipe's result would be.
+        """The base is asked as the first method's result is, so that only the weights differ; in a run of no method that
+        trains, as the first recipe's result would be.
         """
         for chosen in [*self.methods, *(recipe(self.config, name) for name in self.config.recipes)]:
-            last = chosen.stages[-1]
-            return chosen.prompt or self.config.recipes[chosen.name][last.name].prompt or last.prompt
+            if chosen.stages:
+                return asked_by(self.config, chosen)
         return None
 
     def _evaluate(

@@ -12,7 +12,7 @@ import torch
 
 from mmscale.config.cluster import ClusterConfig
 from mmscale.config.run import RunConfig, dump_run
-from mmscale.errors import unknown_name
+from mmscale.errors import UserError, unknown_name
 from mmscale.methods import Method, recipe
 from mmscale.methods.base import StageSpec
 from mmscale.parallel import slurm
@@ -44,9 +44,13 @@ class SlurmJob:
 def wanted_stages(run: RunConfig, target: str) -> list[tuple[Method, StageSpec]]:
     """The stages of "METHOD", or of "METHOD.STAGE" that one alone; UserError when there is no such thing."""
     name, _, stage = target.partition(".")
-    if name not in run.recipes:
-        raise unknown_name("method of this configuration", name, run.recipes)
+    if name not in run.recipes and name not in run.methods:
+        raise unknown_name("method of this configuration", name, [*run.recipes, *run.methods])
     chosen = recipe(run, name)
+    if not chosen.stages:
+        raise UserError(
+            f"{name} trains nothing, so it has no job of its own: leave it out, its answers come with the others'"
+        )
     names = [spec.name for spec in chosen.stages]
     if stage and stage not in names:
         raise unknown_name(f"stage of {name}", stage, names)
@@ -63,7 +67,8 @@ def jobs(run: RunConfig, targets: Sequence[str], cluster: ClusterConfig) -> list
     check(run)
     made: list[SlurmJob] = []
     last: dict[str, str] = {}
-    for chosen, spec in [wanted for target in targets or run.methods for wanted in wanted_stages(run, target)]:
+    trained = [name for name in run.methods if recipe(run, name).stages]
+    for chosen, spec in [wanted for target in targets or trained for wanted in wanted_stages(run, target)]:
         name = f"{chosen.name}.{spec.name}"
         after = (last[chosen.name],) if chosen.name in last else ()
         stage = Stage(run, chosen, spec)

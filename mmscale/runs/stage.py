@@ -10,6 +10,7 @@ import torch
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.config.run import RunConfig
 from mmscale.config.training import StageConfig
+from mmscale.data.prompts import reads_translation, untranslated
 from mmscale.errors import UserError
 from mmscale.methods.base import Method, StageSpec
 from mmscale.models import quantization
@@ -117,6 +118,7 @@ class Stage:
         self._require_master_weights()
         self._require_mapping_fits()
         self._require_connector_fits()
+        self._require_translations()
 
     def _require_quantization_fits(self) -> None:
         """UserError where a quantised language model would be trained, cut or partitioned."""
@@ -178,6 +180,13 @@ class Stage:
         depths = Depths(encoder_depth(self.encoder), int(read.num_hidden_layers))
         with torch.device("meta"):
             connector(self.connector).build(encoder_width(self.encoder), int(read.hidden_size), depths)
+
+    def _require_translations(self) -> None:
+        """UserError where a data set's prompt shows translations and nothing makes any."""
+        for data in (*self.config.data, *self.config.dev_data):
+            prompt = data.prompt or self.prompt
+            if reads_translation(prompt) and not data.has_translations:
+                raise untranslated(f"{self.name}: data set {data.source} {data.path}".rstrip(), prompt)
 
     @property
     def finished(self) -> bool:

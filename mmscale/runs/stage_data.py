@@ -20,12 +20,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmscale import __version__
 from mmscale.config.data import DataConfig, TrainingDataConfig
 from mmscale.data.loading import DataAccount
 from mmscale.data.packing import pack
 from mmscale.data.preview import Segment, segments
-from mmscale.data.prompts import template
+from mmscale.data.prompts import reads_translation, template
 from mmscale.data.segments import ExampleTokenizer, TokenizedExample, special_tokens
 from mmscale.data.sources.hub import local_folder, on_hub
 from mmscale.data.token_store import TokenStore, content_of, token_folder, token_parts
@@ -43,6 +45,7 @@ from mmscale.storage.files import digest, write_json
 from mmscale.storage.parts import Content, Part
 from mmscale.storage.reading import read_json_object
 from mmscale.training.trainer import TrainingData
+from mmscale.translation.questions import Translations
 
 INDEX = "index.json"
 Sizes = Mapping[str, Sequence[int]]
@@ -55,6 +58,8 @@ class StageData:
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._translations: dict[str, Translations] = {}
 
     @functools.cached_property
     def _model_config(self) -> Any:
@@ -96,8 +101,34 @@ class StageData:
             _vocabulary(self.tokenize.tokenizer),
             [type(encoder.tokenizer).__name__, _vocabulary(encoder.tokenizer)] if encoder is not None else None,
             ["prefixes", stage.connector if encoder is not None else None],
+            *(
+                [translations.cache.work]
+                for data in (*config.data, *config.dev_data)
+                if (translations := self.translations(data)) is not None
+            ),
         ]
         return stage.folder / "tokens" / digest(content)
+
+    def translations(self, data: TrainingDataConfig) -> Translations | None:
+        """What translates a data set's questions where its prompt shows translations; this process does it alone."""
+        if data.translation is None or not reads_translation(data.prompt or self.stage.prompt):
+            return None
+        return self._translations.setdefault(
+            data.translation.model_dump_json(), Translations(data.translation, ParallelContext(device=self._device))
+        )
+
+    @property
+    def translated_bytes(self) -> int:
+        """What is kept of the translations that this stage shows: it grows while some process translates."""
+        folders = {translations.cache.folder for translations in self._translations.values()}
+        return sum(file.stat().st_size for folder in folders for file in folder.glob("*.jsonl"))
+
+    def _translate(self, rows: StageRecords, sets: Sequence[TrainingDataConfig]) -> None:
+        """Translate what the prompts of these records show of translations, and keep it."""
+        for number, records in rows.by_set():
+            translations = self.translations(sets[number])
+            if translations is not None:
+                translations.of(records, self.stage.title)
 
     def records(self) -> tuple[StageRecords, StageRecords, list[DataAccount]]:
         """(training records, development records, accounts)."""
@@ -108,21 +139,27 @@ class StageData:
         train, _, _ = self.records()
         numbers = random.Random(self.stage.run.seed).sample(range(len(train)), min(count, len(train)))
         encoder = self.tokenize.encoder_tokenizer
-        row = pack(self._examples(train.chosen(numbers), self.stage.config.data), self.tokenize.specials)
+        chosen = train.chosen(numbers)
+        self._translate(chosen, self.stage.config.data)
+        row = pack(self._examples(chosen, self.stage.config.data), self.tokenize.specials)
         return segments(row, self.tokenize.tokenizer, encoder.tokenizer if encoder else None)
 
     def in_memory(self) -> tuple[TrainingData, list[DataAccount]]:
-        """All examples tokenised by this process, nothing written."""
+        """All examples tokenised by this process, nothing written and nothing translated: NotHereYet where that is still to do."""
         train, dev, accounts = self.records()
         sets = self.stage.config.data
         examples = self._examples(train, sets), self._examples(dev, self._dev_sets)
         return self._training_data(*examples, train.sizes(len(sets))), accounts
 
     def _examples(self, rows: StageRecords, sets: Sequence[TrainingDataConfig]) -> list[TokenizedExample]:
-        """Records as ids, each by the template of its data set; UserError naming one that does not fit the model's context."""
+        """Records as ids, each by the template of its data set; UserError naming one that does not fit the model's context,
+        NotHereYet where one is not translated yet.
+        """
         examples: list[TokenizedExample] = []
         for number, records in rows.by_set():
-            own = sets[number].prompt
+            own, translations = sets[number].prompt, self.translations(sets[number])
+            if translations is not None:
+                records = translations.kept(records)
             tokenize = self.tokenize if own is None else self.tokenize.asking_by(template(own))
             examples += tokenize(records)
         require_context(examples, self.context_length)
@@ -143,14 +180,18 @@ class StageData:
 
         Raises UserError for bad data, and when another process stops making its parts.
         """
+        world = world or World()
+        if torch.cuda.is_available():
+            self._device = torch.device(f"cuda:{world.local_rank}")
         if _sizes(self.folder, hashed=True) is None:
-            self._make(world or World())
+            self._make(world)
         return self.folder
 
     def tokens(self, context: ParallelContext) -> TrainingData:
         """The examples, mapped from disk. One process makes what is missing; ranks that already talk to each other have to
         find it made.
         """
+        self._device = context.device
         # several ranks look at every bit before they talk to each other
         sizes = _sizes(self.folder, hashed=context.size == 1)
         if sizes is None:
@@ -176,16 +217,18 @@ class StageData:
         mixture(self.stage.config, sizes["train"])  # a share of nothing is told before hours of work
         tokens, parts = token_folder(self.folder), _parts(sizes)
         mine = parts[world.rank :: world.size]
+        for name, (records, sets) in rows.items():
+            self._translate(records.chosen([i for part in mine if part.name == name for i in part.rows]), sets)
         with bar(f"{self.stage.title}: tokenising", len(mine)) as progress:
             for part in mine:
                 tokens.make(part, functools.partial(self._content, part, *rows[part.name]))
                 progress.advance()
         minutes = self.stage.run.parallel.timeout_minutes
         if world.rank == 0:
-            _wait(lambda: sum(map(tokens.holds, parts)), len(parts), self.folder, minutes)
+            _wait(lambda: sum(map(tokens.holds, parts)), len(parts), self, minutes)
             self._publish(sizes, accounts)
         else:
-            _wait(lambda: int((self.folder / INDEX).is_file()), 1, self.folder, minutes)
+            _wait(lambda: int((self.folder / INDEX).is_file()), 1, self, minutes)
 
     def _content(self, part: Part, rows: StageRecords, sets: Sequence[TrainingDataConfig]) -> Content:
         """What a part of the records' tokens holds."""
@@ -284,14 +327,14 @@ def _parts(sizes: Sizes) -> list[Part]:
     return [part for name, of_sets in sizes.items() for part in token_parts(name, sum(of_sets))]
 
 
-def _wait(there: Callable[[], int], wanted: int, folder: Path, minutes: float) -> None:
-    """Until `wanted` files are there; UserError when for so many minutes none came."""
-    count, since = there(), time.monotonic()
-    while count < wanted:
-        time.sleep(_POLL_SECONDS)
-        before, count = count, there()
-        if count > before:
+def _wait(there: Callable[[], int], wanted: int, data: StageData, minutes: float) -> None:
+    """Until `wanted` files are there; UserError when for so many minutes none came, and nothing was translated either."""
+    folder, seen, since = data.folder, (-1, -1), time.monotonic()
+    while (count := there()) < wanted:
+        before, seen = seen, (count, data.translated_bytes)
+        if seen != before:
             since = time.monotonic()
+        time.sleep(_POLL_SECONDS)
         if time.monotonic() - since > 60 * minutes:
             raise UserError(
                 f"{folder}: no other process wrote any tokens for {minutes:g} minutes: one has ended, and its own "

@@ -111,7 +111,7 @@ def _train(stage: Stage, start: ModelParts, print_of_start: str, context: Parall
         checkpoint_activations(model.language_model)
     torch.manual_seed(stage.run.seed)
     engine = make_engine(CausalObjective(model), config, zero, context)
-    scored = _task_accuracy(stage, model, encoder_tokenizer) if config.evaluate_task else None
+    scored = _task_accuracy(stage, model, encoder_tokenizer, context) if config.evaluate_task else None
     training = TrainingRun(
         title=stage.title,
         folder=stage.folder,
@@ -133,7 +133,9 @@ def _train(stage: Stage, start: ModelParts, print_of_start: str, context: Parall
     return _as_configured(read_parts(str(stage.model)), stage)
 
 
-def _task_accuracy(stage: Stage, model: MergedModel, encoder_tokenizer: FamilyTokenizer | None) -> Callable[[], float]:
+def _task_accuracy(
+    stage: Stage, model: MergedModel, encoder_tokenizer: FamilyTokenizer | None, context: ParallelContext
+) -> Callable[[], float]:
     """Solves the first rows of the stage's `evaluate_task` with the model as it stands; its modes are left as they were."""
     task = stage.run.evaluation.tasks[stage.config.evaluate_task or ""]
     data = task.data.model_copy(update={"limit_per_language": stage.config.evaluate_task_rows})
@@ -144,7 +146,7 @@ def _task_accuracy(stage: Stage, model: MergedModel, encoder_tokenizer: FamilyTo
     def measure() -> float:
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
-        share = accuracy(answerer, small, stage.run.languages)
+        share = accuracy(answerer, small, stage.run.languages, context)
         for module, training in modes:
             module.training = training
         return share

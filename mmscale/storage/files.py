@@ -159,6 +159,12 @@ def recover_directory(path: Path) -> None:
         os.rename(previous, path)
 
 
+def user_cache() -> Path:
+    """Where this user's results of any run are kept: `MMSCALE_CACHE`, else mmscale in the cache folder of the desktop's standard."""
+    root = os.environ.get("MMSCALE_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "mmscale")
+    return Path(root).expanduser()
+
+
 def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as handle:

@@ -16,6 +16,7 @@ from mmscale.errors import UserError
 from mmscale.evaluation import solving
 from mmscale.evaluation.options import NORMALIZATIONS
 from mmscale.models.loading import resolve_path
+from mmscale.parallel.context import ParallelContext
 from tests.distributed import ranks
 
 ROWS = [
@@ -115,7 +116,7 @@ def test_what_has_no_options_or_no_likelihoods_is_refused_in_a_sentence(copa, tm
     data = {"source": "xcopa", "path": str(folder), "split": "test", "languages": ["sw"]}
     task = TaskConfig(data=data, rule="exact", prompt="xcopa_text", scoring="log_likelihood")
     with pytest.raises(UserError, match="An endpoint gives no probabilities of texts that it did not write"):
-        solving.accuracy(Silent(), task, ["sw"])
+        solving.accuracy(Silent(), task, ["sw"], ParallelContext(device=torch.device("cpu")))
 
 
 def test_a_label_is_chosen_among_those_written_as_it_is():

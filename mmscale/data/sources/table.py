@@ -1,6 +1,7 @@
 """Any JSONL, JSON, CSV, TSV or parquet file, or hub data set, with a column mapping.
 
 options: columns, our field -> their column (dots reach into objects); kind = problem | parallel | choice | entailment;
+`translation` of a problem, only where columns names it, in target_language (English);
 language_column, to keep rows of one language, however it is written (sw, Swahili, swh_Latn); rationale_language;
 target_language. A path that is no file is taken as a hub id (loaded with `datasets`, which caches it); `split` names its
 split, `subset` its configuration. Cells of CSV and TSV files are the text that stands there: None, NA and 007 too.
@@ -11,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record
+from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record, Translation
 from mmscale.data.sources.base import Rows, Source, SourceRequest
 from mmscale.data.sources.rows import csv_rows, file_rows, plain_text
 from mmscale.data.sources.xcsqa import choices_of
@@ -24,6 +25,8 @@ _FIELDS = {
     "choice": ("question", "choices", "answer"),
     "entailment": ("premise", "hypothesis", "label"),
 }
+_NAMED_ALONE = {"problem": ("translation",)}
+"""Fields that are read only where `columns` names theirs."""
 _REQUIRED = {
     "problem": ("question",),
     "parallel": ("source", "target"),
@@ -42,8 +45,9 @@ def _kind(request: SourceRequest) -> str:
     if not isinstance(columns, dict) or not all(isinstance(name, str) for pair in columns.items() for name in pair):
         raise UserError("table: options.columns must map our fields to column names, for example {question: Question}")
     for field in columns:
-        if field not in _FIELDS[kind]:
-            raise unknown_name(f"field of kind {kind} in options.columns", field, _FIELDS[kind])
+        known = (*_FIELDS[kind], *_NAMED_ALONE.get(kind, ()))
+        if field not in known:
+            raise unknown_name(f"field of kind {kind} in options.columns", field, known)
     return kind
 
 
@@ -158,7 +162,12 @@ def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
         rationale_language=spoken,
         english_question="",
         origin=origin,
+        translation=_translation(texts.get("translation"), request),
     )
+
+
+def _translation(text: str | None, request: SourceRequest) -> Translation | None:
+    return Translation((text,), str(request.options.get("target_language", "en"))) if text else None
 
 
 SOURCE = Source(

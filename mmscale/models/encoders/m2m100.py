@@ -11,21 +11,35 @@ from mmscale.languages import language
 from mmscale.models.encoders.base import Family
 
 
-def _prepare(tokenizer: Any, code: str) -> None:
-    """NLLB knows FLORES codes (swh_Latn), M2M100 knows ISO codes (sw).
+def language_token(tokenizer: Any, code: str, own: str | None = None) -> tuple[str, int]:
+    """(what the tokenizer calls a language, the id of its token): NLLB knows FLORES codes (swh_Latn), M2M100 ISO codes (sw).
 
-    A folder saved by an older transformers, or the original one, keeps M2M100's codes out of its vocabulary: the tokenizer
-    numbers them behind it.
+    `own` is looked for instead where it is given. UserError where the tokenizer knows no such language. A folder saved by an
+    older transformers, or the original one, keeps M2M100's codes out of its vocabulary: the tokenizer numbers them behind it.
     """
     flores = language(code).nllb
+    tokens = ((flores, flores), (code, f"__{code}__")) if own is None else ((own, own if "_" in own else f"__{own}__"),)
     known = {**tokenizer.get_vocab(), **getattr(tokenizer, "lang_token_to_id", {})}
-    for name, token in ((flores, flores), (code, f"__{code}__")):
+    for name, token in tokens:
         if token in known:
-            tokenizer.src_lang = name
-            return
-    raise UserError(
-        f"the encoder's tokenizer has no code for language '{code}' ({flores} or __{code}__): leave that language out"
-    )
+            return name, int(known[token])
+    looked = " or ".join(token for _, token in tokens)
+    raise UserError(f"the model's tokenizer has no code for language '{code}' ({looked}): leave that language out")
+
+
+def set_source(tokenizer: Any, code: str, own: str | None = None) -> None:
+    """Make the tokenizer write a language's code at texts; UserError where it does not know it, or writes none."""
+    name, index = language_token(tokenizer, code, own)
+    tokenizer.src_lang = name
+    if index not in tokenizer(["a"])["input_ids"][0]:
+        raise UserError(
+            f"the model's tokenizer ({type(tokenizer).__name__}) does not write the code of a text's language ({name}): name its "
+            f"own class, NllbTokenizer or M2M100Tokenizer, in tokenizer_config.json"
+        )
+
+
+def _prepare(tokenizer: Any, code: str) -> None:
+    set_source(tokenizer, code)
 
 
 FAMILY = Family(
