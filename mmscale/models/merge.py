@@ -90,8 +90,9 @@ class MergedModel(nn.Module):
         made: Tensor | Connected = self.connector(states, tokens, *rows, row.encoder.lengths)
         if isinstance(made, Tensor):
             return MergedInputs(made)
+        inputs, states, gates = made  # by place: what wraps a module may make a plain tuple of it
         texts = PackedLayout(tuple(row.encoder.lengths), tokens.device)
-        return MergedInputs(made.rows, EncoderMemory(made.states, made.gates, self.connector.reading_layers, texts))
+        return MergedInputs(inputs, EncoderMemory(states, gates, self.connector.reading_layers, texts))
 
     def hidden(self, row: PackedRow, read: Tensor | None = None) -> Tensor:
         """Last hidden states [T, D]; of the rows `read` (int64 [N], none twice) alone: [N, D]."""

@@ -5,6 +5,7 @@ torchrun --nproc-per-node N tensor_worker.py FOLDER (one model folder each); pri
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import replace
@@ -16,8 +17,10 @@ from torch import Tensor
 from mmscale.cli.devices import joined
 from mmscale.config.model import LanguageModelConfig
 from mmscale.config.parallel import ParallelConfig
+from mmscale.errors import UserError
 from mmscale.models.assembly import make_trainable
 from mmscale.models.language_model import LanguageModel, load_language_model
+from mmscale.models.layer_fusion import EncoderMemory, require_fusable
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.shards import shard_of
@@ -43,6 +46,28 @@ def run(model: LanguageModel) -> tuple[Tensor, Tensor, Tensor]:
     assert inputs.grad is not None
     with torch.no_grad():
         return loss.detach(), inputs.grad, model.logits(hidden)
+
+
+def read_beside(model: LanguageModel) -> dict[str, Tensor]:
+    """What a pass in which every layer reads encoder states (LayAlign) gives: loss, gradients of these and of the gates, and the
+    logits of a token after each sequence, whose keys and values are kept."""
+    generator = torch.Generator().manual_seed(1)
+    texts, ids = PackedLayout((4, 7, 2), model.device), torch.randint(4, 200, (sum(LENGTHS) + 3,), generator=generator)
+    states = torch.randn(2 * model.depth, 13, model.width, generator=generator).requires_grad_()
+    gates = torch.randn(model.depth, generator=generator).requires_grad_()
+    memory = EncoderMemory(states, gates, range(model.depth), texts)
+    inputs, layout = model.embed(ids[:-3]), PackedLayout(LENGTHS, model.device)
+    hidden = model.hidden(inputs, layout.places, layout, read=torch.arange(0, 15, 2), memory=memory)
+    loss = model.cross_entropy_sum(hidden, ids[:8])
+    loss.backward()
+    assert states.grad is not None and gates.grad is not None
+    with torch.no_grad():
+        cache = model.new_cache(3, 12)
+        new = cache.admit(LENGTHS)
+        model.hidden(inputs, new.places, layout, cache, new, memory=memory)
+        new = cache.grow(1)
+        after = model.logits(model.hidden(model.embed(ids[-3:]), new.places, None, cache, new))
+    return {"loss": loss.detach(), "states": states.grad, "gates": gates.grad, "next": after}
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
@@ -77,6 +102,10 @@ def compare(path: Path, context: ParallelContext, checkpointing: bool) -> dict[s
         assert torch.equal(parameter.narrow(shard.dimension, 0, shard.size), shard.of(expected[name])), name
         held += shard.elements
     found["held"] = held / sum(parameter.numel() for parameter in expected.values())
+    with contextlib.suppress(UserError):
+        require_fusable(whole.causal_lm)
+        alone, cut = (read_beside(model) for model in (whole, part))
+        found |= {f"read beside: {name}": difference(cut[name], value) for name, value in alone.items()}
     return found
 
 

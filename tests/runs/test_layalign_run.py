@@ -14,7 +14,7 @@ from mmscale.runs.run import stages_of
 from mmscale.runs.stage_data import StageData
 from mmscale.training.metrics import read_metrics
 
-CONFIG = "layalign/tinyworld.yaml"
+CONFIG = "papers/layalign-tinyworld.yaml"
 TEN = "[{source: tinyworld, limit_per_language: 10, options: {form: %s}}]"
 
 
@@ -22,6 +22,7 @@ def settings(folder: Path) -> list[str]:
     translation, task = "recipes.layalign.translation", "recipes.layalign.task"
     return [
         f"output_dir={folder}",
+        "methods=[layalign]",
         "languages=[sw]",
         f"{translation}.data={TEN % 'translation'}",
         f"{translation}.packing.global_batch_size=10",

@@ -61,6 +61,7 @@ class LayAlignConnector(Connector):
         self.encoder_width, self.llm_width = encoder_width, llm_width
         self.mixed_states = _chosen("encoder_layers", settings.encoder_layers, depths.encoder, depths.encoder + 1)
         self.reading_layers = _chosen("language_layers", settings.language_layers, depths.llm, depths.llm)
+        self._all_but_last = self.mixed_states == tuple(range(depths.encoder))
         self.mapping = MLPConnector(encoder_width, llm_width)
         counts = len(self.mixed_states), len(self.reading_layers)
         self.mixer = LayerMixer(*counts, encoder_width, llm_width, settings.projection == "mlp")
@@ -86,7 +87,9 @@ class LayAlignConnector(Connector):
         """Of states [E, S, d_enc] of all layers and token embeddings [N, d_llm], in the latter's dtype."""
         rows = token_rows, encoder_rows, boundary_rows
         merged = self.mapping(states_ED[:, -1].contiguous(), tokens_ND, *rows, encoder_lengths)
-        mixed = states_ED[:, list(self.mixed_states)].to(self.gates.dtype)
+        mixed = states_ED[:, :-1] if self._all_but_last else states_ED[:, list(self.mixed_states)]
+        if not torch.is_autocast_enabled(mixed.device.type):
+            mixed = mixed.to(self.gates.dtype)
         # gates by a copy: partitioned ones are whole inside of this forward alone
         return Connected(merged, self.mixer(mixed).to(tokens_ND.dtype), self.gates.clone())
 
