@@ -78,7 +78,7 @@ def test_two_ranks_compute_what_one_does(tmp_path):
         assert 1.0 < held < 1.02, "norms and row biases alone are on both ranks"
         reads = not name.startswith(NOT_READING)
         for found in results:
-            assert reads == ("read beside: gates" in found), name
+            assert reads == ("read beside: gates" in found[name]), name
             assert max(found[name].values()) < 2e-5, (name, found[name])
 
 
