@@ -19,6 +19,7 @@ from mmscale.errors import UserError
 from mmscale.models.loading import AGAIN
 from mmscale.models.tensor_files import TensorFiles
 from mmscale.parallel.context import ParallelContext
+from mmscale.progress import say
 
 _BUFFERS = re.compile(
     r"(rotary_emb\.inv_freq|\.masked_bias|(attn|attention)\.bias|position_ids|embed_positions\.weights)$"
@@ -165,19 +166,33 @@ def _require_equal_ties(tied: dict[str, str], files: TensorFiles, origin: str) -
 
 
 def require_finite(model: nn.Module, files: TensorFiles, origin: str, context: ParallelContext) -> None:
-    """UserError, on all ranks of a layout, where any of them holds a parameter with NaN or infinity.
+    """UserError, on all ranks of a layout, where any of them holds a parameter with NaN or infinity. Matrices of nothing but
+    zeros, which a download leaves that took its room beforehand, are told of.
 
     Of a model that lies on NVMe already, ranks look at the checkpoint's own tensors instead, each at its share.
     """
     parameters = dict(model.named_parameters())
-    if any(_is_away(p) for p in parameters.values()):
-        names = [name for name in list(files)[context.rank :: context.size] if not _is_finite(files.read(name))]
-    else:
-        names = [name for name, p in parameters.items() if not _is_finite(_held(p, context))]
-    problem = (
-        f"{origin}: tensor {names[0]} holds NaN or infinity: it is damaged, or its training failed" if names else None
+    away = any(_is_away(p) for p in parameters.values())
+    names = list(files)[context.rank :: context.size] if away else list(parameters)
+    unreal, nonzero, matrices = [], [], []
+    for name in names:
+        held = files.read(name) if away else _held(parameters[name], context)
+        shape = held.shape if away else getattr(parameters[name], "ds_shape", held.shape)
+        finite, any_value = _values(held)
+        unreal += [] if finite else [name]
+        nonzero.append(float(any_value))
+        matrices.append(len(shape) > 1 and shape[0] > 1)  # XLM-R's only type of token is a row of zeros
+    context.agree(
+        f"{origin}: tensor {unreal[0]} holds NaN or infinity: it is damaged, or its training failed" if unreal else None
     )
-    context.agree(problem)
+    if not away:
+        nonzero = context.maximum(nonzero)  # a rank's piece may be padding alone
+    zeros = [name for name, some, matrix in zip(names, nonzero, matrices, strict=True) if matrix and not some]
+    if zeros and context.is_first:
+        say(
+            f"warning: {origin}: {zeros[0]} holds nothing but zeros ({len(zeros)} of {len(names)} tensors): if it was not made "
+            f"so, it is half a download"
+        )
 
 
 def _is_away(parameter: Any) -> bool:
@@ -196,10 +211,12 @@ def _held(parameter: Any, context: ParallelContext) -> Tensor:
 
 
 @torch.no_grad()
-def _is_finite(held: Tensor) -> bool:
+def _values(held: Tensor) -> tuple[bool, bool]:
+    """Whether all numbers of a tensor are finite, and whether any is not zero; of what is no plain float, both."""
     if not held.is_floating_point() or held.element_size() < 2 or held.is_meta:
-        return True
-    return bool(held.sum().isfinite()) or bool(held.isfinite().all())  # the sum takes one pass, and may overflow
+        return True, True
+    total = held.sum()  # tells in one pass but where it overflows or cancels
+    return bool(total.isfinite()) or bool(held.isfinite().all()), bool(total != 0) or bool(held.any())
 
 
 @contextlib.contextmanager

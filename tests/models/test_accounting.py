@@ -205,7 +205,7 @@ def test_damaged_and_lying_files_are_one_sentence(sound, tmp_path, capsys, kind)
     refused(folder, message, capsys)
 
 
-def test_what_is_whole_loads_as_transformers_loads_it(sound, tmp_path):
+def test_what_is_whole_loads_as_transformers_loads_it(sound, tmp_path, capsys):
     """Tied heads given once or twice, torch's files, shards, and buffers that old checkpoints hold."""
 
     def both(folder):
@@ -214,18 +214,27 @@ def test_what_is_whole_loads_as_transformers_loads_it(sound, tmp_path):
     def head_alone(folder):
         edit(folder, lambda w: w.__setitem__(FIRST, w.pop("model.embed_tokens.weight")))
 
+    def zeros(folder):
+        edit(folder, lambda w: w["model.layers.1.self_attn.o_proj.weight"].zero_())
+
     def buffers(folder):
         edit(folder, put("model.layers.0.self_attn.rotary_emb.inv_freq", lambda w: torch.ones(8)))
 
     for number, (family, change) in enumerate(
         [("tied", both), ("tied", head_alone), ("llama", as_torch), ("llama", buffers), ("mixtral", lambda f: None)]
-        + [("llama", sharded(lambda f, index: None))]
+        + [("llama", sharded(lambda f, index: None)), ("llama", zeros)]
     ):
         (tmp_path / str(number)).mkdir()
         folder = copied(sound, family, tmp_path / str(number))
         change(folder)
         found = load_language_model(LanguageModelConfig(path=str(folder)), HERE).causal_lm.state_dict()
         expected = AutoModelForCausalLM.from_pretrained(sound / family).state_dict()
+        if change is zeros:
+            assert (
+                "model.layers.1.self_attn.o_proj.weight holds nothing but zeros (1 of 30 tensors)"
+                in capsys.readouterr().err
+            )
+            expected["model.layers.1.self_attn.o_proj.weight"].zero_()
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], value) for name, value in expected.items()), (family, number)
 
