@@ -25,7 +25,7 @@ from mmscale.decoding.speculation import DraftLengthController
 from mmscale.decoding.stop_criteria import StopCriteria, stop_criteria
 from mmscale.decoding.vocabulary import read_vocabulary_map, require_same_vocabulary
 from mmscale.errors import UserError
-from mmscale.models.assembly import ModelParts, answering_files, assemble, provenance
+from mmscale.models.assembly import ModelParts, answering_files, assemble, provenance, wherever_it_lies
 from mmscale.models.encoders.base import FamilyTokenizer
 from mmscale.models.identity import Digests, file_digest
 from mmscale.models.language_model import LanguageModel
@@ -175,7 +175,7 @@ def _looks(parts: Sequence[ModelParts]) -> Callable[[], Mapping[str, Digests]]:
 
 
 def _fingerprint(parts: ModelParts, *more: object) -> str:
-    return digest([parts.to_json(), provenance(parts), more])
+    return digest([wherever_it_lies(parts).to_json(), provenance(parts), more])
 
 
 def _answering(parts: ModelParts, context: ParallelContext) -> tuple[MergedModel, FamilyTokenizer | None]:

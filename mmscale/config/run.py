@@ -109,7 +109,21 @@ class RunConfig(Config):
 
 def load_run(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """A checked RunConfig from a YAML file and overrides; UserError tells every mistake with file, line and key."""
-    return parse_document(with_overrides(_by_task(read_document(find_config(name))), overrides))
+    file = find_config(name)
+    run = parse_document(with_overrides(_by_task(read_document(file)), overrides))
+    if not any(override.startswith(("output_dir=", "name=")) for override in overrides):
+        _require_own_directory(file, run)
+    return run
+
+
+def _require_own_directory(file: Path, run: RunConfig) -> None:
+    """UserError where the run.yaml of a run directory leads to another one: it was moved, or began in another folder."""
+    own, named = file.parent.resolve(), run.directory.resolve()
+    if file.name == "run.yaml" and (own / "environment.json").is_file() and named != own:
+        raise UserError(
+            f"{file} is of the run in {own}, but from here its output_dir {str(run.directory)!r} is {named}: go on there with "
+            f"output_dir={own}, or begin another run with an output_dir of its own"
+        )
 
 
 def _by_task(document: Document) -> Document:

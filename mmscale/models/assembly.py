@@ -143,6 +143,27 @@ def provenance(parts: ModelParts) -> list[str]:
     return [(folder / SEAL_FILE).read_text(encoding="utf-8") for folder in _sealed(parts)]
 
 
+def wherever_it_lies(parts: ModelParts) -> ModelParts:
+    """The same parts, of which those in folders that mmscale wrote are named by what `provenance` says of them: results that
+    are moved, or read from another folder, stay the same.
+    """
+    sealed = _sealed(parts)
+
+    def named(path: str) -> str:
+        around = [number for number, folder in enumerate(sealed) if Path(path).is_relative_to(folder)]
+        return f"{around[0]}/{Path(path).relative_to(sealed[around[0]])}" if around else path
+
+    def held(config: Part) -> Part:
+        return config.model_copy(update={"path": named(config.path)})
+
+    return replace(
+        parts,
+        language_model=held(parts.language_model),
+        encoder=parts.encoder and held(parts.encoder),
+        mapping=parts.mapping and named(parts.mapping),
+    )
+
+
 def require_sealed_unchanged(parts: ModelParts, context: ParallelContext) -> None:
     """UserError, on all ranks, where something that a stage wrote is no longer as it wrote it."""
     for folder in _sealed(parts):

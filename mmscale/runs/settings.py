@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.errors import UserError
-from mmscale.models.assembly import ModelParts, provenance, require_trained_with
+from mmscale.models.assembly import ModelParts, provenance, require_trained_with, wherever_it_lies
 from mmscale.runs.stage import Stage
 from mmscale.storage.files import sha256, write_json
 from mmscale.storage.reading import parse_json
@@ -33,7 +33,7 @@ def fingerprint(stage: Stage, start: ModelParts) -> str:
 def _settings(stage: Stage, start: ModelParts) -> dict[str, Any]:
     return {
         f"recipes.{stage.name}": stage.config.model_dump(mode="json"),
-        "language_model": start.language_model.model_dump(mode="json"),
+        "language_model": wherever_it_lies(start).language_model.model_dump(mode="json"),
         "encoder": start.encoder.model_dump(mode="json") if start.encoder else None,
         "the model it starts from": provenance(start),
         "languages": list(stage.run.languages),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_a_run_leaves_everything_the_design_names(finished):
     assert "gain" in scores["mindmerger"]["tasks"]["tinyworld"]["languages"]["sw"]
 
 
-def test_running_again_repeats_nothing(finished, monkeypatch):
+def test_running_again_repeats_nothing_wherever_the_run_lies(finished, tmp_path, monkeypatch, capsys):
     from mmscale.answering import local
     from mmscale.decoding.engine import DecodingEngine
     from mmscale.training.trainer import Trainer
@@ -78,6 +79,12 @@ def test_running_again_repeats_nothing(finished, monkeypatch):
     before = (finished / "scores.json").read_text()
     assert main(command(finished)) == 0
     assert (finished / "scores.json").read_text() == before
+    moved = Path(shutil.copytree(finished, tmp_path / "run"))
+    assert main(["run", str(moved / "run.yaml")]) == 2, "not to begin again elsewhere in silence"
+    assert f"go on there with output_dir={moved.resolve()}" in capsys.readouterr().err
+    (moved / "scores.json").unlink()
+    assert main(["run", str(moved / "run.yaml"), f"output_dir={moved}"]) == 0
+    assert (moved / "scores.json").read_text() == before
 
 
 def test_a_lost_answer_alone_is_given_again(finished):
@@ -225,8 +232,6 @@ def test_models_of_a_run_are_used_by_path(finished, capsys):
 
 
 def test_a_moved_run_still_loads(finished, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(finished / "stages" / "multilingual_cot.tuning" / "model", tmp_path / "moved")
     assert main(["generate", str(tmp_path / "moved"), "hi", "--max-new-tokens", "3"]) == 0
 
