@@ -36,7 +36,7 @@ KINDS = ("one rank killed", "all ranks killed", "SIGUSR1 to one rank", "SIGTERM 
 
 
 @dataclass(frozen=True)
-class Run:
+class ChaosRun:
     """One training run in a folder."""
 
     folder: Path
@@ -103,7 +103,7 @@ def disturb(processes: list[subprocess.Popen[str]], kind: str, chance: random.Ra
         chosen.send_signal(number)
 
 
-def torment(run: Run, kills: int, chance: random.Random) -> Counter[str]:
+def torment(run: ChaosRun, kills: int, chance: random.Random) -> Counter[str]:
     """Disturb a run so many times, then let it end; what was done to it. Stops at a fault that is not ours."""
     done: Counter[str] = Counter()
     while not run.done:
@@ -133,7 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         steps = STEPS_A_KILL * arguments.kills
-        quiet, loud = (Run(Path(name) / kind, arguments.ranks, steps) for kind in ("undisturbed", "disturbed"))
+        quiet, loud = (ChaosRun(Path(name) / kind, arguments.ranks, steps) for kind in ("undisturbed", "disturbed"))
         print(f"{steps} steps on {arguments.ranks} ranks, undisturbed", flush=True)
         torment(quiet, 0, random.Random())
         done = torment(loud, arguments.kills, random.Random(arguments.seed))

@@ -24,7 +24,7 @@ _OPTIMIZED = 1
 """Flag of the code of functions; modules and class bodies, which an import runs, lack it."""
 
 
-class Way:
+class FollowedWay:
     """What is entered between two functions, by qualified name; None is the command's begin or end."""
 
     def __init__(self, since: str | None, until: str | None) -> None:
@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("--until", help="end with this function")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="what follows `mmscale`")
     options = parser.parse_args()
-    way = Way(options.since, options.until)
+    way = FollowedWay(options.since, options.until)
     sys.setprofile(way)
     threading.setprofile(way)
     try:

@@ -55,7 +55,7 @@ _SMALL_T5 = {"vocab_size": 2000, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_la
 
 
 @dataclass(frozen=True)
-class Case:
+class PlannedCase:
     name: str
     file: str
     """A configuration that ships."""
@@ -66,7 +66,7 @@ class Case:
     """What is laid over the configuration."""
 
 
-def _cases(shape: str, precision: str | None) -> list[Case]:
+def _cases(shape: str, precision: str | None) -> list[PlannedCase]:
     small = shape == "small"
     llama, whole = (LLAMA["little"], LLAMA["little"]) if small else (LLAMA["7b"], LLAMA["1b"])
     encoder = {**MT5_XL, **(_SMALL_T5 if small else {})}
@@ -78,8 +78,8 @@ def _cases(shape: str, precision: str | None) -> list[Case]:
         return (*less, *((f"{key}.precision={precision}",) if precision else ()))
 
     return [
-        Case("mapping", "configs/mindmerger/llama2-7b-mt5-xl.yaml", mapping, llama, encoder, settings(mapping)),
-        Case(
+        PlannedCase("mapping", "configs/mindmerger/llama2-7b-mt5-xl.yaml", mapping, llama, encoder, settings(mapping)),
+        PlannedCase(
             "full fine-tuning",
             "configs/question_alignment/llama2-7b.yaml",
             response,
@@ -89,7 +89,7 @@ def _cases(shape: str, precision: str | None) -> list[Case]:
     ]
 
 
-def planned_of(case: Case, folder: Path, device: torch.device, attends: str) -> tuple[Stage, Planned]:
+def planned_of(case: PlannedCase, folder: Path, device: torch.device, attends: str) -> tuple[Stage, Planned]:
     """The stage, and what `mmscale plan` says of it on this device alone; models are config.json files in `folder`."""
     LlamaConfig(**case.llm, architectures=["LlamaForCausalLM"]).save_pretrained(folder / "llm")
     model = [f"language_model.path={folder / 'llm'}", f"language_model.attention={attends}"]
@@ -111,7 +111,7 @@ def _gpu(device: torch.device) -> GpuConfig:
     return GpuConfig(memory_gib=memory, peak_tflops=peak_tflops(device) or GpuConfig().peak_tflops)
 
 
-def engine_of(stage: Stage, case: Case, device: torch.device, attends: str) -> LocalEngine:
+def engine_of(stage: Stage, case: PlannedCase, device: torch.device, attends: str) -> LocalEngine:
     """The model of a stage with random weights, made trainable and given its optimizer as the trainer does."""
     run, context = stage.run, ParallelContext(device=device)
     causal = random_llama(case.llm, device, DTYPES[run.language_model.dtype], attends)
@@ -129,7 +129,7 @@ def engine_of(stage: Stage, case: Case, device: torch.device, attends: str) -> L
     return engine
 
 
-def rows_of(stage: Stage, case: Case) -> list[PackedRow]:
+def rows_of(stage: Stage, case: PlannedCase) -> list[PackedRow]:
     """A step's rows, packed as the trainer packs them, with encoder states where there is an encoder."""
     generator, packing = torch.Generator().manual_seed(0), stage.config.packing
     vocabulary, encoded = case.llm["vocab_size"], 0 if case.encoder is None else EXAMPLE - TARGETS - 1
@@ -184,7 +184,7 @@ def measured_on(engine: LocalEngine, rows: list[PackedRow], device: torch.device
     }
 
 
-def check(case: Case, device: torch.device, attends: str, steps: int) -> dict[str, Any]:
+def check(case: PlannedCase, device: torch.device, attends: str, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         stage, planned = planned_of(case, Path(name), device, attends)
     rows = rows_of(stage, case)

@@ -18,7 +18,7 @@ from .recording import record
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedRun:
     name: str
     gpus: int
     parameters: int
@@ -36,14 +36,14 @@ class Published:
 
 
 RUNS = (
-    Published("MPT-7B", 8, 6_658_859_008, 4096, 32, 32, 50368, True, 2048, 8, False, 10_643),
-    Published("MPT-70B", 64, 64_862_732_288, 8192, 80, 64, 50368, True, 2048, 8, True, 1_039),
-    Published("LLaMA-3.1-8B", 8, 8_030_261_248, 4096, 32, 32, 128256, False, 8192, 1, False, 5_762),
-    Published("LLaMA-3.1-8B, compiled", 8, 8_030_261_248, 4096, 32, 32, 128256, False, 8192, 1, False, 6_667),
+    PublishedRun("MPT-7B", 8, 6_658_859_008, 4096, 32, 32, 50368, True, 2048, 8, False, 10_643),
+    PublishedRun("MPT-70B", 64, 64_862_732_288, 8192, 80, 64, 50368, True, 2048, 8, True, 1_039),
+    PublishedRun("LLaMA-3.1-8B", 8, 8_030_261_248, 4096, 32, 32, 128256, False, 8192, 1, False, 5_762),
+    PublishedRun("LLaMA-3.1-8B, compiled", 8, 8_030_261_248, 4096, 32, 32, 128256, False, 8192, 1, False, 6_667),
 )
 
 
-def predicted(run: Published, gpu: GpuConfig) -> float:
+def predicted(run: PublishedRun, gpu: GpuConfig) -> float:
     """Tokens per second per GPU, under ZeRO-3."""
     shape = SimpleNamespace(
         hidden_size=run.width,

@@ -37,7 +37,7 @@ RELATIVE = Decimal("1e-12")
 
 
 @dataclass(frozen=True)
-class Case:
+class PublishedProgram:
     """A program, where it stands, and what was published of it."""
 
     place: str
@@ -80,7 +80,7 @@ def cut(text: str) -> str:
     return text if len(text) <= CUT else text[: CUT // 2] + "..." + text[-CUT // 2 :]
 
 
-def cases(path: Path) -> Iterator[Case]:
+def cases(path: Path) -> Iterator[PublishedProgram]:
     """Every program of a file; UserError for a row that cannot be read, and for a file without programs."""
     found = 0
     for place, row in json_rows(path):
@@ -90,12 +90,12 @@ def cases(path: Path) -> Iterator[Case]:
             raise UserError(f"{place}: {row}; mend or remove the row")
         if isinstance(row.get("code"), str) and "target" in row:
             found += 1
-            yield Case(place, row["code"], target=row["target"])
+            yield PublishedProgram(place, row["code"], target=row["target"])
             continue
         for text in texts(row):
             for code, output in published(text):
                 found += 1
-                yield Case(place, code, output=output)
+                yield PublishedProgram(place, code, output=output)
     if not found:
         raise UserError(
             f"{path} has no programs: rows need code and target, or texts with blocks ```python and ```output"
@@ -140,7 +140,7 @@ def measure(path: Path, config: ExecutionConfig) -> dict[str, Any]:
     }
 
 
-def quiet(case: Case, outcome: Outcome) -> bool:
+def quiet(case: PublishedProgram, outcome: Outcome) -> bool:
     """Whether a program of a trajectory was published as one that prints nothing."""
     return outcome.failure == "no value" and case.output == "Done"
 

@@ -20,7 +20,7 @@ from mmscale.data.segments import TokenizedExample
 from mmscale.decoding.ensemble import Ensemble
 from mmscale.decoding.graphs import RECORD_AT
 
-from .proxy_published import LIKELIEST, Answers, Prompts, Published
+from .proxy_published import LIKELIEST, Answers, Prompts, PublishedDecoding
 
 PROMPTS = 4
 FORCED = 8
@@ -61,7 +61,7 @@ def error(found: Tensor, exact: Tensor) -> Error:
 class Reference:
     """A few prompts, tokens that follow them, and what the logits there are."""
 
-    def __init__(self, published: Published, prompts: Prompts, vocabulary: int) -> None:
+    def __init__(self, published: PublishedDecoding, prompts: Prompts, vocabulary: int) -> None:
         # of the shorter half: float64 is slow
         order = sorted(range(len(prompts[0])), key=lambda i: prompts[0][i].merged_length)
         chosen = order[:: max(1, len(order) // (2 * PROMPTS))][:PROMPTS]

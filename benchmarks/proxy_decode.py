@@ -53,7 +53,7 @@ from mmscale.runs.run import train_method
 from .memory import release
 from .proxy_costs import most_tokens
 from .proxy_pair import measure_pair
-from .proxy_ways import NO_MEMORY, TRIED, Setup, measure
+from .proxy_ways import NO_MEMORY, TRIED, ProxySetup, measure
 from .recording import record
 from .shapes import LLAMA, PROMPT, TEMPLATE, as_transformers_runs_it, cached_numbers, parameters, random_llama
 from .widening import widened
@@ -91,7 +91,7 @@ def wide_copies(folder: Path, widths: tuple[int, int], expert: str, antiexpert: 
     return found
 
 
-def trained(folder: Path, chosen: argparse.Namespace) -> Setup:
+def trained(folder: Path, chosen: argparse.Namespace) -> ProxySetup:
     """tinyworld's models, made wider."""
     expert, antiexpert, prompt = small_models(chosen.run, chosen.expert)
     folders = wide_copies(folder, (chosen.small_width, chosen.base_width), expert, antiexpert)
@@ -106,7 +106,7 @@ def trained(folder: Path, chosen: argparse.Namespace) -> Setup:
     prompts = [tokenize(records, with_target=False) for tokenize in solver.tokenizers]
     read: list[Any] = [AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in folders]
     published = [model.to(DEVICE).eval() for model in read]
-    return Setup(
+    return ProxySetup(
         solver.ensemble,
         published,
         prompts,
@@ -118,7 +118,7 @@ def trained(folder: Path, chosen: argparse.Namespace) -> Setup:
     )
 
 
-def random_weights(names: tuple[str, str] | None, chosen: argparse.Namespace) -> Setup:
+def random_weights(names: tuple[str, str] | None, chosen: argparse.Namespace) -> ProxySetup:
     """Random weights of published shapes, (base, small) of shapes.LLAMA, prompts as long as MGSM's; None for the largest base
     that the memory of a GPU holds beside two small models of 7B.
     """
@@ -143,7 +143,7 @@ def random_weights(names: tuple[str, str] | None, chosen: argparse.Namespace) ->
     end = StopCriteria(frozenset(), (), lambda ids: "")  # every answer takes all its tokens
     context, ensemble = int(shapes[0]["max_position_embeddings"]), Ensemble(base, (expert, antiexpert))
     least, alone = (1, True) if DEVICE.type == "cuda" else (4, False)
-    return Setup(ensemble, published, [prompts] * 3, end, context, chosen.new_tokens, False, least, alone)
+    return ProxySetup(ensemble, published, [prompts] * 3, end, context, chosen.new_tokens, False, least, alone)
 
 
 def needed_bytes(names: tuple[str, str], longest: int, batch: int, new_tokens: int) -> float:

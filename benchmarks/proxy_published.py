@@ -22,7 +22,7 @@ LIKELIEST = 32
 """Tokens of a step whose logits are kept."""
 
 
-class Published:
+class PublishedDecoding:
     """Every model in turn, its cache grown by concatenation."""
 
     def __init__(self, models: Sequence[Any], alpha: float, end: StopCriteria, bos: int) -> None:
@@ -91,7 +91,7 @@ class Published:
 class _Batch:
     """Prompts that are decoded together, padded to the left."""
 
-    def __init__(self, published: Published, prompts: Prompts) -> None:
+    def __init__(self, published: PublishedDecoding, prompts: Prompts) -> None:
         self._models, self._alpha, bos = published.models, published.alpha, published.bos
         padded = [_padded([[bos, *example.prompt_ids] for example in own], published.device) for own in prompts]
         self._feeds, self._masks = [ids for ids, _ in padded], [mask for _, mask in padded]

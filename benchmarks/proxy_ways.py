@@ -21,7 +21,7 @@ from mmscale.decoding.stop_criteria import StopCriteria
 from .memory import release
 from .proxy_agreement import Error, Reference, agreement, apart, as_exact, few, told
 from .proxy_costs import costs, most_tokens, predicted
-from .proxy_published import Answers, Published
+from .proxy_published import Answers, PublishedDecoding
 
 PUBLISHED, BASE, PLAIN, SPECULATIVE = "published", "base alone", "ours, plain", "ours, speculative"
 UNRECORDED = ", no graphs"
@@ -36,7 +36,7 @@ WARM_TOKENS = 8
 
 
 @dataclass
-class Setup:
+class ProxySetup:
     """Models and prompts that every way gets."""
 
     ensemble: Ensemble
@@ -65,7 +65,7 @@ class Setup:
 
 
 @dataclass
-class Way:
+class DecodingWay:
     name: str
     run: Callable[[Sequence[list[TokenizedExample]], int, int], Answers]
     """(each model's prompts, batch size, new tokens) -> new tokens of every prompt, in order."""
@@ -76,12 +76,12 @@ class Way:
 
 
 def ours(
-    setup: Setup,
+    setup: ProxySetup,
     name: str,
     ensemble: Ensemble,
     draft_length: Callable[[], DraftLengthController],
     at_once: bool = False,
-) -> Way:
+) -> DecodingWay:
     """Our engine over some of the models."""
 
     def run(prompts: Sequence[list[TokenizedExample]], batch: int, new_tokens: int) -> Answers:
@@ -90,7 +90,7 @@ def ours(
         decoder = PromptDecoder(ensemble, setup.end, setup.context_length, draft_length())
         return [one.token_ids for one in sorted(decoder.stream(used, config), key=lambda one: one.prompt)]
 
-    return Way(name, run, ensemble, at_once)
+    return DecodingWay(name, run, ensemble, at_once)
 
 
 def unrecorded(ensemble: Ensemble) -> Ensemble:
@@ -100,7 +100,7 @@ def unrecorded(ensemble: Ensemble) -> Ensemble:
 
 
 @dataclass
-class Measured:
+class MeasuredBatch:
     """What is known of the ways at one batch size."""
 
     batch: int
@@ -160,19 +160,19 @@ def _ratios(speeds: dict[str, float | None], other: str) -> dict[str, float | No
     return {name: speed / beside if speed and beside else None for name, speed in speeds.items()}
 
 
-class Comparison:
+class ProxyComparison:
     """All ways, and what tells whether they agree."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: ProxySetup) -> None:
         self.setup, self._newest = setup, DraftLengthController(setup.device)
         specials = setup.ensemble.base.model.language_model.specials
-        self.published = Published(setup.models, setup.ensemble.alpha, setup.end, specials.bos)
+        self.published = PublishedDecoding(setup.models, setup.ensemble.alpha, setup.end, specials.bos)
         self.reference = Reference(self.published, setup.prompts, setup.ensemble.vocabulary)
         self.ways = self._ways()
         release()
 
-    def _ways(self) -> list[Way]:
-        setup, ways = self.setup, [Way(PUBLISHED, self.published)]
+    def _ways(self) -> list[DecodingWay]:
+        setup, ways = self.setup, [DecodingWay(PUBLISHED, self.published)]
 
         def measuring() -> DraftLengthController:
             self._newest = DraftLengthController(setup.device)
@@ -191,7 +191,7 @@ class Comparison:
                 ways.append(ours(setup, SPECULATIVE + ending, ensemble, measuring, at_once=True))
         return ways
 
-    def run(self, measured: Measured, runs: int, put: Callable[[], None]) -> None:
+    def run(self, measured: MeasuredBatch, runs: int, put: Callable[[], None]) -> None:
         """Runs of all ways, the first one of each to warm up; `put` is called when a way is done."""
         numbered = [(number, way) for number in range(runs + 1) for way in self.ways]
         if self.setup.alone:
@@ -204,7 +204,7 @@ class Comparison:
                 self._finish(way, measured)
                 put()
 
-    def _once(self, way: Way, measured: Measured, warm: bool) -> None:
+    def _once(self, way: DecodingWay, measured: MeasuredBatch, warm: bool) -> None:
         prompts, tokens = few(self.setup.prompts, max(measured.batch, self.setup.least)), self.setup.new_tokens
         if warm and not self.setup.trained:
             prompts, tokens = self._to_warm_up(way, prompts, measured.batch)
@@ -215,7 +215,7 @@ class Comparison:
             measured.answers[way.name] = found
 
     def _to_warm_up(
-        self, way: Way, prompts: list[list[TokenizedExample]], batch: int
+        self, way: DecodingWay, prompts: list[list[TokenizedExample]], batch: int
     ) -> tuple[list[list[TokenizedExample]], int]:
         """Prompts and new tokens that make a way ready: where nothing is recorded, a beginning of each prompt is enough."""
         if way.ensemble is None or not any(model.records for model in way.ensemble.models):
@@ -227,7 +227,7 @@ class Comparison:
         way.ensemble.reserve(min(batch, len(prompts[0])), longest + more)
         return prompts, min(WARM_TOKENS, self.setup.new_tokens)
 
-    def _finish(self, way: Way, measured: Measured) -> None:
+    def _finish(self, way: DecodingWay, measured: MeasuredBatch) -> None:
         """What else is measured of a way that ran, before its memory goes to the next one."""
         if way.ensemble is not None and way.name not in measured.failed:
             if any(model.records for model in way.ensemble.models):
@@ -244,7 +244,7 @@ class Comparison:
                 way.ensemble.release()
             release()
 
-    def _compare(self, way: Way, ensemble: Ensemble, measured: Measured) -> None:
+    def _compare(self, way: DecodingWay, ensemble: Ensemble, measured: MeasuredBatch) -> None:
         """A way's logits with those in float64, and its answers with the published ones."""
 
         def logits() -> None:
@@ -255,7 +255,7 @@ class Comparison:
             answers = measured.answers[way.name], measured.answers[PUBLISHED]
             measured.alike[way.name] = agreement(*answers, self.published.noted, allowed)
 
-    def _cost(self, way: Way, ensemble: Ensemble, measured: Measured) -> None:
+    def _cost(self, way: DecodingWay, ensemble: Ensemble, measured: MeasuredBatch) -> None:
         """A step's seconds; where weights are random also those of drafts and of passes over several tokens, and whether the
         logits of such a pass are right."""
         prompts = [own[: measured.batch] for own in few(self.setup.prompts, measured.batch)]
@@ -270,14 +270,14 @@ class Comparison:
                 measured.costs[name] = found
 
         if measured.attempt(name, rounds) and drafts:
-            self._compare(Way(name, way.run, ensemble, at_once=True), ensemble, measured)
+            self._compare(DecodingWay(name, way.run, ensemble, at_once=True), ensemble, measured)
 
 
 def measure(
-    setup: Setup, batches: Sequence[int], runs: int, keep: Callable[[dict[str, Any]], object]
+    setup: ProxySetup, batches: Sequence[int], runs: int, keep: Callable[[dict[str, Any]], object]
 ) -> dict[str, Any]:
     """Every way at every batch size; what is known so far is kept whenever there is more of it."""
-    comparison = Comparison(setup)
+    comparison = ProxyComparison(setup)
     sizes = [sum(p.numel() for p in m.model.parameters()) for m in setup.ensemble.models]
     rows: list[dict[str, Any]] = []
     values: dict[str, Any] = {
@@ -290,9 +290,9 @@ def measure(
         "batches": rows,
     }
     for batch in batches:
-        measured, done = Measured(batch), len(rows)
+        measured, done = MeasuredBatch(batch), len(rows)
 
-        def put(measured: Measured = measured, done: int = done) -> None:
+        def put(measured: MeasuredBatch = measured, done: int = done) -> None:
             rows[done:] = [measured.report()]
             keep(values)
 

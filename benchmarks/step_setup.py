@@ -30,7 +30,7 @@ STAGE = "mindmerger.augmentation"
 
 
 @dataclass
-class Setup:
+class StepSetup:
     """One model, and the batches that every way sees: as they are, and with their encoder states."""
 
     model: MergedModel
@@ -50,7 +50,7 @@ class Setup:
         return dtype
 
 
-def tinyworld(device: torch.device, batch: int, batches: int, folder: Path) -> Setup:
+def tinyworld(device: torch.device, batch: int, batches: int, folder: Path) -> StepSetup:
     limit = -(-batch * batches // 11)
     recipe = f"recipes.{STAGE}"
     settings = [f"output_dir={folder}", f"{recipe}.data.0.limit_per_language={limit}"]
@@ -64,7 +64,7 @@ def tinyworld(device: torch.device, batch: int, batches: int, folder: Path) -> S
     interruption = Interruption(InterruptionConfig(), context)
     known = with_states(model.encoder, {"train": store}, cache, context, interruption)["train"]
     cuts = [slice(i * batch, (i + 1) * batch) for i in range(batches)]
-    return Setup(model, data.specials, [list(store[cut]) for cut in cuts], [list(known[cut]) for cut in cuts])
+    return StepSetup(model, data.specials, [list(store[cut]) for cut in cuts], [list(known[cut]) for cut in cuts])
 
 
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -77,7 +77,7 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """LLaMA-2-7B behind mT5-xl, from their config.json, and the same in small for a machine without a GPU."""
 
 
-def random_weights(shape: str, device: torch.device, dtype: torch.dtype, batch: int, batches: int) -> Setup:
+def random_weights(shape: str, device: torch.device, dtype: torch.dtype, batch: int, batches: int) -> StepSetup:
     """Weights are drawn on the device; ids, which are few, by the host."""
     torch.manual_seed(0)
     llm, encoder = SHAPES[shape]
@@ -106,7 +106,7 @@ def random_weights(shape: str, device: torch.device, dtype: torch.dtype, batch: 
         )
 
     plain = [[example(i) for i in range(batch)] for _ in range(batches)]
-    return Setup(model, specials, plain, [_encoded(model, examples, device) for examples in plain])
+    return StepSetup(model, specials, plain, [_encoded(model, examples, device) for examples in plain])
 
 
 @torch.no_grad()

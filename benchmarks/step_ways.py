@@ -24,7 +24,7 @@ from mmscale.models.merge import MergedModel
 from mmscale.training.objective import CausalObjective
 
 from .shapes import as_transformers_runs_it
-from .step_setup import Setup
+from .step_setup import StepSetup
 from .step_work import merged_length
 
 Examples = Sequence[TokenizedExample]
@@ -35,7 +35,7 @@ SHORT_ROW = 1024
 
 
 @dataclass(frozen=True)
-class Way:
+class StepWay:
     """A step is cut into parts, whose gradients add up."""
 
     name: str
@@ -65,7 +65,7 @@ class Padded:
     they average the means of micro-batches, whatever these hold. Their encoder's dropout is left out.
     """
 
-    def __init__(self, setup: Setup, device: torch.device, attends: str, cut: bool) -> None:
+    def __init__(self, setup: StepSetup, device: torch.device, attends: str, cut: bool) -> None:
         self.model, self.specials, self.device, self.cut = setup.model, setup.specials, device, cut
         self.llm = as_transformers_runs_it(setup.model.language_model.causal_lm, attends)
 
@@ -186,7 +186,7 @@ class Packed:
         return loss_sum
 
 
-def ways_of(setup: Setup, device: torch.device, row_tokens: int) -> list[Way]:
+def ways_of(setup: StepSetup, device: torch.device, row_tokens: int) -> list[StepWay]:
     """The authors' own way is the first; ours in rows of at most `row_tokens` tokens follow."""
     model = setup.model
     model.requires_grad_(False)
@@ -196,19 +196,21 @@ def ways_of(setup: Setup, device: torch.device, row_tokens: int) -> list[Way]:
     packed, rows = Packed(setup.specials, device, setup.dtype), rows_of(row_tokens)
     ours = packed.ours(model)
     return [
-        Way(AUTHORS_2, micro_batches(2), authors),
-        Way(AUTHORS_8, micro_batches(8), authors),
-        Way("one padded batch, eager", lambda examples: [list(examples)], Padded(setup, device, "eager", cut=False)),
-        Way("+ packed rows", rows, packed.by_parts(with_layers_of_transformers(model))),
-        Way("+ norms and SwiGLUs that keep less", rows, packed.by_parts(model)),
-        Way("+ mapping and merge in one op", rows, packed.with_all_logits(model)),
-        Way("+ loss and last layer on label rows", rows, ours),
-        Way(OURS, rows, ours, cached=True),
+        StepWay(AUTHORS_2, micro_batches(2), authors),
+        StepWay(AUTHORS_8, micro_batches(8), authors),
+        StepWay(
+            "one padded batch, eager", lambda examples: [list(examples)], Padded(setup, device, "eager", cut=False)
+        ),
+        StepWay("+ packed rows", rows, packed.by_parts(with_layers_of_transformers(model))),
+        StepWay("+ norms and SwiGLUs that keep less", rows, packed.by_parts(model)),
+        StepWay("+ mapping and merge in one op", rows, packed.with_all_logits(model)),
+        StepWay("+ loss and last layer on label rows", rows, ours),
+        StepWay(OURS, rows, ours, cached=True),
         *_variants(setup, packed, row_tokens, ours),
     ]
 
 
-def _variants(setup: Setup, packed: Packed, row_tokens: int, ours: Callable[[Examples], Tensor]) -> list[Way]:
+def _variants(setup: StepSetup, packed: Packed, row_tokens: int, ours: Callable[[Examples], Tensor]) -> list[StepWay]:
     """All of it, and one thing otherwise."""
     rows, model = rows_of(row_tokens), setup.model
     longest = max(merged_length(example) for examples in setup.plain for example in examples)
@@ -216,12 +218,12 @@ def _variants(setup: Setup, packed: Packed, row_tokens: int, ours: Callable[[Exa
     make_trainable(again.language_model, True, frozen=True)
     half = max(row_tokens // 2, longest)
     variants = [
-        Way("all that, in rows of half the length", rows_of(half), ours, cached=True),
-        Way("all that, in rows as short as may be", rows_of(max(SHORT_ROW, longest)), ours, cached=True),
-        Way("all that, activations computed again", rows, packed.ours(again), cached=True),
+        StepWay("all that, in rows of half the length", rows_of(half), ours, cached=True),
+        StepWay("all that, in rows as short as may be", rows_of(max(SHORT_ROW, longest)), ours, cached=True),
+        StepWay("all that, activations computed again", rows, packed.ours(again), cached=True),
     ]
     auto = model.language_model.config._attn_implementation
     if auto != attention.PACKED_SDPA and packed.dtype != torch.float32:
         grids = sharing_weights(model, attention.PACKED_SDPA)
-        variants.append(Way("all that, attention packed_sdpa", rows, packed.ours(grids), cached=True))
+        variants.append(StepWay("all that, attention packed_sdpa", rows, packed.ours(grids), cached=True))
     return variants

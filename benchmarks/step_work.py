@@ -11,7 +11,7 @@ from mmscale.config.cluster import GpuConfig
 from mmscale.data.segments import TokenizedExample
 from mmscale.planning.throughput import token_work
 
-from .step_setup import Setup
+from .step_setup import StepSetup
 
 
 def merged_length(example: TokenizedExample) -> int:
@@ -39,7 +39,7 @@ class StepWork:
         return self.llm + self.connector
 
 
-def step_work(setup: Setup, examples: Sequence[TokenizedExample]) -> StepWork:
+def step_work(setup: StepSetup, examples: Sequence[TokenizedExample]) -> StepWork:
     """The frozen LLM: 2 operations an element of its matrices forward and 2 backward (planning.throughput, which counts a
     token of a sequence of even length: here each sees as many others as it does on average). The connector d -> 2 d -> D:
     2 an element and token forward, 2 for the weights' gradients, and 2 more for the gradient of the second layer's input.

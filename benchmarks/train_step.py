@@ -29,20 +29,20 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mmscale.planning.tracing import Work, trace
+from mmscale.planning.tracing import RowWork, trace
 
 from .memory import OUT_OF_MEMORY, peak_bytes, release
 from .recording import record
 from .shapes import dtype_on
-from .step_setup import SHAPES, Setup, random_weights, tinyworld
-from .step_ways import AUTHORS_2, AUTHORS_8, OURS, Way, ways_of
+from .step_setup import SHAPES, StepSetup, random_weights, tinyworld
+from .step_ways import AUTHORS_2, AUTHORS_8, OURS, StepWay, ways_of
 from .step_work import StepWork, merged_length, peak_tflops, step_work
 
 LOSS_AGREES = {torch.float32: 1e-3}
 """Largest difference of losses; 1e-2 in 16 bits."""
 
 
-def gradient_agrees(setup: Setup) -> float:
+def gradient_agrees(setup: StepSetup) -> float:
     """Largest distance of two ways' gradients, relative to their norm.
 
     A layer rounds some 16 times on the way forward and as often back, each time by up to half of eps; roundings are as
@@ -56,10 +56,10 @@ def gradient_agrees(setup: Setup) -> float:
 
 
 @dataclass
-class Measured:
+class MeasuredWay:
     """What is known of a way so far; None where it was not measured."""
 
-    way: Way
+    way: StepWay
     weights_bytes: int
     """Models that it needs in memory."""
     failure: str | None = None
@@ -76,12 +76,14 @@ class Measured:
         return statistics.median(self.seconds) if self.seconds and self.failure is None else None
 
 
-class Comparison:
+class StepComparison:
     """All ways on one setup; `save` is told after everything that was measured."""
 
-    def __init__(self, setup: Setup, device: torch.device, ways: list[Way], save: Callable[[list[Measured]], None]):
+    def __init__(
+        self, setup: StepSetup, device: torch.device, ways: list[StepWay], save: Callable[[list[MeasuredWay]], None]
+    ):
         self.setup, self.device, self.save = setup, device, save
-        self.measured = [Measured(way, _weights_bytes(setup, way)) for way in ways]
+        self.measured = [MeasuredWay(way, _weights_bytes(setup, way)) for way in ways]
         # steps that move nothing, so that every loss of a batch can be compared
         self.optimizer = torch.optim.AdamW(setup.connector.parameters(), lr=0.0, weight_decay=0.0)
         self.losses: dict[int, float] = {}
@@ -89,7 +91,7 @@ class Comparison:
         self.gradient: list[Tensor] | None = None
         """The first batch's, likewise."""
 
-    def _guarded(self, one: Measured, action: Callable[[], object]) -> None:
+    def _guarded(self, one: MeasuredWay, action: Callable[[], object]) -> None:
         """A way that fails keeps the reason, and its memory is given back; the others go on."""
         try:
             action()
@@ -110,7 +112,7 @@ class Comparison:
         self.optimizer.zero_grad(set_to_none=True)
         self.gradient = None
 
-    def _first(self, one: Measured) -> None:
+    def _first(self, one: MeasuredWay) -> None:
         losses: list[float] = []
         self.optimizer.zero_grad(set_to_none=True)
         one.peak_bytes = peak_bytes(lambda: losses.append(float(one.way.step(self._seen(one, 0)))))
@@ -125,12 +127,12 @@ class Comparison:
         if not one.gradient_distance <= gradient_agrees(self.setup):
             one.failure = f"another gradient of the mapping than the first way, by {one.gradient_distance:.1e}"
 
-    def _compare_loss(self, one: Measured, number: int, loss: float) -> None:
+    def _compare_loss(self, one: MeasuredWay, number: int, loss: float) -> None:
         first = self.losses.setdefault(number, loss)
         if not abs(loss - first) <= LOSS_AGREES.get(self.setup.dtype, 1e-2):
             one.failure = f"another loss than the first way, by {abs(loss - first):.1e}"
 
-    def _seen(self, one: Measured, number: int) -> Any:
+    def _seen(self, one: MeasuredWay, number: int) -> Any:
         return (self.setup.states if one.way.cached else self.setup.plain)[number]
 
     def take_turns(self, seconds: float) -> None:
@@ -143,7 +145,7 @@ class Comparison:
                 if one.failure is None:
                     self._guarded(one, lambda one=one, number=number: self._timed(one, number))  # type: ignore[misc]
 
-    def _timed(self, one: Measured, number: int) -> None:
+    def _timed(self, one: MeasuredWay, number: int) -> None:
         examples = self._seen(one, number)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -159,12 +161,12 @@ class Comparison:
         self._compare_loss(one, number, value)
 
 
-def _weights_bytes(setup: Setup, way: Way) -> int:
+def _weights_bytes(setup: StepSetup, way: StepWay) -> int:
     parts = [setup.model.language_model, setup.connector, *([] if way.cached else [setup.model.encoder])]
     return sum(p.numel() * p.element_size() for part in parts if part is not None for p in part.parameters())
 
 
-def rows_that_fit(setup: Setup, device: torch.device) -> int:
+def rows_that_fit(setup: StepSetup, device: torch.device) -> int:
     """Tokens of a packed row: 8,192, as configurations have, or the half, quarter or eighth of it that fits.
 
     What a row keeps is traced for our layers; transformers' keep up to half as much again (docs/performance.md), and logits
@@ -176,14 +178,14 @@ def rows_that_fit(setup: Setup, device: torch.device) -> int:
     release()
     free, config = torch.cuda.mem_get_info(device)[0], setup.model.language_model.config
     while most > 1024:
-        work = Work(tokens=most, targets=most, dtype=setup.dtype, trained=False, checkpointing=False, flash=False)
+        work = RowWork(tokens=most, targets=most, dtype=setup.dtype, trained=False, checkpointing=False, flash=False)
         if 1.5 * trace(config, work).peak + 12 * most * int(config.vocab_size) < 0.9 * free:
             break
         most //= 2
     return most
 
 
-def _row(one: Measured, baseline: Measured, peak: float | None) -> dict[str, Any]:
+def _row(one: MeasuredWay, baseline: MeasuredWay, peak: float | None) -> dict[str, Any]:
     took, first = one.median, baseline.median
     total = sum(one.seconds)
     needed = sum(work.needed for work in one.work)
@@ -215,7 +217,7 @@ BASELINE = (
 )
 
 
-def _document(rows: list[dict[str, Any]], setup: Setup, chosen: argparse.Namespace) -> dict[str, Any]:
+def _document(rows: list[dict[str, Any]], setup: StepSetup, chosen: argparse.Namespace) -> dict[str, Any]:
     by_name = {row["way"]: row for row in rows}
     ours, other = by_name[OURS], by_name[AUTHORS_8]
     device = next(setup.model.language_model.parameters()).device
@@ -292,13 +294,13 @@ def main() -> None:
     document: dict[str, Any] = {}
     path = Path()
 
-    def save(measured: list[Measured]) -> None:
+    def save(measured: list[MeasuredWay]) -> None:
         nonlocal path
         baseline = next(one for one in measured if one.way.name == AUTHORS_2)
         document.update(_document([_row(one, baseline, peak_tflops(device)) for one in measured], setup, chosen))
         path = record(file, document)
 
-    comparison = Comparison(setup, device, ways_of(setup, device, chosen.row_tokens), save)
+    comparison = StepComparison(setup, device, ways_of(setup, device, chosen.row_tokens), save)
     comparison.agree()
     comparison.take_turns(chosen.seconds or (30 if device.type == "cuda" else 600))
     if chosen.json:

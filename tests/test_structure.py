@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1] / "mmscale"
 KERNELS = Path(__file__).resolve().parents[1] / "kernels" / "mmscale_kernels"
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 LAYERS = (
     {"errors", "languages", "progress", "registry", "transfer", "versions"},
     {"logs", "storage"},
@@ -139,3 +140,13 @@ def test_variables_say_what_they_are():
                 if name in VAGUE:
                     vague.append(f"{file}:{node.lineno} {name}")
     assert not vague
+
+
+def test_a_class_name_means_one_class():
+    """In the package, the kernels and the benchmarks."""
+    defined: dict[str, list[str]] = {}
+    for file in [*ROOT.rglob("*.py"), *KERNELS.rglob("*.py"), *BENCHMARKS.rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                defined.setdefault(node.name, []).append(str(file))
+    assert not {name: files for name, files in defined.items() if len(files) > 1}

@@ -46,7 +46,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredChoice:
     """What was the fastest for one shape."""
 
     device: str
@@ -68,13 +68,15 @@ def device_name(device: torch.device) -> str:
 
 
 @functools.cache
-def table(file: Path) -> tuple[Measured, ...]:
+def table(file: Path) -> tuple[MeasuredChoice, ...]:
     """Rows of a table; none where there is no file. KernelUnavailable for a file that is no table."""
     if not file.is_file():
         return ()
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["choices"]
-        found = tuple(Measured(r["device"], r["dtype"], Shape(**r["shape"]), r["forward"], r["backward"]) for r in rows)
+        found = tuple(
+            MeasuredChoice(r["device"], r["dtype"], Shape(**r["shape"]), r["forward"], r["backward"]) for r in rows
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise KernelUnavailable(
             f"{file} is no table of measured choices ({error}): delete it, or write it again by mmscale bench adapter-choice"

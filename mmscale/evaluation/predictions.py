@@ -16,7 +16,7 @@ from mmscale.evaluation.prediction_forms import identifier, language_of_name, pa
 from mmscale.evaluation.statistics import wilson_interval
 from mmscale.parallel.context import ParallelContext
 from mmscale.storage.reading import parse_json
-from mmscale.storage.row_log import RowForm, RowLog, Work, whole_rows
+from mmscale.storage.row_log import RowForm, RowLog, WorkIdentity, whole_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,4 +159,4 @@ class PredictionLog(RowLog[str, Prediction]):
         """UserError when other `models` (Answerer.models) gave its rows."""
         self.context = context
         parts = path.with_suffix(".part-*.jsonl")
-        super().__init__(path, _FORM, context, parts, work=Work(fingerprint, models or {}), alone=True)
+        super().__init__(path, _FORM, context, parts, work=WorkIdentity(fingerprint, models or {}), alone=True)

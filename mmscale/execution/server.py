@@ -65,7 +65,7 @@ def main() -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    server = Server(settings)
+    server = ProgramServer(settings)
     server.prove()
     _send({"ready": True})
     while (request := _receive()) is not None:
@@ -95,7 +95,7 @@ def _send(reply: Reply) -> None:
         frame = frame[os.write(1, frame) :]
 
 
-class Server:
+class ProgramServer:
     """Runs programs under the limits of its settings."""
 
     def __init__(self, settings: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from mmscale.planning.dry_run import stage_tokens
 from mmscale.planning.inference import key_value_width
 from mmscale.planning.memory import Trained
 from mmscale.planning.parallel_plan import ParallelPlan, local_parameters
-from mmscale.planning.tracing import RowMemory, Work, connector_bytes, trace
+from mmscale.planning.tracing import RowMemory, RowWork, connector_bytes, trace
 from mmscale.runs import encoder_cache
 from mmscale.runs.run import stages_of
 from mmscale.runs.stage import Stage
@@ -100,7 +100,7 @@ class Planner:
             width = DTYPES[run.language_model.dtype].itemsize
             self.quantized = quantization.weight_bytes(model, run.language_model.quantization, width)
             self.dequantized = quantization.largest_layer(model) * width
-        self._rows: dict[Work, RowMemory] = {}
+        self._rows: dict[RowWork, RowMemory] = {}
         if run.encoder is not None:
             self.encoder = count(empty_encoder(run.encoder))
             self.encoder_width, self.encoder_depth = encoder_width(run.encoder), encoder_depth(run.encoder)
@@ -123,7 +123,7 @@ class Planner:
             return 0
         return math.ceil(mean.encoder) * max(1, round(tokens / mean.tokens))
 
-    def _connector_activations(self, stage: Stage, mean: Examples, work: Work) -> int:
+    def _connector_activations(self, stage: Stage, mean: Examples, work: RowWork) -> int:
         """Bytes that the connector keeps of one packed row."""
         if stage.encoder is None:
             return 0
@@ -245,11 +245,11 @@ class Planner:
         token = math.prod(shape) * DTYPES[trained.encoder_dtype].itemsize
         return None if mean.count is None else math.ceil(mean.count * mean.encoder) * token
 
-    def work(self, stage: Stage, parallel_plan: ParallelPlan, tokens: int, targets: int) -> Work:
+    def work(self, stage: Stage, parallel_plan: ParallelPlan, tokens: int, targets: int) -> RowWork:
         """One packed row of a stage as a rank sees it."""
         config, llm = stage.config, self.run.language_model
         dtype = torch.bfloat16 if config.precision == "bfloat16" else DTYPES[llm.dtype]
-        return Work(
+        return RowWork(
             tokens=tokens,
             targets=targets,
             dtype=dtype,
@@ -260,13 +260,13 @@ class Planner:
             sequence_parallel=parallel_plan.sequence_parallel,
         )
 
-    def _row(self, work: Work) -> RowMemory:
+    def _row(self, work: RowWork) -> RowMemory:
         """Traced once: memory of a row does not depend on ZeRO."""
         if work not in self._rows:
             self._rows[work] = trace(self.config, work)
         return self._rows[work]
 
-    def _memory(self, trained: Trained, parallel_plan: ParallelPlan, work: Work, joining: int) -> dict[str, int]:
+    def _memory(self, trained: Trained, parallel_plan: ParallelPlan, work: RowWork, joining: int) -> dict[str, int]:
         """`joining` are the bytes that the connector keeps of a row."""
         zero = self.run.parallel.zero
         held = memory.state_bytes(trained, parallel_plan, zero)
@@ -293,7 +293,7 @@ class Planner:
         }
 
     def _traffic(
-        self, config: StageConfig, trained: Trained, parallel_plan: ParallelPlan, rows: int, work: Work
+        self, config: StageConfig, trained: Trained, parallel_plan: ParallelPlan, rows: int, work: RowWork
     ) -> traffic.Traffic:
         activations = work.tokens * int(self.config.hidden_size) * work.dtype.itemsize
         layers, read = int(self.config.num_hidden_layers), work.targets / work.tokens

@@ -62,7 +62,7 @@ class LiveBytes(Watching):
         self.now -= self._sizes.pop(key)
 
 
-class _Attention(torch.autograd.Function):
+class _TracedAttention(torch.autograd.Function):
     """What flash-attention allocates: it saves query, key, value, output and one float32 a row and head."""
 
     @staticmethod
@@ -81,7 +81,7 @@ def _attend(grids: bool) -> Callable[..., tuple[Tensor, None]]:
     def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if grids:  # packed_sdpa copies rows into right-padded grids, and its output out of one
             query, key, value = query.clone(), key.clone(), value.clone()
-        out: Tensor = _Attention.apply(query, key, value)
+        out: Tensor = _TracedAttention.apply(query, key, value)
         rows = out.transpose(1, 2)
         return rows.clone() if grids else rows
 
@@ -110,7 +110,7 @@ for _kind, _name in TRACED_ATTENTION.items():
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class RowWork:
     """One row as one rank sees it."""
 
     tokens: int
@@ -139,7 +139,7 @@ class RowMemory:
     """At any time of forward and backward pass."""
 
 
-def trace(model_config: Any, work: Work) -> RowMemory:
+def trace(model_config: Any, work: RowWork) -> RowMemory:
     """Bytes of one row, forward and backward, through all layers of a model, on one rank of its tensor group."""
     parallel_plan = ParallelPlan(work.tensor_size, work.tensor_size, 0, work.sequence_parallel)
     with fake_rank(0, parallel_plan) as context, FakeTensorMode():
@@ -165,7 +165,7 @@ def connector_bytes(kind: ConnectorKind, sizes: tuple[int, int, Depths], lengths
             return live.now - merged.numel() * merged.element_size()
 
 
-def _trace(model_config: Any, work: Work, context: ParallelContext) -> RowMemory:
+def _trace(model_config: Any, work: RowWork, context: ParallelContext) -> RowMemory:
     model = fake_model(model_config, context, work.dtype, TRACED_ATTENTION["flash" if work.flash else "grids"])
     if work.trained:
         for parameter in model.parameters():
@@ -177,7 +177,7 @@ def _trace(model_config: Any, work: Work, context: ParallelContext) -> RowMemory
     return RowMemory(forward, live.peak)
 
 
-def run_row(model: LanguageModel, work: Work, between: Callable[[], int] = lambda: 0) -> int:
+def run_row(model: LanguageModel, work: RowWork, between: Callable[[], int] = lambda: 0) -> int:
     """One row forward and backward, inside a FakeTensorMode; what `between` says before the head."""
     model.requires_grad_(False)
     make_trainable(model, work.checkpointing, frozen=not work.trained)

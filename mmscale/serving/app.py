@@ -29,7 +29,7 @@ from mmscale.languages import language as known_language
 from mmscale.serving import prompts
 from mmscale.serving.answers import ChatAnswers, CompletionAnswers, Grown, Usage
 from mmscale.serving.guard import Guard, Limits
-from mmscale.serving.metrics import Counted, Metrics
+from mmscale.serving.metrics import Counted, ServerMetrics
 from mmscale.serving.protocol import ChatRequest, CompletionRequest, InterfaceError
 from mmscale.serving.text import TextStream
 from mmscale.serving.worker import Busy, GenerationJob, Progress, Worker, sender
@@ -61,7 +61,7 @@ class Server:
         """`context`: tokens of a prompt and its continuation at most; `most_waiting`: requests beyond those that run."""
         self.solver, self.name, self.language, self.context = solver, name, language, context
         self.worker = Worker(solver, slots, context, most_waiting)
-        self.metrics = Metrics(self.worker)
+        self.metrics = ServerMetrics(self.worker)
         self.started = int(time.time())
         self._tokenizing = ThreadPoolExecutor(1, "mmscale tokenizing")
 

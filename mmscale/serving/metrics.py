@@ -15,7 +15,7 @@ from mmscale.serving.worker import Worker
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
-class Metrics:
+class ServerMetrics:
     """Counters of one server."""
 
     def __init__(self, worker: Worker) -> None:
@@ -62,7 +62,7 @@ class _OfWorker(Collector):
 class Counted:
     """An ASGI application whose answers are counted and timed, by paths that are known."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics, paths: frozenset[str]) -> None:
         self.app, self.metrics, self.paths = app, metrics, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -21,7 +21,7 @@ Row = TypeVar("Row")
 Key = TypeVar("Key", bound=Hashable)
 
 
-class Ranks(Protocol):
+class DataRanks(Protocol):
     """The processes that fill a log together (parallel/context.py)."""
 
     @property
@@ -35,7 +35,7 @@ class Ranks(Protocol):
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkIdentity:
     """What rows belong to."""
 
     name: str
@@ -81,7 +81,14 @@ class RowLog(Generic[Key, Row]):
     """
 
     def __init__(
-        self, path: Path, form: RowForm[Key, Row], ranks: Ranks, parts: Path, *, work: Work | None, alone: bool
+        self,
+        path: Path,
+        form: RowForm[Key, Row],
+        ranks: DataRanks,
+        parts: Path,
+        *,
+        work: WorkIdentity | None,
+        alone: bool,
     ) -> None:
         """All ranks open it together. `parts` is a part's path, with a `*` for the rank.
 
@@ -114,7 +121,7 @@ class RowLog(Generic[Key, Row]):
         self.ranks.on_first(join)
         self.rows = self._held([self.path])
 
-    def _take_up(self, work: Work | None) -> None:
+    def _take_up(self, work: WorkIdentity | None) -> None:
         """Bring everything that was kept before into the one file."""
         files = [self.path, *self._parts()]
         held, before = self._held(files), None if work is None else self._files_before(work.name)

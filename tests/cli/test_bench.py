@@ -16,12 +16,12 @@ import torch
 from benchmarks import kernels, plan_check, proxy_costs, proxy_decode, proxy_ways, recording
 from benchmarks.memory import OUT_OF_MEMORY
 from benchmarks.proxy_agreement import agreement, near_tie
-from benchmarks.proxy_published import Published
+from benchmarks.proxy_published import PublishedDecoding
 from benchmarks.shapes import LLAMA, Lengths, cached_numbers, parameters, random_llama
 from benchmarks.step_setup import random_weights
 from benchmarks.step_ways import AUTHORS_2, AUTHORS_8, OURS, ways_of
 from benchmarks.step_work import step_work
-from benchmarks.train_step import Comparison
+from benchmarks.train_step import StepComparison
 from mmscale.cli.main import main
 from mmscale.decoding.ensemble import Ensemble
 from mmscale.decoding.generate import PromptDecoder
@@ -164,7 +164,9 @@ def test_a_way_that_fails_is_a_row_and_one_that_disagrees_is_not_timed(one_threa
     }
     last = ways["+ loss and last layer on label rows"]
     tried = [right, *(replace(right, name=name, loss_sum=way) for name, way in wrong.items()), last]
-    comparison = Comparison(setup, cpu, tried, lambda rows: saved.append([(r.failure, len(r.seconds)) for r in rows]))
+    comparison = StepComparison(
+        setup, cpu, tried, lambda rows: saved.append([(r.failure, len(r.seconds)) for r in rows])
+    )
     comparison.agree()
     comparison.take_turns(600)
     failures = {one.way.name: one.failure for one in comparison.measured}
@@ -278,7 +280,7 @@ def tiny(monkeypatch):
 
 def test_what_does_not_fit_is_a_row_and_every_row_is_kept_at_once(tiny, monkeypatch):
     """The published loop and the base alone lack memory at a batch of two."""
-    kept, whole, plain = [], Published._batch, PromptDecoder.stream
+    kept, whole, plain = [], PublishedDecoding._batch, PromptDecoder.stream
 
     def published(self, prompts, new_tokens):
         if len(prompts[0]) == 2:
@@ -290,7 +292,7 @@ def test_what_does_not_fit_is_a_row_and_every_row_is_kept_at_once(tiny, monkeypa
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(self, prompts, config)
 
-    monkeypatch.setattr(Published, "_batch", published)
+    monkeypatch.setattr(PublishedDecoding, "_batch", published)
     monkeypatch.setattr(PromptDecoder, "stream", stream)
     values = proxy_ways.measure(tiny, [1, 2], 1, lambda found: kept.append(json.dumps(found)))
     one, two = values["batches"]

@@ -26,7 +26,7 @@ from mmscale.models.merge import MergedModel
 from mmscale.parallel import regions
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.world import leave
-from mmscale.planning.tracing import Work, trace
+from mmscale.planning.tracing import RowWork, trace
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.objective import CausalObjective
 from tests.planning.test_memory import SHAPE, TOKENS
@@ -82,7 +82,7 @@ def main() -> None:
                 found.append(peak(folder, replace(context, sequence_parallel=sequence), checkpointing))
     if context.is_first:
         works = [
-            Work(
+            RowWork(
                 tokens=TOKENS,
                 targets=TOKENS,
                 dtype=torch.float32,

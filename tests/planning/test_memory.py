@@ -21,7 +21,7 @@ from mmscale.models.merge import MergedModel
 from mmscale.parallel.context import ParallelContext
 from mmscale.planning.memory import Trained, state_bytes
 from mmscale.planning.parallel_plan import ParallelPlan, local_parameters
-from mmscale.planning.tracing import Work, trace
+from mmscale.planning.tracing import RowWork, trace
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.objective import CausalObjective
 from tests.distributed import ranks
@@ -69,7 +69,7 @@ def test_a_real_step_peaks_where_it_was_planned(monkeypatch, config, trained, ch
 
     planned = trace(
         config,
-        Work(
+        RowWork(
             tokens=TOKENS,
             targets=TOKENS // 2,
             dtype=torch.float32,
@@ -98,7 +98,7 @@ def test_a_real_rank_of_a_tensor_group_peaks_where_it_was_planned(tmp_path):
 def test_checkpointing_keeps_one_input_a_layer():
     config = LlamaConfig(**SHAPE)
     kept = trace(
-        config, Work(tokens=TOKENS, targets=1, dtype=torch.bfloat16, trained=True, checkpointing=True, flash=True)
+        config, RowWork(tokens=TOKENS, targets=1, dtype=torch.bfloat16, trained=True, checkpointing=True, flash=True)
     ).forward
     layer = TOKENS * 256 * 2
     # five layers' inputs and the final norm's; cosines and sines. One row is read

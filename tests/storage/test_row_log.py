@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from mmscale.storage.reading import NotJson, parse_json
-from mmscale.storage.row_log import RowForm, RowLog, Work
+from mmscale.storage.row_log import RowForm, RowLog, WorkIdentity
 
 
 @dataclass
@@ -40,7 +40,12 @@ ROWS = [{"n": n, "text": text} for n, text in enumerate(("moja", "ha\u0303\u2028
 
 def opened(folder, rank: Rank, work: str | None = "work", alone: bool = True):
     return RowLog(
-        folder / "rows.jsonl", FORM, rank, folder / "rows.part-*.jsonl", work=Work(work) if work else None, alone=alone
+        folder / "rows.jsonl",
+        FORM,
+        rank,
+        folder / "rows.part-*.jsonl",
+        work=WorkIdentity(work) if work else None,
+        alone=alone,
     )
 
 
