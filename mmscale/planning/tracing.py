@@ -195,7 +195,7 @@ def run_row(model: LanguageModel, work: RowWork, between: Callable[[], int] = la
     return result
 
 
-def _memory(model: LanguageModel, work: Work, inputs: Tensor) -> EncoderMemory | None:
+def _memory(model: LanguageModel, work: RowWork, inputs: Tensor) -> EncoderMemory | None:
     """What layers read, where they do; its own bytes are the connector's."""
     if not work.read_tokens:
         return None

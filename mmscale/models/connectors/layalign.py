@@ -84,7 +84,7 @@ class LayAlignConnector(Connector):
         boundary_rows: Tensor,
         encoder_lengths: Sequence[int],
     ) -> Connected:
-        """Of states [E, S, d_enc] of all layers and token embeddings [N, d_llm], in the latter's dtype."""
+        """What LLM and layers read, from states [E, S, d_enc] of all encoder layers and token embeddings [N, d_llm], in the latter's dtype."""
         rows = token_rows, encoder_rows, boundary_rows
         merged = self.mapping(states_ED[:, -1].contiguous(), tokens_ND, *rows, encoder_lengths)
         mixed = states_ED[:, :-1] if self._all_but_last else states_ED[:, list(self.mixed_states)]

@@ -110,7 +110,7 @@ class Encoder(nn.Module):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the states of one token."""
+        """Shape of the states of one token."""
         return state_shape(self.width, self.depth if self.all_layers else None)
 
     @property
@@ -163,7 +163,7 @@ class Encoder(nn.Module):
 
 
 def state_shape(width: int, depth: int | None) -> tuple[int, ...]:
-    """Of the encoder's states of one token: those of all of so many layers, or of the last alone."""
+    """Shape of the states of one token: those of all of so many layers, or of the last alone."""
     return (width,) if depth is None else (depth + 1, width)
 
 
