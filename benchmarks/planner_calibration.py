@@ -57,7 +57,7 @@ def predicted(run: PublishedRun, gpu: GpuConfig) -> float:
     parallel_plan = ParallelPlan(run.gpus, 1, 3)
     trained = Trained(
         llm=(run.parameters,),
-        encoder=0,
+        encoder=(),
         connector=(),
         trains_llm=True,
         llm_dtype="float32",

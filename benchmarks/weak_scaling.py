@@ -66,7 +66,7 @@ def predicted(gpus: int) -> float:
     tokens, parallel_plan = ROWS * SEQUENCE, ParallelPlan(gpus, 1, 2)
     trained = Trained(
         llm=(PARAMETERS,),
-        encoder=0,
+        encoder=(),
         connector=(),
         trains_llm=True,
         llm_dtype="float32",

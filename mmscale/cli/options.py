@@ -173,7 +173,7 @@ def model_parts(
 
     from mmscale.config.model import EncoderConfig
     from mmscale.errors import UserError
-    from mmscale.models.assembly import read_parts
+    from mmscale.models.assembly import read_parts, require_goes_with
     from mmscale.models.connectors import kind_of
 
     parts = read_parts(path)
@@ -186,8 +186,9 @@ def model_parts(
         if parts.encoder is not None:
             raise UserError(f"{path} has an encoder and a mapping already: leave --encoder and --mapping out")
         kind = kind_of(mapping)
-        reads = EncoderConfig(path=encoder, trust_remote_code=trust)
-        return replace(parts, encoder=reads, mapping=str(kind.find(mapping)), connector=kind.text)
+        reads, weights = EncoderConfig(path=encoder, trust_remote_code=trust), kind.find(mapping)
+        require_goes_with(weights, reads)
+        return replace(parts, encoder=reads, mapping=str(weights), connector=kind.text)
     if parts.encoder is not None:
         parts = replace(parts, encoder=parts.encoder.model_copy(update={"trust_remote_code": trust}))
     return parts

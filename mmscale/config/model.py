@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
 
 from mmscale.config.base import Config, EncoderFamily
 
 DType = Literal["float32", "bfloat16", "float16", "float64"]
+AddedToken = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 DEFAULT_CONNECTOR = "mlp"
@@ -46,5 +49,14 @@ class EncoderConfig(Config):
     """Branch, tag or commit of a hub id."""
     dtype: DType = "float32"
     """How the weights are held."""
+    added_tokens: tuple[AddedToken, ...] = ()
+    """Tokens that its tokenizer is given, such as line breaks and runs of spaces; a stage has to train their rows."""
     trust_remote_code: bool = False
     """Run Python code that the model's folder brings."""
+
+    @field_validator("added_tokens")
+    @classmethod
+    def _each_once(cls, tokens: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(tokens)) < len(tokens):
+            raise ValueError("name each token once")
+        return tokens

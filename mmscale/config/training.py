@@ -10,6 +10,8 @@ from mmscale.config.base import Config
 from mmscale.config.data import PackingConfig, TrainingDataConfig
 from mmscale.config.prompt import PromptName, is_written, written
 
+ComponentName = Literal["language_model", "connector", "encoder", "encoder_embeddings"]
+
 
 class OptimizerConfig(Config):
     """AdamW and its schedule."""
@@ -18,6 +20,8 @@ class OptimizerConfig(Config):
     """Highest rate of the schedule."""
     embedding_learning_rate: float | None = Field(default=None, gt=0)
     """Rate of the embedding tables, where it differs: words new to a model need larger steps than what it can already do."""
+    encoder_learning_rate: float | None = Field(default=None, gt=0)
+    """Rate of a trained encoder, its embedding table included, where it differs: it knows its languages already."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the running means of gradient and squared gradient."""
     eps: float = Field(default=1e-8, gt=0)
@@ -45,6 +49,8 @@ class StageConfig(Config):
     """Examples held out from `data` when `dev_data` is empty."""
     prompt: PromptName | None = None
     """Name of a template (`mmscale list prompts`); null takes the method's published one."""
+    trains: tuple[ComponentName, ...] | None = Field(default=None, min_length=1)
+    """What is trained; null takes what the method trains. `encoder_embeddings` is the encoder's embedding table alone."""
     start: str | None = None
     """Model folder (also one that a stage handed on) or hub id that the stage begins with; null takes what the stage before
     made, and the run's models for the first."""
@@ -88,6 +94,15 @@ class StageConfig(Config):
                 raise ValueError(
                     "prompt: exemplars and chat formats are for asking: train on a named or written prompt"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _each_component_once(self) -> StageConfig:
+        trains = self.trains or ()
+        if len(set(trains)) < len(trains):
+            raise ValueError("trains: name each component once")
+        if {"encoder", "encoder_embeddings"} <= set(trains):
+            raise ValueError("trains: encoder includes encoder_embeddings: name one of the two")
         return self
 
     @model_validator(mode="after")

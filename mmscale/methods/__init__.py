@@ -18,8 +18,15 @@ def method(name: str) -> Method:
 
 
 def recipe(run: RunConfig, name: str) -> Method:
-    """The method, or the variant of a run, that a recipe is of; UserError naming the nearest when there is neither."""
-    return _variant(name, run.variants[name]) if name in run.variants else method(name)
+    """The method, or the variant of a run, that a recipe is of, with what its stages train as the run has it; UserError
+    naming the nearest when there is neither.
+    """
+    chosen = _variant(name, run.variants[name]) if name in run.variants else method(name)
+    configured = run.recipes.get(name, {})
+    own = {stage: config.trains for stage, config in configured.items() if config.trains is not None}
+    return replace(
+        chosen, stages=tuple(replace(spec, trains=own.get(spec.name, spec.trains)) for spec in chosen.stages)
+    )
 
 
 def _variant(name: str, variant: VariantConfig) -> Method:

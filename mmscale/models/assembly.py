@@ -17,7 +17,7 @@ from mmscale.models.connectors import Depths, connector
 from mmscale.models.counting import encoder_depth, encoder_width
 from mmscale.models.encoders import load_encoder, load_encoder_tokenizer
 from mmscale.models.encoders.base import FamilyTokenizer
-from mmscale.models.identity import ANSWERING, Digests, digests, file_digest, require_same
+from mmscale.models.identity import ANSWERING, Digests, digests, file_digest, laid, require_same, weight_digests
 from mmscale.models.language_model import LanguageModel, load_language_model
 from mmscale.models.loading import freeze
 from mmscale.models.merge import MergedModel
@@ -171,8 +171,8 @@ def require_sealed_unchanged(parts: ModelParts, context: ParallelContext) -> Non
 
 
 def trained_with(parts: ModelParts) -> dict[str, Digests]:
-    """What lies at the paths of parts that no stage of ours wrote."""
-    parts_held = {"language_model": digests(parts.language_model), "encoder": parts.encoder and digests(parts.encoder)}
+    """What lies at the paths of the language model and the encoder."""
+    parts_held = {"language_model": laid(parts.language_model), "encoder": parts.encoder and laid(parts.encoder)}
     return {part: held for part, held in parts_held.items() if held}
 
 
@@ -200,9 +200,20 @@ def require_trained_with(parts: ModelParts) -> None:
         require_same(parts.encoder, parts.trained_with.get("encoder", {}))
 
 
+def require_goes_with(mapping: Path, encoder: EncoderConfig) -> None:
+    """UserError where a mapping was trained with an encoder that a stage of ours wrote, and another one is named with it."""
+    if not (mapping.parent / PARTS_FILE).is_file():
+        return
+    own = read_parts(str(mapping.parent)).encoder
+    if own is None or not is_sealed(Path(own.path).parent) or weight_digests(own) == weight_digests(encoder):
+        return
+    raise UserError(f"{mapping} was trained with the encoder {own.path}: name that one with it, not {encoder.path}")
+
+
 def _sealed(parts: ModelParts) -> list[Path]:
     """Folders of these parts that a stage, or `mmscale convert --whole`, wrote."""
     named = [Path(parts.language_model.path), *([Path(parts.mapping)] if parts.mapping else [])]
+    named += [Path(parts.encoder.path)] if parts.encoder is not None else []
     around = [folder for path in named if path.exists() for folder in (path, path.parent) if is_sealed(folder)]
     return list(dict.fromkeys(around))
 

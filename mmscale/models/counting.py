@@ -33,6 +33,11 @@ def encoder_depth(config: EncoderConfig) -> int:
     return family(family_of(config)).depth(load_encoder_config(config))
 
 
+def encoder_table(config: EncoderConfig | None) -> int:
+    """Elements of an encoder's embedding table; 0 without an encoder."""
+    return 0 if config is None else int(empty_encoder(config).get_input_embeddings().weight.numel())
+
+
 def count(module: nn.Module) -> int:
     """Elements, tied weights once."""
     return sum(p.numel() for p in module.parameters())

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.errors import UserError
 from mmscale.models.loading import found_file
-from mmscale.models.seal import is_sealed
+from mmscale.models.seal import SEAL_FILE, is_sealed
 from mmscale.models.tensor_files import FORMS, read_object
 from mmscale.storage.files import first_change
 from mmscale.storage.reading import existing_file
@@ -40,6 +40,19 @@ def digests(config: LanguageModelConfig | EncoderConfig, more: Sequence[str] = (
     return {name: file_digest(file) for name, file in files.items() if file is not None}
 
 
+def laid(config: LanguageModelConfig | EncoderConfig) -> Digests:
+    """The digests of a checkpoint; of one that a stage of ours wrote, that of the seal which names its files."""
+    folder = Path(config.path).expanduser()
+    seals = [place / SEAL_FILE for place in (folder, folder.parent) if is_sealed(place)]
+    return {SEAL_FILE: file_digest(seals[0])} if seals else digests(config)
+
+
+def weight_digests(config: LanguageModelConfig | EncoderConfig) -> Digests:
+    """The files that hold a checkpoint's tensors, whoever wrote it."""
+    files = [found_file(config, name) for name in _weights(config)]
+    return {file.name: file_digest(file) for file in files if file is not None}
+
+
 def _weights(config: LanguageModelConfig | EncoderConfig) -> list[str]:
     """Names of the files that hold the tensors; of none, loading tells."""
     for index, single in FORMS:
@@ -67,7 +80,7 @@ def file_digest(file: Path) -> str:
 
 def require_same(config: LanguageModelConfig | EncoderConfig, trained_with: Digests) -> None:
     """UserError naming the first file that is not what a mapping was trained with; nothing to say without digests."""
-    change = first_change(trained_with, digests(config)) if trained_with else None
+    change = first_change(trained_with, laid(config)) if trained_with else None
     if change is not None:
         raise UserError(
             f"{config.path} is not the model that the mapping was trained with: its {change}: put that model back, or "

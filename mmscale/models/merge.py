@@ -1,4 +1,4 @@
-"""MindMerger on packed rows: frozen encoder -> connector -> merged rows -> frozen LLM."""
+"""MindMerger on packed rows: encoder -> connector -> merged rows -> LLM."""
 
 from __future__ import annotations
 
@@ -82,9 +82,11 @@ class MergedModel(nn.Module):
                 f"a row packed for prefixes of {row.prefix_lengths} rows, and the connector makes {wanted}"
             )
         states = row.encoder.states
+        if states is not None and self.encoder is not None and self.encoder.is_trained:
+            raise ValueError("a row with encoder states from before, and an encoder that is trained")
         if states is None:
             assert self.encoder is not None, "a row without encoder states, and no encoder to make them"
-            with torch.no_grad():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder.is_trained):
                 states = self.encoder.states(row.encoder)
         rows = row.token_rows, row.encoder_rows, row.boundary_rows
         made: Tensor | Connected = self.connector(states, tokens, *rows, row.encoder.lengths)

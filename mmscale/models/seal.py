@@ -84,6 +84,7 @@ def _require(folder: Path, seal: Seal, names: Sequence[str]) -> None:
     for name, digest in hashes(folder, names).items():
         if digest != seal.files[name]:
             raise UserError(f"{folder / name} is not what its stage wrote (its hash differs): {_REMEDY}")
-    for file in sorted(folder.iterdir()):
-        if file.suffix in _READ and file.name not in (*seal.files, SEAL_FILE):
+    known = {folder / name for name in (*seal.files, SEAL_FILE)}
+    for file in sorted(file for place in {one.parent for one in known} for file in place.iterdir()):
+        if file.suffix in _READ and file not in known:
             raise UserError(f"{file} is none of what its stage wrote: remove it")

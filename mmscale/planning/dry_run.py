@@ -20,12 +20,20 @@ from mmscale.evaluation.answers import rule
 from mmscale.evaluation.solving import require_scorable
 from mmscale.execution.room import set_up
 from mmscale.models.connectors import Depths, connector
-from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_depth, encoder_width
+from mmscale.models.counting import (
+    count,
+    empty_encoder,
+    empty_language_model,
+    encoder_depth,
+    encoder_table,
+    encoder_width,
+)
 from mmscale.models.language_model import context_length, load_model_config
 from mmscale.parallel.zero import deepspeed_json
 from mmscale.runs.run import asked_prompts, stages_of
 from mmscale.runs.stage import Stage
 from mmscale.runs.stage_data import StageData
+from mmscale.training.components import EncoderEmbeddingsComponent
 from mmscale.translation.questions import require_languages
 
 
@@ -62,6 +70,9 @@ def _trainable(parameters: dict[str, Any], stage: Stage) -> dict[str, Any]:
     if stage.encoder is not None:
         joined = {"connector": counts[wanted]} if wanted in counts else {}
         used |= {name: value for name, value in counts.items() if name == "encoder"} | joined
+    if EncoderEmbeddingsComponent.name in stage.spec.trains and "encoder" in used:
+        used[EncoderEmbeddingsComponent.name] = encoder_table(stage.encoder)
+        used["encoder"] -= used[EncoderEmbeddingsComponent.name]
     trained = [used.get(name) for name in stage.spec.trains]
     return {
         "trainable": None if None in trained else sum(filter(None, trained)),

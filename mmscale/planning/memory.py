@@ -28,7 +28,8 @@ class Trained:
 
     llm: tuple[int, ...]
     """Elements of each LLM parameter on a rank of the tensor group."""
-    encoder: int
+    encoder: tuple[int, ...]
+    """Elements of each parameter of the encoder."""
     connector: tuple[int, ...]
     """Elements of each parameter of the connector."""
     trains_llm: bool
@@ -40,12 +41,15 @@ class Trained:
     """Bytes of the LLM's weights, where some are quantised."""
     trains_connector: bool = True
     """Where there is one."""
+    trained_encoder: tuple[int, ...] = ()
+    """Elements of each parameter of the encoder that is trained."""
     encoder_cached: bool = False
     """Its states come from disk, and the encoder is not in memory while the stage trains."""
 
     @property
     def trainable(self) -> tuple[int, ...]:
-        return (*(self.llm if self.trains_llm else ()), *(self.connector if self.trains_connector else ()))
+        joins = self.connector if self.trains_connector else ()
+        return (*(self.llm if self.trains_llm else ()), *joins, *self.trained_encoder)
 
 
 def state_bytes(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig) -> dict[str, int]:
@@ -58,7 +62,7 @@ def _size(dtype: str) -> int:
 
 
 def _encoder_bytes(trained: Trained) -> int:
-    return 0 if trained.encoder_cached else trained.encoder * _size(trained.encoder_dtype)
+    return 0 if trained.encoder_cached else sum(trained.encoder) * _size(trained.encoder_dtype)
 
 
 def _replicated(trained: Trained) -> dict[str, int]:
@@ -72,7 +76,7 @@ def _replicated(trained: Trained) -> dict[str, int]:
         "gradients": count * width,
         "optimizer": 2 * count * width,
     }
-    if trained.autocast and trained.trains_llm and trained.llm_dtype == "float32":
+    if trained.autocast and ((trained.trains_llm and trained.llm_dtype == "float32") or trained.trained_encoder):
         bytes_of["autocast_weights"] = 2 * count  # the bfloat16 copies that torch.autocast keeps during a forward pass
     return bytes_of
 
@@ -82,6 +86,7 @@ def _partitioned(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig
     data, stage = parallel_plan.data, parallel_plan.stage
     width = 2 if trained.autocast else _size(trained.llm_dtype)
     connector_width = 2 if trained.autocast else FLOAT32
+    encoder_width = 2 if trained.autocast else _size(trained.encoder_dtype)
     count = sum(trained.trainable)
     owned = partitioned(trained.trainable, data) if stage == 3 else flattened(trained.trainable, data)
 
@@ -93,7 +98,10 @@ def _partitioned(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroConfig
 
     bytes_of = {
         "llm_weights": weights(trained.llm) * width,
-        "encoder_weights": _encoder_bytes(trained),  # frozen, kept out of DeepSpeed
+        # a frozen one is kept out of DeepSpeed
+        "encoder_weights": weights(trained.encoder) * encoder_width
+        if trained.trained_encoder
+        else _encoder_bytes(trained),
         "connector_weights": weights(trained.connector) * connector_width,
         # stage 1 accumulates all gradients in float32, stages 2 and 3 the part they own
         "gradients": FLOAT32 * (count if stage == 1 else owned),
@@ -114,7 +122,8 @@ def transient_bytes(trained: Trained, parallel_plan: ParallelPlan, zero: ZeroCon
     count = sum(trained.trainable)
     bytes_of = {"communication_buffers": 2 * min(zero.bucket_elements, count) * width}  # two, since they overlap
     if parallel_plan.stage == 3:
-        bytes_of["gathered_layers"] = min(MAX_LIVE_ELEMENTS, sum(trained.llm)) * width
+        gathered = (*trained.llm, *(trained.encoder if trained.trained_encoder else ()))
+        bytes_of["gathered_layers"] = min(MAX_LIVE_ELEMENTS, sum(gathered)) * width
     return bytes_of
 
 

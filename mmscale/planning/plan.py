@@ -16,7 +16,14 @@ from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
 from mmscale.models import quantization
 from mmscale.models.connectors import Connector, Depths, connector
-from mmscale.models.counting import count, empty_encoder, empty_language_model, encoder_depth, encoder_width
+from mmscale.models.counting import (
+    count,
+    empty_encoder,
+    empty_language_model,
+    encoder_depth,
+    encoder_table,
+    encoder_width,
+)
 from mmscale.models.encoders.base import state_shape
 from mmscale.models.loading import DTYPES
 from mmscale.models.varlen import HALVES
@@ -26,11 +33,11 @@ from mmscale.planning.dry_run import stage_tokens
 from mmscale.planning.inference import key_value_width
 from mmscale.planning.memory import Trained
 from mmscale.planning.parallel_plan import ParallelPlan, local_parameters
-from mmscale.planning.tracing import RowMemory, RowWork, connector_bytes, trace
+from mmscale.planning.tracing import RowMemory, RowWork, connector_bytes, encoder_bytes, trace
 from mmscale.runs import encoder_cache
 from mmscale.runs.run import stages_of
 from mmscale.runs.stage import Stage
-from mmscale.training.components import ConnectorComponent
+from mmscale.training.components import ConnectorComponent, EncoderComponent
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,8 @@ class Planner:
         self.run, self.cluster = run, cluster
         model = empty_language_model(run.language_model)
         self.config = model.config
-        self.llm, self.encoder, self.encoder_width, self.encoder_depth = count(model), 0, 0, 0
+        self.llm, self.encoder, self.encoder_width, self.encoder_depth = count(model), (), 0, 0
+        self.encoder_table = 0
         self.quantized, self.dequantized = None, 0
         if run.language_model.quantization != quantization.NONE:
             width = DTYPES[run.language_model.dtype].itemsize
@@ -102,7 +110,8 @@ class Planner:
             self.dequantized = quantization.largest_layer(model) * width
         self._rows: dict[RowWork, RowMemory] = {}
         if run.encoder is not None:
-            self.encoder = count(empty_encoder(run.encoder))
+            self.encoder = tuple(parameter.numel() for parameter in empty_encoder(run.encoder).parameters())
+            self.encoder_table = encoder_table(run.encoder)
             self.encoder_width, self.encoder_depth = encoder_width(run.encoder), encoder_depth(run.encoder)
 
     @property
@@ -129,6 +138,14 @@ class Planner:
             return 0
         lengths = (math.ceil(mean.encoder),) * max(1, round(work.tokens / mean.tokens))
         return self._traced_connector(stage.connector, lengths, stage.config.precision == "bfloat16")
+
+    def _encoder_activations(self, stage: Stage, mean: Examples, work: RowWork) -> int:
+        """Bytes that a trained encoder keeps of one packed row."""
+        if stage.encoder is None or not stage.changes_encoder:
+            return 0
+        lengths = (math.ceil(mean.encoder),) * max(1, round(work.tokens / mean.tokens))
+        config = stage.config
+        return encoder_bytes(stage.encoder, lengths, config.precision == "bfloat16", config.gradient_checkpointing)
 
     def _connector_operations(self, stage: Stage, trained: Trained, mean: Examples, tensor: int) -> float:
         """What it computes of each merged token, three times where it is trained, and layers that read its states make of these:
@@ -160,15 +177,22 @@ class Planner:
         run, merged = self.run, stage.encoder is not None
         return Trained(
             llm=tuple(local_parameters(self.config, parallel_plan.tensor)),
-            encoder=self.encoder if merged else 0,
+            encoder=self.encoder if merged else (),
             connector=tuple(p.numel() for p in self._connector(stage.connector).parameters()) if merged else (),
             trains_llm=stage.changes_language_model,
             llm_dtype=run.language_model.dtype,
             encoder_dtype=run.encoder.dtype if run.encoder else "float32",
             autocast=stage.config.precision == "bfloat16",
             llm_bytes=self.quantized,
-            trains_connector=ConnectorComponent.name in stage.spec.trains,
+            trains_connector=merged and ConnectorComponent.name in stage.spec.trains,
+            trained_encoder=self._trained_encoder(stage),
         )
+
+    def _trained_encoder(self, stage: Stage) -> tuple[int, ...]:
+        """Elements of each parameter of the encoder that a stage trains."""
+        if not stage.changes_encoder:
+            return ()
+        return self.encoder if EncoderComponent.name in stage.spec.trains else (self.encoder_table,)
 
     def examples(self, stage: Stage, given: Given) -> Examples:
         """The mean example of a stage: as given, else read where files and tokenizers are there, else as long as the limits allow."""
@@ -194,7 +218,10 @@ class Planner:
         read_tokens = self._read_tokens(stage, mean, row_tokens)
         work = replace(self.work(stage, parallel_plan, row_tokens, row_targets), read_tokens=read_tokens)
         joining = self._connector_activations(stage, mean, work)
-        bytes_by_component = self._memory(trained, parallel_plan, work, joining)
+        encoding = self._encoder_activations(stage, mean, work)
+        bytes_by_component = self._memory(
+            trained, parallel_plan, work, {"connector_activations": joining, "encoder_activations": encoding}
+        )
         most = max(bytes_by_component[key] for key in ("peak", "peak_loading", "peak_saving"))
         sent = self._traffic(stage.config, trained, parallel_plan, rows, work)
         joins = self._connector_operations(stage, trained, mean, parallel_plan.tensor)
@@ -207,7 +234,7 @@ class Planner:
             parallel_plan=parallel_plan,
             parameters={
                 "llm": self.llm,
-                "encoder": trained.encoder,
+                "encoder": sum(trained.encoder),
                 "connector": sum(trained.connector),
                 "trainable": self._trainable(trained),
             },
@@ -228,7 +255,8 @@ class Planner:
 
     def _trainable(self, trained: Trained) -> int:
         """Elements, the whole tensor group's."""
-        return self.llm * trained.trains_llm + sum(trained.connector) * trained.trains_connector
+        joins = sum(trained.connector) * trained.trains_connector
+        return self.llm * trained.trains_llm + joins + sum(trained.trained_encoder)
 
     def _caches_states(self, stage: Stage, mean: Examples) -> bool:
         """Whether the encoder's states will come from disk; unknown room there is taken for enough."""
@@ -238,7 +266,7 @@ class Planner:
         return encoder_cache.wanted(stage, count, count * mean.tokens)
 
     def _encoder_cache(self, stage: Stage, trained: Trained, mean: Examples) -> int | None:
-        if not trained.encoder:
+        if not trained.encoder or trained.trained_encoder:
             return 0
         all_layers = connector(stage.connector).reads_all_layers
         shape = state_shape(self.encoder_width, self.encoder_depth if all_layers else None)
@@ -266,8 +294,10 @@ class Planner:
             self._rows[work] = trace(self.config, work)
         return self._rows[work]
 
-    def _memory(self, trained: Trained, parallel_plan: ParallelPlan, work: RowWork, joining: int) -> dict[str, int]:
-        """`joining` are the bytes that the connector keeps of a row."""
+    def _memory(
+        self, trained: Trained, parallel_plan: ParallelPlan, work: RowWork, before: dict[str, int]
+    ) -> dict[str, int]:
+        """`before` are the bytes that what stands before the LLM keeps of a row."""
         zero = self.run.parallel.zero
         held = memory.state_bytes(trained, parallel_plan, zero)
         row = self._row(work)
@@ -275,8 +305,7 @@ class Planner:
         step = memory.optimizer_step_bytes(trained, parallel_plan, zero)
         states = sum(held.values())
         passing = memory.transient_bytes(trained, parallel_plan, zero)
-        if joining:
-            passing["connector_activations"] = joining
+        passing |= {name: kept for name, kept in before.items() if kept}
         if self.dequantized:
             passing["dequantized_layer"] = self.dequantized
         context = memory.CONTEXT_BYTES if self.cluster.gpus_per_node else 0
@@ -319,7 +348,9 @@ class Planner:
             trained.trains_llm,
             config.gradient_checkpointing,
         )
-        encoder = 0.0 if trained.encoder_cached else 2.0 * trained.encoder * mean.encoder / mean.tokens
+        # forward alone; trained also backward, for inputs and weights, and forward again where activations are recomputed
+        passes = 3 + config.gradient_checkpointing if trained.trained_encoder else 1
+        encoder = 0.0 if trained.encoder_cached else 2.0 * passes * sum(trained.encoder) * mean.encoder / mean.tokens
         operations = tokens * (work.hardware / parallel_plan.tensor + encoder + joins)
         return throughput.seconds_of(operations, self.cluster.gpu.peak_tflops), work.model + encoder + joins
 

@@ -28,7 +28,9 @@ def describe(planner: Planner, given: Given, search: bool) -> dict[str, Any]:
         stages[stage.name] = entry
     if not stages:
         raise UserError("the configuration names no method to plan: add methods=[mindmerger], for example")
-    answers = inference(planner.run, planner.cluster, planner.config, planner.llm, planner.encoder, planner.quantized)
+    answers = inference(
+        planner.run, planner.cluster, planner.config, planner.llm, sum(planner.encoder), planner.quantized
+    )
     parts = [*stages.values(), *_answering(answers).values()]
     worst = max(stages.values(), key=lambda entry: entry["memory_bytes"]["peak"])
     hours = [entry["gpu_hours"] for entry in stages.values()]

@@ -5,6 +5,7 @@ No formula for activations has to be kept in step with an architecture or its cu
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 
+from mmscale.config.model import EncoderConfig
 from mmscale.models.assembly import make_trainable
 from mmscale.models.connectors import Connected, ConnectorKind, Depths
-from mmscale.models.encoders.base import state_shape
+from mmscale.models.encoders.base import Encoder, family, family_of, load_encoder_config, state_shape
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.layer_fusion import EncoderMemory, FusedAttention
 from mmscale.models.packed_layout import PackedLayout
@@ -163,6 +165,25 @@ def connector_bytes(kind: ConnectorKind, sizes: tuple[int, int, Depths], lengths
             made: Tensor | Connected = joins(states, tokens, ends.new_empty(0), read, ends, tuple(lengths))
             merged = made if isinstance(made, Tensor) else made.rows
             return live.now - merged.numel() * merged.element_size()
+
+
+@functools.cache
+def encoder_bytes(config: EncoderConfig, lengths: tuple[int, ...], autocast: bool, checkpointing: bool) -> int:
+    """Bytes that a trained encoder keeps for its backward pass of texts of so many tokens, in float32 or under bfloat16
+    autocast, all of one grid."""
+    chosen, model_config = family(family_of(config)), load_encoder_config(config)
+    with FakeTensorMode():
+        encoder = Encoder(chosen.half(chosen.build(model_config)), chosen.width(model_config))
+        encoder.requires_grad_(True)
+        if checkpointing:
+            encoder.checkpoint_activations()
+        ids = torch.zeros(len(lengths), max(lengths), dtype=torch.int64)
+        with LiveBytes() as live, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            live.ignore([*encoder.parameters(), *encoder.buffers()])
+            states = encoder.model(input_ids=ids).last_hidden_state
+            kept = live.now
+            del states
+    return kept
 
 
 def _trace(model_config: Any, work: RowWork, context: ParallelContext) -> RowMemory:

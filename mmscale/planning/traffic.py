@@ -73,7 +73,8 @@ def _data(trained: Trained, parallel_plan: ParallelPlan, rows: int, reused: int)
     if parallel_plan.stage == 0:
         return all_reduce(4 * count, data)
     if parallel_plan.stage == 3:
-        held = partitioned((*trained.llm, *trained.connector), data) * data
+        encoder = trained.encoder if trained.trained_encoder else ()
+        held = partitioned((*trained.llm, *trained.connector, *encoder), data) * data
         gathered = all_gather(held * width, data) + all_gather(max(0, held - reused) * width, data)
         return rows * (gathered + all_gather(partitioned(trained.trainable, data) * data * width, data))
     padded = flattened(trained.trainable, data) * data * width

@@ -45,7 +45,11 @@ def cache_place(stage: Stage) -> CacheFolder | None:
 
 
 def wanted(stage: Stage, examples: float, merged_tokens: float) -> bool:
-    """Whether the configuration asks for a stage's states on disk, or leaves it open and they pay."""
+    """Whether the configuration asks for a stage's states on disk, or leaves it open and they pay; never of an encoder that
+    the stage changes.
+    """
+    if stage.changes_encoder:
+        return False
     chosen = stage.run.encoder_cache
     if chosen != AUTO:
         return chosen != OFF

@@ -112,6 +112,10 @@ class Stage:
     def changes_language_model(self) -> bool:
         return any(one.changes_language_model for one in self.components)
 
+    @property
+    def changes_encoder(self) -> bool:
+        return any(one.changes_encoder for one in self.components)
+
     def require_trainable(self) -> None:
         """UserError where this stage cannot train what it trains, as the run holds it."""
         self._require_quantization_fits()
@@ -119,6 +123,7 @@ class Stage:
         self._require_mapping_fits()
         self._require_connector_fits()
         self._require_translations()
+        self._require_encoder_fits()
 
     def _require_quantization_fits(self) -> None:
         """UserError where a quantised language model would be trained, cut or partitioned."""
@@ -135,26 +140,33 @@ class Stage:
                 f"parallel.tensor_parallel_size=1 and parallel.zero.stage=0, or quantization=none"
             )
 
+    def _trained_dtypes(self) -> dict[str, str]:
+        """How the models that it trains are held, by the section of the configuration that says so."""
+        encoder = self.encoder
+        return {
+            **({"language_model": self.run.language_model.dtype} if self.changes_language_model else {}),
+            **({"encoder": encoder.dtype} if self.changes_encoder and encoder is not None else {}),
+        }
+
     def keeps_updates(self, zero_stage: int) -> bool:
         """Whether what is trained keeps small updates: stage 0 moves the weights themselves, DeepSpeed moves float32
         copies. float16 would also need its loss scaled, which nothing here does.
         """
-        held = self.run.language_model.dtype
-        keeps = held in ("float32", "float64") or (held == "bfloat16" and zero_stage > 0)
-        return keeps or not self.changes_language_model
+        return all(_keeps(held, zero_stage) for held in self._trained_dtypes().values())
 
     def _require_master_weights(self) -> None:
-        """UserError where a language model would be trained in a dtype that loses its updates."""
-        held, stage = self.run.language_model.dtype, self.run.parallel.zero.stage
-        if self.keeps_updates(stage):
-            return
-        remedy = "set language_model.dtype=float32; precision: bfloat16 still computes in bfloat16"
-        if held == "float16":
-            raise UserError(f"{self.name} trains the language model, and float16 loses small gradients: {remedy}")
-        raise UserError(
-            f"{self.name} trains the language model, and bfloat16 weights without float32 copies lose small updates: {remedy}; "
-            f"or set parallel.zero.stage to 1, 2 or 3, which keep such copies"
-        )
+        """UserError where a model would be trained in a dtype that loses its updates."""
+        for section, held in self._trained_dtypes().items():
+            if _keeps(held, self.run.parallel.zero.stage):
+                continue
+            what = section.replace("_", " ")
+            remedy = f"set {section}.dtype=float32; precision: bfloat16 still computes in bfloat16"
+            if held == "float16":
+                raise UserError(f"{self.name} trains the {what}, and float16 loses small gradients: {remedy}")
+            raise UserError(
+                f"{self.name} trains the {what}, and bfloat16 weights without float32 copies lose small updates: {remedy}; "
+                f"or set parallel.zero.stage to 1, 2 or 3, which keep such copies"
+            )
 
     def _require_mapping_fits(self) -> None:
         """UserError where a mapping is named to begin a stage with that trains none, or nothing has trained it yet."""
@@ -164,9 +176,7 @@ class Stage:
                 f"{self.name} reads an encoder through a connector that no stage has trained: let an earlier one train it"
             )
         if self.config.initial_mapping is not None and ConnectorComponent.name not in self.spec.trains:
-            raise UserError(
-                f"{self.name} trains the language model: initial_mapping is for stages that train a mapping"
-            )
+            raise UserError(f"{self.name} trains no mapping: initial_mapping is for stages that do")
 
     def _require_connector_fits(self) -> None:
         """UserError where the connector cannot be made between these models; nothing where one is no folder here: the hub is
@@ -188,9 +198,48 @@ class Stage:
             if reads_translation(prompt) and not data.has_translations:
                 raise untranslated(f"{self.name}: data set {data.source} {data.path}".rstrip(), prompt)
 
+    def _require_encoder_fits(self) -> None:
+        """UserError where the encoder would be trained on states from before, or a rate is for one that is not trained."""
+        kept, config = self.run.encoder_cache, self.config
+        before = self.method.stages[: self.method.stages.index(self.spec) + 1]
+        if self.encoder is not None and self.encoder.added_tokens:
+            if not any(one.changes_encoder for spec in before for one in components(spec.trains)):
+                raise UserError(
+                    f"{self.name} reads encoder.added_tokens, whose rows nothing has trained: add encoder_embeddings to its "
+                    f"trains, or take them out"
+                )
+        if not self.changes_encoder:
+            if config.optimizer.encoder_learning_rate is not None:
+                raise UserError(
+                    f"{self.name} does not train the encoder: leave optimizer.encoder_learning_rate out, or add encoder to trains"
+                )
+            return
+        if kept not in ("auto", "off"):
+            raise UserError(
+                f"{self.name} trains the encoder, and encoder_cache={kept} keeps the states of one that stays as it is: set "
+                f"encoder_cache to auto or off"
+            )
+        if connector(self.connector).reads_all_layers:
+            raise UserError(
+                f"{self.name} trains the encoder, and connector {self.connector} reads all of its layers, which is not "
+                f"supported together: train the connector alone, or take another one"
+            )
+        encoder = self.encoder
+        if encoder is not None and self.run.parallel.zero.stage > 0 and encoder.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"{self.name} trains the encoder under DeepSpeed: set encoder.dtype to float32 or bfloat16")
+        if encoder is not None and encoder.dtype == "bfloat16" and config.precision != "bfloat16":
+            raise UserError(
+                f"{self.name} trains the encoder, which is held in bfloat16: set precision=bfloat16, or encoder.dtype=float32"
+            )
+
     @property
     def finished(self) -> bool:
         return is_sealed(self.model)
+
+
+def _keeps(held: str, zero_stage: int) -> bool:
+    """Whether weights held in a dtype keep small updates."""
+    return held in ("float32", "float64") or (held == "bfloat16" and zero_stage > 0)
 
 
 def _is_same(one: EncoderConfig, other: EncoderConfig) -> bool:

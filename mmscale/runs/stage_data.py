@@ -24,6 +24,7 @@ import torch
 
 from mmscale import __version__
 from mmscale.config.data import DataConfig, TrainingDataConfig
+from mmscale.config.model import EncoderConfig
 from mmscale.data.loading import DataAccount
 from mmscale.data.packing import pack
 from mmscale.data.preview import Segment, segments
@@ -204,9 +205,11 @@ class StageData:
         stores = {name: TokenStore(self.folder, name, sum(of_sets)) for name, of_sets in sizes.items()}
         return self._training_data(stores["train"], stores["dev"], sizes["train"])
 
-    def open(self, context: ParallelContext) -> TrainingData:
-        """The examples as the trainer reads them: tokens, with encoder states where these come from disk."""
-        data, encoder = self.tokens(context), self.stage.encoder
+    def open(self, context: ParallelContext, encoder: EncoderConfig | None) -> TrainingData:
+        """The examples as the trainer reads them: tokens, with states of the encoder that the stage begins with where these
+        come from disk.
+        """
+        data = self.tokens(context)
         return data if encoder is None else encoder_cache.cached(self.stage, encoder, data, context)
 
     def _make(self, world: World) -> None:

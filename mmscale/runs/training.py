@@ -20,6 +20,7 @@ from mmscale.models.assembly import (
     checkpoint_activations,
     portable,
     read_parts,
+    require_goes_with,
     trained_with,
     write_parts,
 )
@@ -75,6 +76,8 @@ def _beginning(stage: Stage, before: ModelParts) -> ModelParts:
         start = replace(start, encoder=stage.encoder, connector=stage.connector)
     if stage.config.initial_mapping is not None:
         given = connector(start.connector).find(Path(stage.config.initial_mapping).expanduser())
+        if start.encoder is not None:
+            require_goes_with(given, start.encoder)
         start = replace(start, mapping=str(given))
     return start
 
@@ -92,11 +95,12 @@ def _as_configured(parts: ModelParts, stage: Stage) -> ModelParts:
 
 
 def _train(stage: Stage, start: ModelParts, print_of_start: str, context: ParallelContext) -> ModelParts:
-    if not stage.changes_language_model:
-        start = replace(start, trained_with=start.trained_with or context.from_first(lambda: trained_with(start)))
+    if start.encoder is not None:
+        laid = context.from_first(lambda: trained_with(start))
+        start = replace(start, trained_with={**laid, **start.trained_with})
     context.on_first(lambda: settings.keep(stage, start))
     config, zero = stage.config, stage.run.parallel.zero
-    data = StageData(stage).open(context)
+    data = StageData(stage).open(context, start.encoder)
     encodes = config.evaluate_task is not None or not encoder_cache.every_row_has_states(data)
     exact = stage.changes_language_model and stage.run.language_model.dtype == "float32"
     if exact and rounds_masters(zero, config):
@@ -109,8 +113,10 @@ def _train(stage: Stage, start: ModelParts, print_of_start: str, context: Parall
         one.make_trainable(model)
     if config.gradient_checkpointing:
         checkpoint_activations(model.language_model)
+        if model.encoder is not None and stage.changes_encoder:
+            model.encoder.checkpoint_activations()
     torch.manual_seed(stage.run.seed)
-    engine = make_engine(CausalObjective(model), config, zero, context)
+    engine = make_engine(CausalObjective(model, equal_calls=zero.stage == 3), config, zero, context)
     scored = _task_accuracy(stage, model, encoder_tokenizer, context) if config.evaluate_task else None
     training = TrainingRun(
         title=stage.title,
@@ -177,7 +183,7 @@ def _write_model(
             handed = carry_on_connector(parts, folder, context)
             parts, names = handed.parts, [*names, *handed.files]
         context.on_first(lambda: write_parts(folder, parts))
-        names.append(PARTS_FILE)
+        names = [*dict.fromkeys(names), PARTS_FILE]
         hashed = dict(zip(names, context.in_turns([partial(sha256, folder / name) for name in names]), strict=True))
         context.on_first(lambda: _publish(stage.model, folder, print_of_start, hashed))
     except UserError:

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from mmscale.errors import unknown_name
-from mmscale.models.assembly import ModelParts, make_trainable
+from mmscale.models.assembly import FOLDER, ModelParts, make_trainable
 from mmscale.models.connectors import Connector, ConnectorKind, connector
+from mmscale.models.encoders.export import ENCODER_FOLDER, ENCODER_PREFIX, export_encoder
 from mmscale.models.export import TRUNK_PREFIX, export
 from mmscale.models.merge import MergedModel
 from mmscale.parallel.context import ParallelContext
@@ -34,6 +37,8 @@ class Component(ABC):
 
     name: str
     needs_encoder = False
+    changes_encoder = False
+    """Whether the encoder's own weights change: its states are those of one step alone."""
     changes_language_model = False
     """Whether the LLM's own weights change: they have to be there in full precision."""
 
@@ -65,6 +70,46 @@ class LanguageModelComponent(Component):
         # the folder's own hashes name this LLM from here on
         others = {part: digest_of for part, digest_of in parts.trained_with.items() if part != self.name}
         return HandedOn(tuple(files), replace(parts, language_model=own, trained_with=others))
+
+
+class EncoderComponent(Component):
+    """The whole multilingual encoder: handed on as a Hugging Face folder beside the rest, with its tokenizer."""
+
+    name = "encoder"
+    needs_encoder = True
+    changes_encoder = True
+
+    def make_trainable(self, model: MergedModel) -> None:
+        assert model.encoder is not None
+        model.encoder.requires_grad_(True)
+
+    def hand_on(
+        self, model: MergedModel, parts: ModelParts, trained: SavedState, folder: Path, context: ParallelContext
+    ) -> HandedOn:
+        assert parts.encoder is not None
+        came_from = parts.encoder
+
+        def value(name: str) -> Tensor | None:
+            key = ENCODER_PREFIX + name
+            return trained.parameter(key) if key in trained.shapes else None
+
+        files = context.from_first(lambda: export_encoder(came_from, value, folder / ENCODER_FOLDER))
+        there = {"path": f"{FOLDER}/{ENCODER_FOLDER}", "revision": None, "added_tokens": ()}
+        own = came_from.model_copy(update=there)
+        # the folder's own hashes name this encoder from here on
+        others = {part: digest_of for part, digest_of in parts.trained_with.items() if part != EncoderComponent.name}
+        names = tuple(f"{ENCODER_FOLDER}/{file}" for file in files)
+        return HandedOn(names, replace(parts, encoder=own, trained_with=others))
+
+
+class EncoderEmbeddingsComponent(EncoderComponent):
+    """The encoder's embedding table alone, as LangBridge trains it for new tokens."""
+
+    name = "encoder_embeddings"
+
+    def make_trainable(self, model: MergedModel) -> None:
+        assert model.encoder is not None
+        model.encoder.model.get_input_embeddings().requires_grad_(True)
 
 
 class ConnectorComponent(Component):
@@ -107,7 +152,10 @@ def _save(kind: ConnectorKind, made: Connector, folder: Path) -> None:
         raise cannot_write(folder / kind.file, error) from error
 
 
-COMPONENTS: dict[str, Component] = {one.name: one for one in (LanguageModelComponent(), ConnectorComponent())}
+COMPONENTS: dict[str, Component] = {
+    one.name: one
+    for one in (LanguageModelComponent(), ConnectorComponent(), EncoderComponent(), EncoderEmbeddingsComponent())
+}
 
 
 def components(names: Sequence[str]) -> list[Component]:

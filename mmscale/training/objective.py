@@ -32,11 +32,15 @@ class Objective(Protocol):
 class CausalObjective:
     """Causal cross entropy of targets given merged or plain prompts (MindMerger eq. 4 and 6; QAlign eq. 1, 2)."""
 
-    def __init__(self, model: MergedModel) -> None:
+    def __init__(self, model: MergedModel, equal_calls: bool = False) -> None:
+        """With `equal_calls` a trained encoder reads a row at once, however unequal its texts are."""
         self.module: nn.Module = model
-        # the frozen encoder runs once for each group of about equal lengths: whole on every rank
+        # a frozen encoder runs once for each group of about equal lengths: whole on every rank
+        trained = model.encoder if model.encoder is not None and model.encoder.is_trained else None
+        if trained is not None:
+            trained.reads_rows_at_once = equal_calls
         self.in_step: Sequence[nn.Module] = [
-            part for part in (model.language_model, model.connector) if part is not None
+            part for part in (model.language_model, model.connector, trained) if part is not None
         ]
         joins = [] if model.connector is None else [model.connector]
         self.read_outside: Sequence[tuple[nn.Module, nn.Parameter]] = [

@@ -67,8 +67,16 @@ def configuration(folder: Path, overrides: list[str]) -> RunConfig:
             },
             "queries": {"mapping": stage("translation", "mapping", 3e-4)},
             "layers": {"translation": stage("translation", "mapping", 3e-4)},
+            "everything": {
+                "mapping": {
+                    **stage("translation", "mapping", 5e-5),
+                    "trains": ["connector", "encoder", "language_model"],
+                    "gradient_checkpointing": True,
+                }
+            },
         },
         "variants": {
+            "everything": {"method": "mindmerger", "stages": ["mapping"]},
             "queries": {
                 "method": "mindmerger",
                 "stages": ["mapping"],

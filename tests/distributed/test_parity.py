@@ -26,6 +26,7 @@ STAGES = (
     "mindmerger.augmentation",
     "queries.mapping",
     "layers.translation",
+    "everything.mapping",
 )
 RELATIVE = 1e-5
 WEIGHTS = 2e-5
@@ -52,8 +53,9 @@ def losses(folder: Path, stage: str, key: str = "loss") -> torch.Tensor:
 
 
 def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
-    files = list((folder / "stages" / stage / "model").glob("*.safetensors"))
-    return {name: value for file in files for name, value in load_file(file).items()}
+    model = folder / "stages" / stage / "model"
+    files = sorted(model.rglob("*.safetensors"))
+    return {f"{file.relative_to(model)}/{name}": value for file in files for name, value in load_file(file).items()}
 
 
 def require_parity(one: Path, other: Path) -> None:

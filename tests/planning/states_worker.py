@@ -84,7 +84,7 @@ def compare(folder: Path, zero: ZeroConfig, precision: str, context: ParallelCon
     sizes = tuple(local_parameters(LlamaConfig.from_pretrained(folder), 1))
     trained = Trained(
         llm=sizes,
-        encoder=0,
+        encoder=(),
         connector=(),
         trains_llm=True,
         llm_dtype="float32",

@@ -10,21 +10,24 @@ from mmscale_kernels import softmax_rows
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from benchmarks.memory import peak_bytes
+from mmscale.config.model import EncoderConfig
 from mmscale.config.parallel import ZeroConfig
 from mmscale.config.training import StageConfig
-from mmscale.data.packing import IGNORED, PackedRow
+from mmscale.data.packing import IGNORED, EncoderRow, PackedRow
 from mmscale.data.segments import SpecialTokens
 from mmscale.models.assembly import make_trainable
 from mmscale.models.attention import PACKED_SDPA
+from mmscale.models.encoders import load_encoder
 from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
 from mmscale.parallel.context import ParallelContext
 from mmscale.planning.memory import Trained, state_bytes
 from mmscale.planning.parallel_plan import ParallelPlan, local_parameters
-from mmscale.planning.tracing import RowWork, trace
+from mmscale.planning.tracing import RowWork, encoder_bytes, trace
 from mmscale.training.engines.local import LocalEngine
 from mmscale.training.objective import CausalObjective
 from tests.distributed import ranks
+from tests.models.test_loading import ENCODERS as CHECKPOINTS
 
 TOKENS, VOCABULARY = 1024, 3000
 SHAPE = {
@@ -109,7 +112,7 @@ def hand(**changes: object) -> Trained:
     """An LLM of two parameters of 1000 and 30 elements on a rank, and a mapping of 70."""
     values = {"trains_llm": True, "llm_dtype": "bfloat16", "encoder_dtype": "bfloat16", "autocast": True, **changes}
     values = {"trains_connector": not values["trains_llm"], **values}
-    return Trained(llm=(1000, 30), encoder=500, connector=(70,), **values)  # type: ignore[arg-type]
+    return Trained(llm=(1000, 30), encoder=(500,), connector=(70,), **values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +141,51 @@ def test_states_by_hand(trained, parallel_plan, expected):
     found = state_bytes(trained, parallel_plan, ZeroConfig(stage=parallel_plan.stage))
     assert {key: found[key] for key in expected} == expected
     assert found["encoder_weights"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("trained", "zero", "expected"),
+    [
+        # beside the mapping: float32 weights, gradients and moments of 500 + 70 elements; bfloat16 copies under autocast
+        (
+            {"encoder_dtype": "float32"},
+            0,
+            {"encoder_weights": 2000, "gradients": 2280, "optimizer": 4560, "autocast_weights": 1140},
+        ),
+        # its table alone, (90 + 70) / 4 = 40 elements of 12 B, the rest frozen in the computing dtype
+        ({"trained_encoder": (90,)}, 2, {"encoder_weights": 1000, "gradients": 160, "optimizer": 480}),
+        # ZeRO-3: 125 of its elements and 18 of the mapping's (70 / 4, rounded up)
+        ({}, 3, {"encoder_weights": 2 * (125 + 500), "gradients": 143 * 4, "optimizer": 143 * 12}),
+    ],
+)
+def test_states_of_a_trained_encoder_by_hand(trained, zero, expected):
+    values = hand(trains_llm=False, **{"trained_encoder": (500,), **trained})
+    planned = state_bytes(values, ParallelPlan(4, 1, zero), ZeroConfig(stage=zero))
+    assert {key: planned[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("name", ["t5", "m2m100", "xlm_roberta", "decoder"])
+def test_what_a_trained_encoder_keeps_is_what_autograd_saves(tmp_path, tinyworld_tokenizers, name):
+    CHECKPOINTS[name]().save_pretrained(tmp_path)
+    tinyworld_tokenizers[1].save_pretrained(tmp_path)
+    config, lengths = EncoderConfig(path=str(tmp_path)), (32,) * 16
+    planned = encoder_bytes(config, lengths, False, False)
+    encoder = load_encoder(config, torch.device("cpu"))
+    encoder.requires_grad_(True)
+    kept: dict[int, int] = {}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in encoder.parameters()}
+
+    def note(value: torch.Tensor) -> torch.Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+        states = encoder.states(EncoderRow(torch.arange(16 * 32) % 60 + 4, list(lengths), ["sw"] * 16))
+    assert states.requires_grad
+    assert 0.7 * sum(kept.values()) <= planned <= 1.3 * sum(kept.values()) + 4 * states.numel()
+    assert encoder_bytes(config, lengths, False, True) < planned / 2, "computed again"
 
 
 def test_a_rank_of_a_tensor_group_holds_its_part():

@@ -148,7 +148,7 @@ def test_a_degree_that_does_not_divide_the_heads_is_refused(plan):
 def test_traffic_by_hand():
     trained = Trained(
         llm=(1_000_000,),
-        encoder=0,
+        encoder=(),
         connector=(),
         trains_llm=True,
         llm_dtype="float32",

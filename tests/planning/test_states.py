@@ -33,7 +33,13 @@ def test_zero_3_agrees_with_deepspeeds_own_estimator():
     )
     sizes = (200_000_000,) * 35
     trained = Trained(
-        llm=sizes, encoder=0, connector=(), trains_llm=True, llm_dtype="float32", encoder_dtype="float32", autocast=True
+        llm=sizes,
+        encoder=(),
+        connector=(),
+        trains_llm=True,
+        llm_dtype="float32",
+        encoder_dtype="float32",
+        autocast=True,
     )
     found = state_bytes(trained, ParallelPlan(ranks_in_all, 1, 3), ZeroConfig(stage=3))
     assert sum(found.values()) == pytest.approx(expected - largest, rel=1e-6)

@@ -44,6 +44,7 @@ def make_trainer(
     fingerprint: str = "same",
     trackers=None,
     joined_by: str = "mlp",
+    with_encoder: bool = False,
     **changes,
 ) -> Trainer:
     settings = {
@@ -57,6 +58,8 @@ def make_trainer(
     model = random_merged("llama", "t5" if merged else None, joined_by=joined_by).float()
     model.requires_grad_(False)
     (model.connector if merged else model.language_model).requires_grad_(True)
+    if with_encoder:
+        model.encoder.requires_grad_(True)
     generator = random.Random(4)
 
     def example(number: int) -> TokenizedExample:
@@ -104,20 +107,21 @@ QUERIES = '{"kind": "qformer", "layers": 1, "queries": 3}'
 
 
 @pytest.mark.parametrize(
-    ("merged", "joined_by", "stops"),
+    ("merged", "more", "stops"),
     [
-        (True, "mlp", (1, 5, 13)),
-        (False, "mlp", (1, 5, 13)),
-        pytest.param(True, QUERIES, (7,), marks=pytest.mark.slow),
-        pytest.param(True, "layalign", (7,), marks=pytest.mark.slow),
+        (True, {}, (1, 5, 13)),
+        (False, {}, (1, 5, 13)),
+        (True, {"with_encoder": True}, (7,)),
+        pytest.param(True, {"joined_by": QUERIES}, (7,), marks=pytest.mark.slow),
+        pytest.param(True, {"joined_by": "layalign"}, (7,), marks=pytest.mark.slow),
     ],
 )
-def test_stopped_anywhere_and_resumed_equals_uninterrupted(tmp_path, merged, joined_by, stops):
-    straight = make_trainer(tmp_path / "straight", merged, joined_by=joined_by).run()
+def test_stopped_anywhere_and_resumed_equals_uninterrupted(tmp_path, merged, more, stops):
+    straight = make_trainer(tmp_path / "straight", merged, **more).run()
     for stop in stops:
         folder = tmp_path / f"stop-{stop}"
-        stop_at(make_trainer(folder, merged, joined_by=joined_by), stop)
-        resumed = make_trainer(folder, merged, joined_by=joined_by).run()
+        stop_at(make_trainer(folder, merged, **more), stop)
+        resumed = make_trainer(folder, merged, **more).run()
         assert same(straight, resumed), stop
         losses = [
             [(r["step"], r["loss"]) for r in read_metrics(f / "metrics.jsonl") if "loss" in r]

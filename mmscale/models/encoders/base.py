@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
+from torch.utils.checkpoint import checkpoint
+from transformers import AddedToken, AutoTokenizer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mmscale import registry
 from mmscale.config.model import EncoderConfig
@@ -95,13 +98,21 @@ class FamilyTokenizer:
 
 
 class Encoder(nn.Module):
-    """A frozen multilingual encoder; always in evaluation mode."""
+    """A multilingual encoder, frozen until a stage that trains it lets gradients in; always in evaluation mode."""
+
+    reads_rows_at_once = False
+    """Whether a row is read in one call, which ranks make equally often, instead of by groups of about equal lengths."""
 
     def __init__(self, model: Any, width: int, all_layers: bool = False) -> None:
         """`all_layers`: whether its states are those of all layers."""
         super().__init__()
         self.model, self.width, self.all_layers = model, width, all_layers
+        model.config.use_cache = False  # a decoder would keep keys and values, and again where it is computed again
         freeze(self)
+
+    @property
+    def is_trained(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.parameters())
 
     @property
     def depth(self) -> int:
@@ -120,8 +131,17 @@ class Encoder(nn.Module):
         return dtype
 
     def train(self, mode: bool = True) -> Encoder:
-        """Stays in evaluation mode: a frozen encoder with dropout on is a fault of the original code."""
+        """Stays in evaluation mode, frozen or trained: no dropout, the same states wherever and however they are computed."""
         return super().train(False)
+
+    def checkpoint_activations(self) -> None:
+        """Compute a layer's activations again in the backward pass, instead of keeping them.
+
+        Not as transformers does it, in training mode, where M2M100's layers have dropout and are left out at random.
+        """
+        for layer in self.model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
 
     def states(self, row: EncoderRow) -> Tensor:
         """Last hidden states [E, d_enc], packed as the tokens are; of all layers [E, S, d_enc]: the embeddings, what each layer but
@@ -132,7 +152,8 @@ class Encoder(nn.Module):
         lengths, device = np.array(row.lengths), row.token_ids.device
         begins = lengths.cumsum() - lengths
         packed: Tensor | None = None
-        for group in _groups_of_equal_length(row.lengths):
+        whole = [list(range(len(row.lengths)))]
+        for group in whole if self.reads_rows_at_once else _groups_of_equal_length(row.lengths):
             inside = PackedLayout(tuple(lengths[group].tolist()), device)
             tokens = to_device(torch.from_numpy(begins[group]), device)[inside.owners] + inside.places
             cells = inside.owners * inside.longest + inside.places
@@ -183,11 +204,21 @@ def _groups_of_equal_length(lengths: list[int]) -> list[list[int]]:
 
 
 def load_encoder_tokenizer(config: EncoderConfig) -> FamilyTokenizer:
-    return FamilyTokenizer(load_pretrained(AutoTokenizer, config, "encoder tokenizer"), family(family_of(config)))
+    """With the tokens that the configuration adds, which are matched before the text is normalised."""
+    tokenizer = load_pretrained(AutoTokenizer, config, "encoder tokenizer")
+    if config.added_tokens:
+        tokenizer.add_tokens([AddedToken(token, special=True) for token in config.added_tokens], special_tokens=True)
+    return FamilyTokenizer(tokenizer, family(family_of(config)))
 
 
 def load_encoder(config: EncoderConfig, device: torch.device, all_layers: bool = False) -> Encoder:
     """The frozen encoder of a configuration, whose states are those of all layers or of the last alone."""
+    model, half = load_checkpoint(config, device)
+    return Encoder(half.to(device), family(family_of(config)).width(model.config), all_layers)
+
+
+def load_checkpoint(config: EncoderConfig, device: torch.device) -> tuple[Any, Any]:
+    """(the model that the encoder's checkpoint holds, on the CPU; its part that encodes)."""
     chosen, model_config = family(family_of(config)), load_encoder_config(config)
     files = checkpoint_files(config)
     empty = outlined(lambda: chosen.build(model_config), files, config.path)
@@ -195,4 +226,18 @@ def load_encoder(config: EncoderConfig, device: torch.device, all_layers: bool =
     arguments = {"config": model_config, "dtype": DTYPES[config.dtype], **chosen.arguments}
     model = load_pretrained(chosen.factory(model_config), config, "encoder", **arguments)
     require_finite(model, files, config.path, ParallelContext(device=device))
-    return Encoder(chosen.half(model).to(device), chosen.width(model_config), all_layers)
+    if config.added_tokens:
+        _embed(model, len(load_encoder_tokenizer(config).tokenizer))
+    return model, chosen.half(model)
+
+
+@torch.no_grad()
+def _embed(model: Any, tokens: int) -> None:
+    """A row for every token: tables have spare ones, as mT5's has 12; what is missing begins as the mean of all there are."""
+    table = model.get_input_embeddings().weight
+    rows = table.shape[0]
+    if tokens <= rows:
+        return
+    mean = table.float().mean(0)
+    model.resize_token_embeddings(tokens, mean_resizing=False)
+    model.get_input_embeddings().weight[rows:] = mean.to(table.dtype)

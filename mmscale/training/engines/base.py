@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from mmscale.config.training import OptimizerConfig
 from mmscale.data.packing import PackedRow
+from mmscale.models.encoders import Encoder
 from mmscale.parallel.shards import Shard
 from mmscale.training.objective import Objective
 
@@ -95,24 +96,31 @@ def trainable(objective: Objective) -> dict[str, nn.Parameter]:
 
 def make_optimizer(objective: Objective, settings: OptimizerConfig, fused: bool) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; each group has the `factor` it takes on the scheduled learning rate."""
-    # by what they are for, not by class: cut over ranks they are of another
-    models = [m for m in objective.module.modules() if isinstance(m, PreTrainedModel)]
-    tables = {id(model.get_input_embeddings().weight) for model in models}
-    if settings.embedding_learning_rate is None:
-        tables = set()
-    groups: list[dict[str, Any]] = []
-    for chosen, factor in ((False, 1.0), (True, (settings.embedding_learning_rate or 0) / settings.learning_rate)):
-        parameters = [p for p in trainable(objective).values() if (id(p) in tables) == chosen]
-        if parameters:
-            groups.append({"params": parameters, "factor": factor})
+    groups: dict[float, list[nn.Parameter]] = {settings.learning_rate: []}
+    rates = _own_rates(objective.module, settings)
+    for parameter in trainable(objective).values():
+        groups.setdefault(rates.get(id(parameter), settings.learning_rate), []).append(parameter)
     return torch.optim.AdamW(
-        groups,
+        [{"params": own, "factor": rate / settings.learning_rate} for rate, own in groups.items() if own],
         lr=settings.learning_rate,
         betas=settings.betas,
         eps=settings.eps,
         weight_decay=settings.weight_decay,
         fused=fused,
     )
+
+
+def _own_rates(module: nn.Module, settings: OptimizerConfig) -> dict[int, float]:
+    """Rate of each parameter that has one of its own, by id."""
+    rates: dict[int, float] = {}
+    if settings.embedding_learning_rate is not None:
+        # by what they are for, not by class: cut over ranks they are of another
+        models = [one for one in module.modules() if isinstance(one, PreTrainedModel)]
+        rates |= {id(model.get_input_embeddings().weight): settings.embedding_learning_rate for model in models}
+    if settings.encoder_learning_rate is not None:
+        encoders = [one for one in module.modules() if isinstance(one, Encoder)]
+        rates |= {id(p): settings.encoder_learning_rate for encoder in encoders for p in encoder.parameters()}
+    return rates
 
 
 def set_learning_rate(optimizer: Any, learning_rate: float) -> None:

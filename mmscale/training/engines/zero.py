@@ -65,14 +65,13 @@ class ZeroEngine:
         self._begin_from(exact)
 
     def _exact_values(self, module: nn.Module) -> dict[str, Tensor]:
-        """What this rank holds of each trained weight, flat, as it was loaded; DeepSpeed makes master weights of values that
-        it rounded to bfloat16. Under stage 3 the pieces become bfloat16 here, in which it computes.
+        """What this rank holds of each trained weight, flat, as it was loaded: all of it, or under stage 3 its piece of an LLM's;
+        DeepSpeed makes master weights of values that it rounded to bfloat16. Those pieces become bfloat16 here, in which it
+        computes.
         """
         if self.stage < 3:
             return {name: parameter.data.view(-1) for name, parameter in self._named.items()}
-        exact = {
-            name: held.data for name, p in self._named.items() if (held := getattr(p, "ds_tensor", None)) is not None
-        }
+        exact = {name: getattr(p, "ds_tensor", p).data.view(-1) for name, p in self._named.items()}
         for parameter in module.parameters():
             for piece in ("ds_tensor", "ds_secondary_tensor"):
                 held = getattr(parameter, piece, None)
@@ -89,8 +88,8 @@ class ZeroEngine:
                 for name in [name for name in names if name in exact]:
                     for kind, offset, values in self._owned(self._named[name]):
                         if kind == PARAMETER:
-                            begin = 0 if self.stage == 3 else offset
-                            values.copy_(exact[name].narrow(0, begin, values.numel()))
+                            whole = offset + values.numel() <= exact[name].numel()  # or this rank's piece of it
+                            values.copy_(exact[name].narrow(0, offset if whole else 0, values.numel()))
 
     def train_step(self, rows: Sequence[PackedRow], learning_rate: float) -> StepResult:
         target_tokens = int(self.context.sum([sum(row.target_tokens for row in rows)])[0])
