@@ -21,9 +21,12 @@ STEP = {"learning_rate": 1e-30, "embedding_learning_rate": 1e-30, "weight_decay"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
+    return with_more_digits("llm", tmp_path_factory.mktemp("models") / "llm")
+
+
+def with_more_digits(name: str, folder: Path) -> Path:
     """tinyworld's, with values that bfloat16 does not have."""
-    folder = tmp_path_factory.mktemp("models") / "llm"
-    shutil.copytree(resolve_path("tinyworld:llm"), folder)
+    shutil.copytree(resolve_path(f"tinyworld:{name}"), folder)
     torch.manual_seed(0)
     values = {name: one.float() for name, one in load_file(folder / "model.safetensors").items()}
     values = {name: one * (1 + 1e-3 * torch.rand_like(one)) for name, one in values.items()}
@@ -64,3 +67,19 @@ def test_a_step_that_moves_nothing_hands_on_the_very_values(model, tmp_path, sta
     assert given.keys() == found.keys()
     for name, value in given.items():
         assert found[name].dtype == torch.float32 and torch.equal(found[name], value), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_trained_encoder_is_not_rounded_either(tmp_path, stage):
+    pytest.importorskip("deepspeed", reason="extra deepspeed")
+    encoder, target = with_more_digits("encoder", tmp_path / "encoder"), "mindmerger.mapping"
+    recipe = f"recipes.{target}"
+    settings = [f"{recipe}.optimizer={{learning_rate: 1e-30}}", f"{recipe}.trains=[connector,encoder]"]
+    settings += [f"{recipe}.steps=1", f"{recipe}.precision=bfloat16", f"{recipe}.data.0.limit_per_language=8"]
+    settings += [f"parallel.zero.stage={stage}", f"{recipe}.data.0.languages=[sw]", f"encoder.path={encoder}"]
+    command = ["train", "configs/quickstart.yaml", target, f"output_dir={tmp_path / 'run'}", "languages=[en,sw]"]
+    ranks.run(2, ["-m", "mmscale", *command, "methods=[mindmerger]", *settings])
+    given = load_file(encoder / "model.safetensors")
+    handed_on = load_file(tmp_path / "run" / "stages" / target / "model" / "encoder" / "model.safetensors")
+    assert handed_on and all(value.equal(given[name]) for name, value in handed_on.items())
