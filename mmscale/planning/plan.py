@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import functools
 import math
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from mmscale.config.cluster import ClusterConfig
-from mmscale.config.connector import ConnectorSettings
 from mmscale.config.run import RunConfig
 from mmscale.config.training import StageConfig
 from mmscale.errors import UserError
@@ -30,6 +28,7 @@ from mmscale.models.varlen import HALVES
 from mmscale.parallel.tensor import require_divisible
 from mmscale.planning import memory, throughput, traffic
 from mmscale.planning.dry_run import stage_tokens
+from mmscale.planning.examples import Examples, Given, encoder_share, longest_example
 from mmscale.planning.inference import key_value_width
 from mmscale.planning.memory import Trained
 from mmscale.planning.parallel_plan import ParallelPlan, local_parameters
@@ -38,28 +37,6 @@ from mmscale.runs import encoder_cache
 from mmscale.runs.run import stages_of
 from mmscale.runs.stage import Stage
 from mmscale.training.components import ConnectorComponent, EncoderComponent
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the user says of the data; None leaves it to be read, or assumed."""
-
-    example_tokens: int | None = None
-    target_tokens: int | None = None
-    examples: int | None = None
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Mean merged tokens of an example, how many of them are targets and how many come from the encoder."""
-
-    tokens: float
-    targets: float
-    encoder: float
-    count: int | None
-    """In an epoch."""
-    source: str
-    """Where these numbers come from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,10 +174,10 @@ class Planner:
     def examples(self, stage: Stage, given: Given) -> Examples:
         """The mean example of a stage: as given, else read where files and tokenizers are there, else as long as the limits allow."""
         settings = None if stage.encoder is None else connector(stage.connector).settings
-        longest = _longest_example(stage.config, settings)
+        longest = longest_example(stage.config, settings)
         if given.example_tokens is not None:
             targets = given.target_tokens or given.example_tokens / 2
-            encoder = _encoder_share(longest, settings, given.example_tokens)
+            encoder = encoder_share(longest, settings, given.example_tokens)
             return Examples(given.example_tokens, targets, encoder, given.examples, "as given")
         try:
             read = stage_tokens(stage)
@@ -372,29 +349,6 @@ class Planner:
 
     def stages(self) -> list[Stage]:
         return stages_of(self.run)
-
-
-def _longest_example(config: StageConfig, settings: ConnectorSettings | None) -> Examples:
-    """As long as the limits allow; `settings` are those of the connector, where there is one."""
-    packing = config.packing
-    encoder, prefix = 0, 0
-    if settings is not None:
-        encoder, prefix = packing.max_encoder_tokens, settings.prefix_length(packing.max_encoder_tokens)
-    target = packing.max_joined_tokens or packing.max_target_tokens
-    tokens = prefix + (packing.max_joined_tokens or packing.max_prompt_tokens + packing.max_target_tokens)
-    return Examples(tokens, target, encoder, None, "as long as packing's limits allow")
-
-
-def _encoder_share(longest: Examples, settings: ConnectorSettings | None, tokens: int) -> float:
-    """Encoder tokens of an example of so many merged tokens, whose texts are to each other as the longest ones are."""
-    if settings is None:
-        return 0.0
-    most = int(longest.encoder)
-    text = (longest.tokens - settings.prefix_length(most)) / most
-    # merged tokens grow with the encoder's: between n and n + 1 of these they become `tokens`
-    low = bisect.bisect_right(range(1, 2**31), tokens, key=lambda n: math.ceil(settings.prefix_length(n) + text * n))
-    here, above = (settings.prefix_length(n) + text * n for n in (low, low + 1))
-    return max(1.0, low + (tokens - here) / (above - here))
 
 
 def _rows(config: StageConfig, mean: Examples, data: int) -> tuple[int, int]:
