@@ -176,7 +176,7 @@ class Stage:
                 f"{self.name} reads an encoder through a connector that no stage has trained: let an earlier one train it"
             )
         if self.config.initial_mapping is not None and ConnectorComponent.name not in self.spec.trains:
-            raise UserError(f"{self.name} trains no mapping: initial_mapping is for stages that do")
+            raise UserError(f"{self.name} trains no mapping: initial_mapping is for stages that train a mapping")
 
     def _require_connector_fits(self) -> None:
         """UserError where the connector cannot be made between these models; nothing where one is no folder here: the hub is

@@ -133,7 +133,13 @@ def test_the_ablations_of_a_paper_are_one_run():
         ("mlp3.augmentation", "mlp3", "tinyworld_math"),
         ("qformer.mapping", '{"heads": 4, "kind": "qformer", "queries": 16}', "mapping"),
         ("qformer.augmentation", '{"heads": 4, "kind": "qformer", "queries": 16}', "tinyworld_math"),
+        ("encoder_trained.mapping", "mlp", "mapping"),
+        ("encoder_trained.augmentation", "mlp", "tinyworld_math"),
+        ("everything_trained.mapping", "mlp", "mapping"),
+        ("everything_trained.augmentation", "mlp", "tinyworld_math"),
     ]
+    everything = stages_of(run)[-1]
+    assert everything.spec.trains == ("connector", "encoder", "language_model")
     assert asked_prompts(run) == {"tinyworld_math", "replacement"}, (
         "no one is asked by the mapping stage's empty prompt"
     )
