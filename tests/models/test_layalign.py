@@ -17,6 +17,7 @@ from transformers.models.llama.modeling_llama import rotate_half
 from mmscale.data.packing import pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.decoding.ensemble import ModelStepper
+from mmscale.decoding.generate import PromptDecoder
 from mmscale.errors import UserError
 from mmscale.models import packed_layout
 from mmscale.models.connectors import Depths, connector, kind_of
@@ -24,6 +25,7 @@ from mmscale.models.language_model import LanguageModel
 from mmscale.models.merge import MergedModel
 from mmscale.training.objective import CausalObjective
 from tests.conftest import VOCABULARY, random_causal_lm, random_encoder, random_merged
+from tests.decoding.test_generate import END, SAMPLED, alone, last_logits, naive, prompts
 
 SPECIALS = SpecialTokens(1, 2)
 RELATIVE = 1e-5
@@ -205,6 +207,18 @@ def test_a_slot_that_is_taken_again_reads_its_own_text_and_longer_texts_make_roo
             step = stepper.extend(torch.tensor([[7], [9]]))[1]
             whole = pack([replace(prompt, target_ids=(9, 2))], SPECIALS)
             assert torch.allclose(step, model.language_model.logits(model.hidden(whole))[-1], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_a_stream_whose_slots_are_filled_again_gives_what_the_whole_rows_do(slots):
+    model, asked = merged_model(), prompts(True, 9)
+    config = SAMPLED.model_copy(update={"batch_size": slots})
+    with torch.inference_mode():
+        right = [naive(lambda ids, p=p: last_logits(model, p, ids), i, config) for i, p in enumerate(asked)]
+    assert len({len(ids) for ids in right}) > 1, "the test must see rows leave at different times"
+    assert {g.prompt: g.token_ids for g in PromptDecoder(alone(model), END, 256).stream([asked], config)} == dict(
+        enumerate(right)
+    )
 
 
 def test_what_prompts_begin_with_is_computed_once_with_what_its_layers_read():
