@@ -16,8 +16,9 @@ from mmscale.methods.base import Method, StageSpec
 from mmscale.models import quantization
 from mmscale.models.assembly import ModelParts, read_parts
 from mmscale.models.connectors import Depths, connector
-from mmscale.models.counting import encoder_depth, encoder_width
+from mmscale.models.counting import empty_language_model, encoder_depth, encoder_width
 from mmscale.models.language_model import load_model_config
+from mmscale.models.layer_fusion import require_fusable
 from mmscale.models.loading import resolve_path
 from mmscale.models.seal import is_sealed
 from mmscale.training.components import Component, ConnectorComponent, components
@@ -189,7 +190,9 @@ class Stage:
         read = load_model_config(language_model)
         depths = Depths(encoder_depth(self.encoder), int(read.num_hidden_layers))
         with torch.device("meta"):
-            connector(self.connector).build(encoder_width(self.encoder), int(read.hidden_size), depths)
+            joins = connector(self.connector).build(encoder_width(self.encoder), int(read.hidden_size), depths)
+        if joins.reading_layers:
+            require_fusable(empty_language_model(language_model))
 
     def _require_translations(self) -> None:
         """UserError where a data set's prompt shows translations and nothing makes any."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.models.llama.modeling_llama import rotate_half
 
+from mmscale.cli.main import main
 from mmscale.data.packing import pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.decoding.ensemble import ModelStepper
@@ -320,7 +321,7 @@ def test_models_of_other_layers_are_refused():
         MergedModel(model.language_model, model.encoder, joins)
 
 
-def test_a_language_model_whose_attention_is_of_another_kind_is_refused():
+def test_a_language_model_whose_attention_is_of_another_kind_is_refused(tmp_path, capsys):
     config = Qwen3Config(
         vocab_size=VOCABULARY,
         hidden_size=32,
@@ -332,8 +333,22 @@ def test_a_language_model_whose_attention_is_of_another_kind_is_refused():
     )
     llm = LanguageModel(Qwen3ForCausalLM(config), None, SPECIALS)
     joins = connector("layalign").build(24, 32, Depths(2, 2))
-    with pytest.raises(UserError, match="the attention of Qwen3ForCausalLM differs by k_norm, q_norm from q_proj"):
+    said = "the attention of Qwen3ForCausalLM differs by k_norm, q_norm from q_proj"
+    with pytest.raises(UserError, match=said):
         MergedModel(llm, random_encoder("t5"), joins)
+    config.save_pretrained(tmp_path)
+    assert (
+        main(
+            [
+                "run",
+                "papers/layalign-tinyworld.yaml",
+                f"language_model.path={tmp_path}",
+                f"output_dir={tmp_path / 'run'}",
+            ]
+        )
+        == 2
+    )
+    assert said in " ".join(capsys.readouterr().err.split()), "before anything is read or computed"
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,17 @@ def test_the_ablations_of_a_paper_are_one_run():
     )
 
 
+def test_a_variant_is_joined_by_the_connector_of_its_methods(capsys):
+    run = load_run("papers/layalign-tinyworld.yaml")
+    shown = {stage.name: stage.connector for stage in stages_of(run)}
+    assert shown["no_translation.task"] == shown["layalign.task"] == "layalign"
+    assert shown["mapping_alone.translation"] == "mlp"
+    both = "variants.x={stages: [mindmerger.mapping, layalign.task]}"
+    assert main(["run", "papers/layalign-tinyworld.yaml", "--dry-run", "methods=[x]", both]) == 2
+    said = "variants.x has stages of methods that are joined by layalign and the run's connector: set its connector"
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("variant", "said"),
     [
