@@ -14,7 +14,7 @@ from mmscale.answering.base import Answer, Answerer, Likelihood
 from mmscale.config.data import PackingConfig
 from mmscale.config.evaluation import MOST_ALPHA, GenerationConfig
 from mmscale.data.chat import in_chat_format
-from mmscale.data.prompts import ALPACA, MINDMERGER_MATH, Template, identity, template
+from mmscale.data.prompts import ALPACA_FAMILY, Template, identity, template
 from mmscale.data.records import Record
 from mmscale.data.segments import ExampleTokenizer
 from mmscale.decoding.ensemble import Ensemble, ModelStepper
@@ -64,7 +64,7 @@ class LoadedModels:
     def tell_of_unused_chat_format(self) -> None:
         """A line where a model that knows conversations is asked through the Alpaca prompt, which it was hardly tuned on."""
         asked, tokenizer = self.tokenizers[0].plain, self.tokenizers[0].tokenizer
-        other = asked in (ALPACA, MINDMERGER_MATH) and asked is not self.trained_by
+        other = asked in ALPACA_FAMILY and asked is not self.trained_by
         if other and getattr(tokenizer, "chat_template", None):
             say(
                 f"{self.title}: it has a chat template and is asked through the Alpaca prompt: --chat-template, or prompt: "

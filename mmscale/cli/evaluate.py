@@ -173,6 +173,8 @@ def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> d
     from mmscale.answering.local import local_answerer
     from mmscale.cli.devices import default_device
     from mmscale.config.parallel import InterruptionConfig
+    from mmscale.data.prompts import reads_translation
+    from mmscale.errors import UserError
     from mmscale.evaluation.answers import rule
     from mmscale.evaluation.scores import language_scores
     from mmscale.evaluation.solving import evaluate_task
@@ -181,6 +183,12 @@ def _evaluate_model(model: str, parts: Any, task: TaskConfig, output: Path) -> d
 
     context = ParallelContext(device=default_device())
     solver = local_answerer(model, parts, None, context)
+    prompt = task.prompt or solver.prompt
+    if task.data.translation is not None and not reads_translation(prompt):
+        raise UserError(
+            f"--translator is of no use with prompt {prompt}, which shows no translation: choose translate_test, mindmerger_hard "
+            f"or another that does, or leave it out"
+        )
     with Interruption(InterruptionConfig(), context) as stop:
         name = task.task or task.data.source
         rows, _ = evaluate_task(solver, name, task, _languages(task), output, context, stop)

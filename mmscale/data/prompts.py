@@ -220,6 +220,8 @@ TINYWORLD_TRANSLATION = Template(
 """The embedded models translating a question: "Q: ... English:"."""
 QUESTION = Template(prompt=_around("", ""), target=_rationale)
 """The question alone: what a chat format is laid around."""
+ALPACA_FAMILY = (ALPACA, MINDMERGER_MATH, MINDMERGER_HARD, TRANSLATE_TEST)
+"""What a model that was tuned on conversations was hardly tuned on."""
 DOCUMENT = Template(prompt=_nothing, target=_other_side, reads=ParallelSentence)
 """Plain text without a prompt, for training a language model."""
 

@@ -201,12 +201,16 @@ class Run:
             require_ready(task.rule, self.context)
 
     def _require_translators(self) -> None:
-        """UserError, before anything is trained, where a translator does not know a language of its task."""
-        for name in dict.fromkeys(name for name, _ in _reading_translations(self.config, self.methods)):
-            data = self.config.evaluation.tasks[name].data
-            if data.translation is not None:
-                languages = wanted_languages(data, self.config.languages)
-                self.context.on_first(functools.partial(require_languages, data.translation, languages))
+        """UserError, before anything is trained, where a translator does not know a language of its task; one that no prompt
+        asks for is told."""
+        asked = {name for name, _ in _reading_translations(self.config, self.methods)}
+        for name, task in self.config.evaluation.tasks.items():
+            translation = task.data.translation
+            if translation is not None and name in asked:
+                languages = wanted_languages(task.data, self.config.languages)
+                self.context.on_first(functools.partial(require_languages, translation, languages))
+            elif translation is not None:
+                say(f"task {name}: no prompt shows translations, so {translation.path} translates nothing")
 
     def _answerer(self, title: str, parts: ModelParts, prompt: str | None) -> Answerer:
         made: Answerer = registry.get("answerers", self.config.evaluation.answerer)(title, parts, prompt, self.context)

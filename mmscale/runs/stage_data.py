@@ -127,9 +127,11 @@ class StageData:
     def _translate(self, rows: StageRecords, sets: Sequence[TrainingDataConfig]) -> None:
         """Translate what the prompts of these records show of translations, and keep it."""
         for number, records in rows.by_set():
-            translations = self.translations(sets[number])
+            translations, given = self.translations(sets[number]), sets[number].translation
             if translations is not None:
                 translations.of(records, self.stage.title)
+            elif given is not None:
+                say(f"{self.stage.title}: its prompt shows no translations, so {given.path} translates nothing")
 
     def records(self) -> tuple[StageRecords, StageRecords, list[DataAccount]]:
         """(training records, development records, accounts)."""

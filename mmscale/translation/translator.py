@@ -150,6 +150,8 @@ class Translator:
     def __init__(self, tokenizer: TranslatorTokenizer, model: Any, device: torch.device) -> None:
         self.tokenizer, self.model, self.device = tokenizer, model, device
         self._first = tokenizer.first_token
+        # M2M100's stand behind its vocabulary, and its tokenizer takes them for text when it decodes
+        self._codes = frozenset(getattr(tokenizer.tokenizer, "lang_token_to_id", {}).values())
         self.special = _special_tokens(model, tokenizer.config.path)
 
     @torch.no_grad()
@@ -157,6 +159,7 @@ class Translator:
         """The texts, each in its language, in the translator's target language; one batch."""
         sources = self.tokenizer.encode(texts, languages)
         config, (begin, end, padding) = self.tokenizer.config, self.special
+        self._require_embedded([*(i for source in sources for i in source.ids), *filter(None, [self._first])])
         longest = max(len(source.ids) for source in sources)
         ids = torch.full((len(sources), longest), padding)
         mask = torch.zeros_like(ids)
@@ -174,12 +177,20 @@ class Translator:
         made = self.model.generate(input_ids=ids.to(self.device), attention_mask=mask.to(self.device)).cpu()
         return [self._read(row, source) for row, source in zip(made, sources, strict=True)]
 
+    def _require_embedded(self, ids: Sequence[int]) -> None:
+        rows = self.model.get_input_embeddings().num_embeddings
+        if max(ids) >= rows:
+            raise UserError(
+                f"{self.tokenizer.config.path}: the tokenizer counts to {max(ids)} and the model has {rows} tokens: they do not "
+                f"belong together, copy both again"
+            )
+
     def _read(self, row: Tensor, source: SourceText) -> Translated:
         """A translation as text; what it begins with, its end and what pads it are no text."""
         ids: list[int] = row.tolist()[1 if self._first is None else 2 :]
         end = self.special[1]
         finished = end in ids
-        ids = ids[: ids.index(end)] if finished else ids
+        ids = [i for i in (ids[: ids.index(end)] if finished else ids) if i not in self._codes]
         text = str(self.tokenizer.tokenizer.decode(ids, skip_special_tokens=True)).strip()
         return Translated(text, source.cut, source.unknown, finished, self.tokenizer.holds_unknown(ids))
 

@@ -12,6 +12,7 @@ from mmscale.errors import UserError
 from mmscale.planning.dry_run import dry_run
 from mmscale.runs.run import asked_prompts, check
 from mmscale.translation import questions
+from tests.distributed import ranks
 from tests.translation.tiny import nllb
 
 SMALL = [
@@ -89,6 +90,8 @@ def test_methods_that_train_nothing_ask_by_their_own_prompt(tmp_path, translator
     ]
     assert main([*evaluate, "--prompt", "tinyworld_hard"]) == 2
     assert "prompt tinyworld_hard reads a translation of the question, and there is none" in capsys.readouterr().err
+    assert main([*evaluate, "--prompt", "tinyworld_math", "--translator", str(translator)]) == 2
+    assert "--translator is of no use with prompt tinyworld_math, which shows no translation" in capsys.readouterr().err
     named = ["--prompt", "tinyworld_translate_test", "--max-new-tokens", "4", "--translator"]
     assert main([*evaluate, *named, f"{{path: {translator}, cache: {tmp_path / 'c'}, {SHORT}}}"]) == 0
     assert "2 texts translated by" in capsys.readouterr().err
@@ -124,6 +127,12 @@ def test_a_run_asks_in_translation_and_trains_on_it(tmp_path, translator, capsys
     }
     assert [row["question"] for row in answers["hard"]] == [row["question"] for row in answers["alone"]]
     assert [row["response"] for row in answers["hard"]] != [row["response"] for row in answers["alone"]]
+
+    again = [*settings, f"output_dir={tmp_path / 'two'}"]
+    again.append(f"evaluation.tasks.tinyworld.data.translation.cache={tmp_path / 'cache2'}")
+    ranks.run(2, ["-m", "mmscale", "run", *again])
+    for file in sorted((folder / "predictions").rglob("*.jsonl")):
+        assert (tmp_path / "two" / file.relative_to(folder)).read_bytes() == file.read_bytes(), "two ranks are one"
 
     monkeypatch.setattr(questions, "load_translator", None)
     assert main(["run", *settings]) == 0 and main(["run", *settings, "--scores"]) == 0

@@ -9,14 +9,14 @@ import shutil
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig, M2M100Tokenizer
 
 from mmscale.config.translation import TranslationConfig
 from mmscale.errors import UserError
 from mmscale.models.loading import resolve_path
 from mmscale.translation.questions import require_languages
 from mmscale.translation.translator import TranslatorTokenizer, load_translator
-from tests.translation.tiny import LANGUAGES, TEXTS, nllb, t5
+from tests.translation.tiny import LANGUAGES, TEXTS, m2m100, m2m100_tokenizer, nllb, t5
 
 CPU = torch.device("cpu")
 FLORES = {"sw": "swh_Latn", "de": "deu_Latn", "en": "eng_Latn"}
@@ -52,6 +52,30 @@ def test_nllb_batched_is_transformers_own_generate_one_at_a_time(folder, beams):
         assert made.text == tokenizer.decode(ids[0], skip_special_tokens=True).strip()
         assert made.finished == (int(ids[0, -1]) == 2) and not made.source_cut
     assert len({made.text for made in together}) == len(TEXTS) and len({made.finished for made in together}) == 2
+
+
+def test_m2m100_whose_codes_stand_behind_its_vocabulary(tmp_path):
+    """As the published checkpoint is: 418M and 1.2B know a hundred languages, and no Telugu."""
+    tokenizer = M2M100Tokenizer.from_pretrained(m2m100_tokenizer(tmp_path))
+    m2m100(tmp_path, tokenizer.get_lang_id("zu") + 9)
+    config = TranslationConfig(path=str(tmp_path), target="de", **LIMITS)
+    texts, codes = ["mbili na moja ni tatu", "ni moja", "na tatu na mbili"], ["sw", "sw", "fr"]
+    together = load_translator(config, CPU).translate(texts, codes)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    for text, code, made in zip(texts, codes, together, strict=True):
+        tokenizer.src_lang = code
+        first = tokenizer.get_lang_id("de")
+        ids = model.generate(**tokenizer(text, return_tensors="pt"), forced_bos_token_id=first, max_new_tokens=21)
+        said = tokenizer.decode(ids[0], skip_special_tokens=True)
+        assert "__de__" in said, "transformers leaves codes in the text"
+        assert made.text == re.sub("__[a-z]+__", "", said).strip()
+    with pytest.raises(UserError, match=r"no code for language 'te' \(tel_Telu or __te__\)"):
+        require_languages(config, ["sw", "te"])
+    m2m100(tmp_path, tokenizer.get_lang_id("sw"))
+    with pytest.raises(
+        UserError, match="the tokenizer counts to [0-9]+ and the model has [0-9]+ tokens: they do not belong"
+    ):
+        load_translator(config, CPU).translate(texts, codes)
 
 
 def test_t5_reads_its_prefix(t5_folder):

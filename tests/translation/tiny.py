@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import sentencepiece
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
@@ -40,10 +41,16 @@ def nllb(folder: Path, *codes: str, seed: int = 1) -> Path:
     merges = [tuple(pair) for pair in learned["merges"]]
     tokenizer = NllbTokenizer(vocab=learned["vocab"], merges=merges, extra_special_tokens=own)
     tokenizer.save_pretrained(folder)
+    m2m100(folder, len(tokenizer), seed)
+    return folder
+
+
+def m2m100(folder: Path, vocabulary: int, seed: int = 1) -> None:
+    """The weights and the configuration of either."""
     torch.manual_seed(seed)
     layers = {f"{half}_{what}": 2 for half in ("encoder", "decoder") for what in ("layers", "attention_heads")}
     config = M2M100Config(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary,
         d_model=32,
         encoder_ffn_dim=48,
         decoder_ffn_dim=48,
@@ -57,6 +64,20 @@ def nllb(folder: Path, *codes: str, seed: int = 1) -> Path:
     with torch.no_grad():
         model.lm_head.weight[2] *= END
     model.save_pretrained(folder)
+
+
+def m2m100_tokenizer(folder: Path) -> Path:
+    """M2M100's as the original checkpoint and older transformers leave it: vocab.json without the codes of languages."""
+    text = folder / "text"
+    text.write_text("mbili na moja ni tatu\nein und zwei sind drei\n" * 20)
+    prefix = str(folder / "sentencepiece.bpe")
+    sentencepiece.SentencePieceTrainer.train(input=str(text), model_prefix=prefix, vocab_size=24, minloglevel=2)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
+    names = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(i) for i in range(3, 24))]
+    (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
+    settings = {"tokenizer_class": "M2M100Tokenizer", "language_codes": "m2m100", "num_madeup_words": 8}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps({"model_type": "m2m_100"}))
     return folder
 
 
