@@ -101,6 +101,7 @@ def test_a_run_hands_the_encoder_to_its_next_stage_and_to_whoever_asks(trained, 
     assert "trains connector, encoder; AdamW" in card
 
 
+@pytest.mark.slow
 def test_the_cached_states_of_the_next_stage_are_those_of_the_trained_encoder(trained, tmp_path):
     """Kept or computed in every step, the losses are the same; the frozen encoder's states would give others."""
     folder = Path(shutil.copytree(trained, tmp_path / "run"))
@@ -181,3 +182,24 @@ def test_a_mapping_is_asked_with_the_encoder_that_was_trained_with_it_alone(trai
 def test_what_cannot_be_trained_as_asked_is_refused(tmp_path, changes, said):
     with pytest.raises(UserError, match=re.escape(said)):
         check(load_run(QUICK, settings(tmp_path / "run", *changes)))
+
+
+@pytest.mark.slow
+def test_all_three_trained_in_one_stage_are_one_folder_that_answers_and_moves(tmp_path, capsys):
+    everything = [
+        f"{AUGMENTATION}.trains=[connector,encoder,language_model]",
+        f"{AUGMENTATION}.optimizer.learning_rate=1e-3",
+    ]
+    assert main(["run", QUICK, *settings(tmp_path / "run", *everything)]) == 0
+    model = model_of(tmp_path / "run", "augmentation")
+    named = read_parts(str(model))
+    assert Path(named.encoder.path) == model / "encoder" and Path(named.language_model.path) == model
+    assert not named.trained_with, "all of it is in the folder"
+    before = load_file(model_of(tmp_path / "run", "mapping") / "encoder" / "model.safetensors")
+    after = load_file(model / "encoder" / "model.safetensors")
+    assert before.keys() == after.keys() and not any(before[name].equal(after[name]) for name in before)
+    own = answer(capsys, str(model))
+    assert main(["convert", str(model), str(tmp_path / "whole"), "--whole"]) == 0
+    model.rename(tmp_path / "moved")
+    shutil.rmtree(tmp_path / "run")
+    assert answer(capsys, str(tmp_path / "moved")) == answer(capsys, str(tmp_path / "whole")) == own
