@@ -9,6 +9,7 @@ from torch import Tensor, dtype
 
 from mmscale.errors import UserError
 from mmscale.models.export import SHARD_BYTES, ShardWriter
+from mmscale.models.seal import SEAL_FILE
 from mmscale.models.tensor_files import TensorFiles, read_object
 from mmscale.storage.files import write_json
 
@@ -17,11 +18,15 @@ _BESIDES_WEIGHTS = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 
 
 def copy_besides_weights(source: Path, target: Path) -> None:
-    """Configuration and tokenizer files; UserError when there is no configuration."""
+    """Configuration and tokenizer files, without the seal of a stage that wrote other weights; UserError when there is no
+    configuration.
+    """
     if not (source / "config.json").is_file():
         raise UserError(f"{source} has no config.json: name the folder of a Hugging Face model")
     for file in sorted(source.iterdir()):
-        if file.is_file() and file.suffix in _BESIDES_WEIGHTS and not file.name.endswith(".index.json"):
+        if file.name == SEAL_FILE or file.name.endswith(".index.json"):
+            continue
+        if file.is_file() and file.suffix in _BESIDES_WEIGHTS:
             shutil.copyfile(file, target / file.name)
 
 

@@ -22,7 +22,7 @@ from mmscale.models.assembly import (
 from mmscale.models.connectors import connector
 from mmscale.models.export import ShardWriter
 from mmscale.models.loading import resolve_path
-from mmscale.models.seal import SEAL_FILE, hashes, write_seal
+from mmscale.models.seal import hashes, write_seal
 from mmscale.models.weights import checkpoint_files
 from mmscale.parallel.context import ParallelContext
 
@@ -53,8 +53,7 @@ def _copied(config: Part, target: Path, to: dtype | None) -> tuple[Part, int]:
     """The configuration of the copy, and how many tensors it has."""
     target.mkdir()
     copy_besides_weights(_local(config), target)
-    for name in (PARTS_FILE, SEAL_FILE):  # those of the stage that wrote it, and what else lies in its folder
-        (target / name).unlink(missing_ok=True)
+    (target / PARTS_FILE).unlink(missing_ok=True)  # it names what else lay in the folder of a stage
     files, writer = checkpoint_files(config), ShardWriter(target)
     names = list(files)
     for name in names:

@@ -203,3 +203,13 @@ def test_all_three_trained_in_one_stage_are_one_folder_that_answers_and_moves(tm
     model.rename(tmp_path / "moved")
     shutil.rmtree(tmp_path / "run")
     assert answer(capsys, str(tmp_path / "moved")) == answer(capsys, str(tmp_path / "whole")) == own
+
+
+@pytest.mark.slow
+def test_a_stages_llm_in_another_dtype_has_no_seal_of_the_one_before(tmp_path, capsys):
+    stage = "question_alignment.translation"
+    small = [f"recipes.{stage}.{key}" for key in ("steps=1", "data.0.limit_per_language=8", "data.0.languages=[sw]")]
+    assert main(["train", QUICK, stage, f"output_dir={tmp_path / 'run'}", *small]) == 0
+    tuned = tmp_path / "run" / "stages" / stage / "model"
+    assert main(["convert", str(tuned), str(tmp_path / "half"), "--dtype", "bfloat16"]) == 0
+    assert answer(capsys, str(tmp_path / "half"))
