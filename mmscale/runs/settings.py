@@ -31,10 +31,12 @@ def fingerprint(stage: Stage, start: ModelParts) -> str:
 
 
 def _settings(stage: Stage, start: ModelParts) -> dict[str, Any]:
+    """What is null is left out: a stage stays what it is when a later version has one more key that may be null."""
+    placeless = wherever_it_lies(start)
     return {
-        f"recipes.{stage.name}": stage.config.model_dump(mode="json"),
-        "language_model": wherever_it_lies(start).language_model.model_dump(mode="json"),
-        "encoder": start.encoder.model_dump(mode="json") if start.encoder else None,
+        f"recipes.{stage.name}": stage.config.model_dump(mode="json", exclude_none=True),
+        "language_model": placeless.language_model.model_dump(mode="json", exclude_none=True),
+        "encoder": placeless.encoder.model_dump(mode="json", exclude_none=True) if placeless.encoder else None,
         "the model it starts from": provenance(start),
         "languages": list(stage.run.languages),
         "seed": stage.run.seed,
