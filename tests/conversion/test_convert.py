@@ -212,6 +212,7 @@ def test_a_converted_langbridge_generates(langbridge, base, tmp_path, capsys):
     assert main(["generate", str(tmp_path / "model"), "Ana ana 5.", "--language", "sw", "--max-new-tokens", "3"]) == 0
 
 
+@pytest.mark.slow
 def test_universal_checkpoints_of_deepspeed(base, tmp_path):
     """Written by DeepSpeed itself, two ranks, ZeRO-1 and ZeRO-3, through its own ds_to_universal.py."""
     pytest.importorskip("deepspeed", reason="extra deepspeed")

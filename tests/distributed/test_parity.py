@@ -93,7 +93,7 @@ MORE = {
     ("count", "stage", "degree", "more"),
     [
         (2, 0, 1, ""),
-        (2, 2, 1, "offload-optimizer"),
+        pytest.param(2, 2, 1, "offload-optimizer", marks=SLOW),
         (2, 3, 1, "offload-all"),
         (2, 0, 2, ""),
         *(pytest.param(2, stage, 1, "", marks=SLOW) for stage in (1, 2, 3)),
