@@ -12,7 +12,7 @@ app = typer.Typer(no_args_is_help=True, help="Configurations: their schema, what
 
 @app.command()
 def schema(
-    of: Annotated[str, typer.Argument(help="run or cluster: the kind of file")] = "run",
+    of: Annotated[str, typer.Argument(help="run, cluster or corpus: the kind of file")] = "run",
 ) -> None:
     """Print the JSON Schema of configuration files, by which editors complete and check them.
 
@@ -20,11 +20,12 @@ def schema(
     """
     from mmscale.config.base import Config
     from mmscale.config.cluster import ClusterConfig
+    from mmscale.config.corpus import CorpusConfig
     from mmscale.config.run import RunConfig
     from mmscale.config.schema import json_schema
     from mmscale.errors import unknown_name
 
-    roots: dict[str, type[Config]] = {"run": RunConfig, "cluster": ClusterConfig}
+    roots: dict[str, type[Config]] = {"run": RunConfig, "cluster": ClusterConfig, "corpus": CorpusConfig}
     if of not in roots:
         raise unknown_name("kind of configuration", of, roots)
     print(json.dumps(json_schema(roots[of]), ensure_ascii=False, indent=2))

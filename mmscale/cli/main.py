@@ -18,6 +18,7 @@ from mmscale.cli import (
     bench,
     config,
     convert,
+    corpus,
     data,
     doctor,
     evaluate,
@@ -85,6 +86,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
+app.add_typer(corpus.app, name="corpus")
 app.command("report")(report.report)
 app.command("convert")(convert.convert)
 app.command("doctor")(doctor.doctor)

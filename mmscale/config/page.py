@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from mmscale import registry
 from mmscale.config.base import Named
 from mmscale.config.cluster import ClusterConfig
+from mmscale.config.corpus import CorpusConfig
 from mmscale.config.fields import inside, walk
 from mmscale.config.resolved import flow
 from mmscale.config.run import RunConfig
@@ -47,6 +48,10 @@ _CLUSTER_HEAD = """# Cluster files
 
 What `--cluster` of `mmscale launch`, `plan` and `run --dry-run` reads; its schema is `mmscale config schema cluster`.
 """
+_CORPUS_HEAD = """# Corpus files
+
+What `mmscale corpus` reads; its schema is `mmscale config schema corpus`.
+"""
 _PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 _OR_NULL = " or null"
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -54,7 +59,10 @@ _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([_HEAD, *_sections(RunConfig), *_of_connectors(), _CLUSTER_HEAD, *_sections(ClusterConfig)])
+    of_corpus = [_CORPUS_HEAD, *_sections(CorpusConfig)]
+    return "\n".join(
+        [_HEAD, *_sections(RunConfig), *_of_connectors(), _CLUSTER_HEAD, *_sections(ClusterConfig), *of_corpus]
+    )
 
 
 def _sections(root: type[BaseModel]) -> Iterator[str]:

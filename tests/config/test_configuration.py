@@ -64,14 +64,14 @@ def schemas(capsys):
         assert main(["config", "schema", of]) == 0
         return jsonschema_rs.validator_for(json.loads(capsys.readouterr().out))
 
-    return {of: schema(of) for of in ("run", "cluster")}
+    return {of: schema(of) for of in ("run", "cluster", "corpus")}
 
 
 def test_every_shipped_configuration_passes_its_schema(schemas):
     files = sorted(file for file in CONFIGS.rglob("*.yaml") if file.parent.name != "tasks")
     assert len(files) > 15
     for file in files:
-        found = schemas["cluster" if file.parent.name == "cluster" else "run"].iter_errors(read_yaml(file))
+        found = schemas[file.parent.name if file.parent.name in schemas else "run"].iter_errors(read_yaml(file))
         assert [f"{file.name}: {error.message}" for error in found] == []
 
 

@@ -19,7 +19,8 @@ from mmscale.runs.run import check
 CONFIGS = Path(str(resources.files("mmscale.configs")))
 CLUSTERS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("cluster/*.yaml"))
 NAMES = sorted(
-    {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if path.parent.name != "tasks"} - set(CLUSTERS)
+    {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("tasks", "corpus")}
+    - set(CLUSTERS)
 )
 
 

@@ -1,0 +1,54 @@
+"""`mmscale corpus`: build a training corpus in many languages, step by step or whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Build a training corpus in many languages from problems in one: read, …, or all of it: run.",
+)
+
+ConfigName = Annotated[str, typer.Argument(help="YAML file, or the name of one that ships with mmscale")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, for example languages=[sw,yo] tasks=8")]
+
+
+def _run(names: Iterable[str], config: str, overrides: list[str] | None) -> None:
+    """Run steps of a corpus by name, and print its folder."""
+    from mmscale import logs
+    from mmscale.config.corpus import load_corpus
+    from mmscale.errors import UserError
+
+    loaded = load_corpus(config, overrides or [])
+    try:
+        from mmscale.corpus.pipeline import run_steps
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed: pip install 'mmscale[corpus]'") from error
+    logs.to_folder(loaded.folder)
+    run_steps(loaded, names)
+    print(loaded.folder)
+
+
+@app.command()
+def read(config: ConfigName, overrides: Overrides = None) -> None:
+    """Read the sources into shards of rows, once; what is there already is not read again.
+
+    Example: `mmscale corpus read configs/corpus/tinyworld.yaml`
+    """
+    _run(["read"], config, overrides)
+
+
+@app.command("run")
+def run_all(config: ConfigName, overrides: Overrides = None) -> None:
+    """Run every step; the same command goes on where it was stopped.
+
+    Example: `mmscale corpus run configs/corpus/tinyworld.yaml`
+    """
+    from mmscale.corpus.pipeline import STEPS
+
+    _run(STEPS, config, overrides)
