@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import resources
@@ -30,7 +29,7 @@ from mmscale.models.small_config import small_config
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.shards import shard_of
 from mmscale.parallel.tensor import TensorParallelState, shard_model
-from mmscale.storage.files import user_cache, write_json
+from mmscale.storage.files import digest, user_cache, write_json
 from mmscale.storage.reading import read_json_object
 
 if TYPE_CHECKING:
@@ -233,11 +232,9 @@ def _cache_file(config: Any, context: ParallelContext) -> Path:
     for file in sorted(Path(mmscale_kernels.__file__).parent.glob("*.py")):
         code.update(file.read_bytes())
     values = {key: value for key, value in config.to_dict().items() if key not in _NO_SETTINGS}
-    settings = json.dumps(values, sort_keys=True, default=str)
-    tensor_parallel = f"{context.tensor_size} {context.sequence_parallel}"
-    content = [transformers.__version__, torch.__version__, code.hexdigest(), settings, tensor_parallel]
-    key = hashlib.sha256("\n".join([type(config).__name__, *content]).encode()).hexdigest()[:24]
-    return user_cache() / "architectures" / f"{type(config).__name__}-{key}.json"
+    name, cut = type(config).__name__, [context.tensor_size, context.sequence_parallel]
+    key = digest([name, transformers.__version__, torch.__version__, code.hexdigest(), values, cut])
+    return user_cache() / "architectures" / f"{name}-{key}.json"
 
 
 def _remembered(file: Path) -> str | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from mmscale.models.encoders import Encoder
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
 from mmscale.progress import bar, say
-from mmscale.storage.files import write_json
+from mmscale.storage.files import digest, write_json
 from mmscale.storage.parts import Content, Part, PartFolder, parts_of
 from mmscale.storage.reading import read_json_object
 
@@ -128,11 +127,6 @@ def _belongs_to(encoder: Encoder, stores: dict[str, TokenStore]) -> dict[str, st
     return belongs | ({"states": "of all layers"} if encoder.all_layers else {})
 
 
-def key_of(belongs_to: dict[str, str]) -> str:
-    """What the parts of a cache carry, so that none is taken for another's."""
-    return hashlib.sha256(json.dumps(belongs_to, sort_keys=True).encode()).hexdigest()
-
-
 def _is_complete(place: CacheFolder, wanted: dict[str, str]) -> bool:
     """Whether the cache is complete and belongs to this encoder and these tokens; UserError where it may not be renewed."""
     index = place.folder / _INDEX
@@ -171,7 +165,7 @@ def with_states(
     for a signal or a time limit.
     """
     wanted = context.from_first(lambda: _belongs_to(encoder, stores))
-    folder = PartFolder(place.folder, key_of(wanted))
+    folder = PartFolder(place.folder, digest(wanted))
     with context.alone_in(place.folder):
         complete = context.from_first(lambda: _is_complete(place, wanted))
         damaged = _without_damaged(_parts(stores, encoder.shape), folder, context)

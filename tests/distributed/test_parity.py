@@ -92,7 +92,7 @@ MORE = {
 @pytest.mark.parametrize(
     ("count", "stage", "degree", "more"),
     [
-        (2, 0, 1, ""),
+        pytest.param(2, 0, 1, "", marks=SLOW),  # three such ranks: tests/distributed/test_evaluation.py
         pytest.param(2, 2, 1, "offload-optimizer", marks=SLOW),
         (2, 3, 1, "offload-all"),
         (2, 0, 2, ""),

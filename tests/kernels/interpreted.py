@@ -61,9 +61,11 @@ def test_adapter(tile, shape, dtype, bound, way):
         assert value.dtype == dtype and far(value, right) < bound, name
 
 
+@pytest.mark.parametrize("tile", [matmul.Tile(32, 32, 16, 1, 1)], indirect=True)
 @pytest.mark.parametrize("way", adapter_choice.WAYS)
 def test_the_adapter_gives_the_same_bits_every_time(tile, way):
-    arguments = adapter_inputs(*ADAPTER_SHAPES[-1], dtype=torch.float32)
+    """Nothing of it is left over from the call before; in which order programs add, tests/gpu sees."""
+    arguments = adapter_inputs(*ADAPTER_SHAPES[1], dtype=torch.float32)
     with adapter_choice.forced(way):
         runs = [with_gradients(adapter_merge, arguments) for _ in range(2)]
     for one, other in zip(*runs, strict=True):

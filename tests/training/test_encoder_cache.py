@@ -19,6 +19,7 @@ from mmscale.models.encoders import Encoder
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.interruption import Interruption
 from mmscale.runs import training as stages
+from mmscale.storage.files import digest
 from mmscale.storage.parts import PartFolder
 from mmscale.training import encoder_cache
 from mmscale.training.encoder_cache import CacheFolder, with_states
@@ -117,7 +118,7 @@ def test_a_damaged_part_is_seen_and_made_again(tmp_path, small_parts, capsys):
     encoder, store = random_merged("llama", "t5").encoder, make_store(tmp_path / "tokens")
     whole = [example.encoder_states.clone() for example in states(encoder, store, tmp_path / "states")]
     part = tmp_path / "states" / "train-00002.safetensors"
-    key = encoder_cache.key_of(encoder_cache._belongs_to(encoder, {"train": store}))
+    key = digest(encoder_cache._belongs_to(encoder, {"train": store}))
     third = encoder_cache.state_parts(store, encoder.shape)[2:3]
     folder = PartFolder(part.parent, key)
     assert not folder.damaged(third) and PartFolder(part.parent, "x").damaged(third) == third
