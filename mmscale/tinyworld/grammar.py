@@ -142,14 +142,14 @@ def sentences(story: Story, language: str) -> list[str]:
     return [start, *steps]
 
 
-def question(story: Story, language: str) -> str:
-    """The problem in a language, one sentence a step and the question last."""
+def question_sentences(story: Story, language: str) -> list[str]:
+    """The problem in a language: one sentence per step, and the question last."""
     words = lexicon(language)
     ask = words["ask"].format(name=words["names"][story.name], thing=plural(words, story.thing))
-    return words.get("sentence_join", " ").join([*sentences(story, language), ask])
+    return [*sentences(story, language), ask]
 
 
-def rationale(story: Story, language: str) -> str:
+def rationale_sentences(story: Story, language: str) -> list[str]:
     """The chain of thought in a language: every sentence told again with what follows from it, then the answer."""
     words = lexicon(language)
     stop = words.get("full_stop", ".")
@@ -160,8 +160,21 @@ def rationale(story: Story, language: str) -> str:
             left, sign, right, result = equation
             sentence = f"{sentence.removesuffix(stop)}: {left}{sign}{right}={result}{stop}"
         parts.append(sentence)
-    parts.append(words["answer"].format(answer=story.answer))
-    return words.get("sentence_join", " ").join(parts)
+    return [*parts, words["answer"].format(answer=story.answer)]
+
+
+def question(story: Story, language: str) -> str:
+    """`question_sentences` as one text."""
+    return _joined(question_sentences(story, language), language)
+
+
+def rationale(story: Story, language: str) -> str:
+    """`rationale_sentences` as one text."""
+    return _joined(rationale_sentences(story, language), language)
+
+
+def _joined(parts: list[str], language: str) -> str:
+    return lexicon(language).get("sentence_join", " ").join(parts)
 
 
 def program(story: Story, language: str) -> str:

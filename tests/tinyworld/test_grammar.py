@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from mmscale.data.records import ParallelSentence
+from mmscale.data.sources import SourceRequest, source
 from mmscale.evaluation.answers import rule
 from mmscale.languages import LANGUAGES, MGSM_LANGUAGES
 from mmscale.tinyworld import grammar
@@ -39,6 +41,23 @@ def test_the_rationale_computes_the_answer(code):
         for sentence in grammar.sentences(story, code):
             assert sentence.rstrip(".。।") in text, "every sentence is told again"
         assert rule("default").correct(text, str(story.answer), code)[1]
+
+
+@pytest.mark.parametrize("code", ["th", "zh", "sw"])
+def test_single_sentences_are_those_of_the_texts_and_translate_each_other(code):
+    chosen, request = (
+        source("tinyworld"),
+        SourceRequest(path="", language=code, limit=200, options={"form": "sentences", "seed": 3}),
+    )
+    for origin, story in chosen.rows(request):
+        pair = chosen.parse(story, request, origin)
+        assert isinstance(pair, ParallelSentence)
+        texts = [f"{grammar.question(story, spoken)}\n{grammar.rationale(story, spoken)}" for spoken in (code, "en")]
+        assert pair.source in texts[0] and pair.target in texts[1]
+        assert re.findall(r"\d+", pair.source) == re.findall(r"\d+", pair.target)
+        english = [*grammar.question_sentences(story, "en"), *grammar.rationale_sentences(story, "en")]
+        other = [*grammar.question_sentences(story, code), *grammar.rationale_sentences(story, code)]
+        assert (pair.source, pair.target) in zip(other, english, strict=True)
 
 
 def test_test_problems_share_no_question_with_training():

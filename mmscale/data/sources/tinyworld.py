@@ -2,7 +2,8 @@
 
 options: form = problem (chain of thought in `rationale_language`: an ISO code or "same"),
 program (the same, the rationale a program that prints the answer),
-translation (question X -> English) or document (English text a language model is trained on);
+translation (question X -> English), sentences (one sentence of question or rationale X -> English)
+or document (English text a language model is trained on);
 seed.
 """
 
@@ -20,7 +21,7 @@ from mmscale.tinyworld import grammar
 _DEFAULT_COUNT = 1000
 _MAX_COUNT = 10_000_000
 _SPLITS = ("train", "test")
-_FORMS = ("problem", "program", "translation", "document")
+_FORMS = ("problem", "program", "translation", "sentences", "document")
 
 
 def _rows(request: SourceRequest) -> Rows:
@@ -47,6 +48,8 @@ def _parse(story: Any, request: SourceRequest, origin: str) -> Record:
     english = grammar.question(story, "en")
     if form == "document":
         return ParallelSentence(english, _document(story, origin), code, code, origin)
+    if form == "sentences":
+        return ParallelSentence(_sentence(story, code, origin), _sentence(story, "en", origin), code, "en", origin)
     question = grammar.question(story, code)
     if form == "translation":
         return ParallelSentence(question, english, code, "en", origin)
@@ -61,6 +64,12 @@ def _parse(story: Any, request: SourceRequest, origin: str) -> Record:
         english_question=english,
         origin=origin,
     )
+
+
+def _sentence(story: grammar.Story, language: str, origin: str) -> str:
+    """One sentence of question and rationale; which one, the story's place says, the same in all languages."""
+    told = [*grammar.question_sentences(story, language), *grammar.rationale_sentences(story, language)]
+    return told[int(origin.rpartition(":")[2]) % len(told)]
 
 
 def _document(story: grammar.Story, origin: str) -> str:
