@@ -1,22 +1,28 @@
-"""The languages of the benchmarks: code, English name, script, and the code each encoder family expects."""
+"""Languages: code, English name, script, and the code each encoder family expects.
+
+Those of the benchmarks are in a table; any other comes from Unicode's CLDR and ISO 639-3 (mmscale/cldr.py).
+"""
 
 from __future__ import annotations
 
+import difflib
+import functools
 from dataclasses import dataclass
 
-from mmscale.errors import unknown_name
+from mmscale import cldr
+from mmscale.errors import UserError, unknown_name
 
 
 @dataclass(frozen=True)
 class Language:
     code: str
-    """ISO 639-1 code (Haitian, Quechua, … likewise)."""
+    """ISO 639-1 code (Haitian, Quechua, … likewise), else 639-3; behind it a script that is not the usual one: zh-Hant."""
     name: str
     """English name, as the prompts of question alignment spell it."""
     script: str
     """Unicode script name as in `unicodedata.name`, of most of its letters."""
     nllb: str
-    """FLORES-200 code that NLLB tokenizers know."""
+    """FLORES-200 code that NLLB tokenizers know; empty where there is none."""
 
 
 _TABLE = """
@@ -89,14 +95,54 @@ MGSM_LANGUAGES: tuple[str, ...] = ("bn", "de", "en", "es", "fr", "ja", "ru", "sw
 
 
 def language(code: str) -> Language:
-    """The language of an ISO code; UserError naming the nearest code when there is none."""
-    if code not in LANGUAGES:
-        raise unknown_name("language code", code, LANGUAGES)
-    return LANGUAGES[code]
+    """The language of a code: BCP 47, ISO 639-3 or FLORES-200; UserError naming the nearest when there is none."""
+    known = LANGUAGES.get(code) or _opened(code)
+    if known is None:
+        raise _unknown(code)
+    return known
+
+
+def language_name(code: str) -> str:
+    """The English name of a language's code; what is none stays as it is."""
+    known = LANGUAGES.get(code) or _opened(code)
+    return code if known is None else known.name
+
+
+@functools.lru_cache(maxsize=4096)
+def _opened(code: str) -> Language | None:
+    """A language that the table writes otherwise, or has not."""
+    tag = cldr.parse(code)
+    if tag is None:
+        return None
+    listed = _NAMES.get(tag.code) or (_NAMES.get(tag.base) if tag.code == tag.base else None)
+    if listed is not None:
+        return LANGUAGES[listed]
+    return Language(tag.code, cldr.name_of(tag), cldr.script_name(tag.script), cldr.flores_code(tag))
+
+
+def _unknown(code: str) -> UserError:
+    """The error for what is no language's code, naming that of the language whose name it is, or nearly."""
+    by_name = {name.lower(): near for near, name in cldr.english_names().items()} | _NAMES
+    near = difflib.get_close_matches(code.lower(), by_name, n=1, cutoff=0.8) if len(code) > 3 else []
+    if near:
+        return UserError(
+            f"unknown language code '{code}': did you mean '{by_name[near[0]]}' ({language(by_name[near[0]]).name})?"
+        )
+    return unknown_name("language code", code, LANGUAGES)
+
+
+@functools.cache
+def code_of_name() -> dict[str, str]:
+    """CLDR's English names in small letters -> code."""
+    return {name.lower(): language(code).code for code, name in cldr.english_names().items()}
 
 
 def find_code(name: str) -> str | None:
-    """The ISO code of a language however a data file writes it, or None: sw, Swahili, swh, swh_Latn, sw-KE,
+    """The code of a language however a data file writes it, or None: sw, Swahili, swh, swh_Latn, sw-KE,
     Swahili (macrolanguage)."""
     plain = name.split("(")[0].strip().lower().replace("_", "-")
-    return _NAMES.get(plain.replace("-", "_")) or _NAMES.get(plain.split("-")[0])
+    listed = _NAMES.get(plain.replace("-", "_")) or _NAMES.get(plain.split("-")[0])
+    if listed is not None:
+        return listed
+    known = _opened(plain) if cldr.is_common(plain) else None
+    return known.code if known is not None else code_of_name().get(plain.replace("-", " "))

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1] / "mmscale"
 KERNELS = Path(__file__).resolve().parents[1] / "kernels" / "mmscale_kernels"
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 LAYERS = (
-    {"errors", "languages", "progress", "registry", "transfer", "versions"},
+    {"cldr", "errors", "languages", "progress", "registry", "transfer", "versions"},
     {"logs", "storage"},
     {"config"},
     {"data", "execution"},

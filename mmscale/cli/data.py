@@ -101,7 +101,7 @@ def stats(
     from mmscale.config.model import LanguageModelConfig
     from mmscale.data import filters
     from mmscale.data.loading import load_records
-    from mmscale.languages import LANGUAGES, MGSM_LANGUAGES
+    from mmscale.languages import MGSM_LANGUAGES
     from mmscale.models.language_model import load_tokenizer
     from mmscale.reporting.lengths import picture, text_histogram
 
@@ -116,7 +116,7 @@ def stats(
         len(ids)
         for ids in load_tokenizer(LanguageModelConfig(path=tokenizer))(texts, add_special_tokens=False)["input_ids"]
     ]
-    lengths: dict[str, list[int]] = {code: [] for code in LANGUAGES if code in account.read}
+    lengths: dict[str, list[int]] = {code: [] for code in sorted(account.read)}
     for record, count in zip(records, counts, strict=True):
         lengths[record.language].append(count)
     lengths = {code: values for code, values in lengths.items() if values}

@@ -69,7 +69,7 @@ def generate(
     from mmscale.config.evaluation import GenerationConfig
     from mmscale.languages import language as known_language
 
-    known_language(language)
+    language = known_language(language).code
     questions = _questions(question, input_file)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "stop": tuple(stop or ())}

@@ -74,7 +74,7 @@ def serve(
     from mmscale.parallel.context import ParallelContext
 
     _require_extra()
-    known_language(language)
+    language = known_language(language).code
     steering = options.proxy_options(
         proxy=proxy,
         expert=expert,

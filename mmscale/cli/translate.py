@@ -50,7 +50,7 @@ def translate(
     from mmscale.translation.questions import Translations
 
     if language is not None:
-        known_language(language)
+        language = known_language(language).code
     config = options.checked(
         TranslationConfig,
         path=translator,

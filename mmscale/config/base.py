@@ -66,16 +66,17 @@ TrackerName = Annotated[str, Named("trackers")]
 
 def _known_language(code: str) -> str:
     try:
-        language(code)
+        return language(code).code
     except UserError as error:
         raise ValueError(str(error)) from error
-    return code
 
 
 LanguageCode = Annotated[
-    str, AfterValidator(_known_language), WithJsonSchema({"type": "string", "enum": sorted(LANGUAGES)})
+    str,
+    AfterValidator(_known_language),
+    WithJsonSchema({"anyOf": [{"type": "string", "enum": sorted(LANGUAGES)}, {"type": "string", "minLength": 2}]}),
 ]
-"""ISO code of a language in mmscale/languages.py."""
+"""Code of a language; editors offer those of the benchmarks."""
 LanguageCodes = tuple[LanguageCode, ...]
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from mmscale.config.base import Config, Named
+from mmscale.config.base import Config, LanguageCode, Named
 from mmscale.errors import UserError
 
 MOST_CHARACTERS = 20_000
@@ -42,6 +42,8 @@ class PromptConfig(Config):
     translator."""
     joined: bool = True
     """Tokenise prompt and target as one text."""
+    phrases: dict[LanguageCode, str] = {}
+    """With `name: mcot`: code of a language -> its "let's think step by step", in place of the one it has or for one that has none."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Texts at which an answer ends."""
     chat: bool = False
@@ -59,6 +61,8 @@ class PromptConfig(Config):
             raise ValueError(f"before and after would leave out what else a {self.reads} record says: write a template")
         if not (around or self.template) and (self.target is not None or self.reads is not None):
             raise ValueError("target and reads are those of before and after, or of a template")
+        if self.phrases and self.name != "mcot":
+            raise ValueError("phrases are of the prompt that says one in every language: set name: mcot too")
         if self.exemplars is None and {"shots", "exemplars_form"} & self.model_fields_set:
             raise ValueError("shots and exemplars_form are of exemplars: give the path of MGSM's exemplars.py")
         if self.response_prefix and not self.chat:

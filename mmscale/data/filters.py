@@ -106,7 +106,7 @@ def foreign_script(record: Record) -> bool:
     counts = Counter(map(_script_of, record.text))
     del counts[""]
     own = language(record.language).script
-    return sum(counts.values()) >= 10 and counts[own] < 0.5 * sum(counts.values())
+    return own != "" and sum(counts.values()) >= 10 and counts[own] < 0.5 * sum(counts.values())
 
 
 _FUNCTION_WORDS = {

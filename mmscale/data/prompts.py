@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mmscale import registry
 from mmscale.config.prompt import is_written, written
+from mmscale.data.phrases import mcot_prompt
 from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record
 from mmscale.data.template import Prompt, Template, expect, of_translation
 from mmscale.data.written_prompts import reads_translation as reads_translation_as_written
@@ -27,21 +28,6 @@ ALPACA_BEFORE = (
     "Write a response that appropriately completes the request.\n\n### Instruction:\n"
 )
 ALPACA_AFTER = "\n\n### Response:"
-
-# mCoT (Lai & Nissim 2024), the "let's think step by step" of each language.
-MCOT_PHRASES: dict[str, str] = {
-    "bn": "আসুন ধাপে ধাপে চিন্তা করি।",
-    "de": "Denken wir Schritt für Schritt.",
-    "en": "Let's think step by step.",
-    "es": "Pensemos paso a paso.",
-    "fr": "Réfléchissons étape par étape.",
-    "ja": "段階的に考えてみましょう。",
-    "ru": "Давайте думать поэтапно.",
-    "sw": "Hebu fikiria hatua kwa hatua.",
-    "te": "అంచెలంచెలుగా ఆలోచిద్దాం.",
-    "th": "ลองคิดทีละขั้นตอน",
-    "zh": "让我们一步步思考。",
-}
 
 
 def _rationale(record: Record) -> str:
@@ -63,15 +49,6 @@ def _translation(record: Record, names: dict[str, str] | None = None) -> Prompt:
 
 def _published_translation(record: Record) -> Prompt:
     return _translation(record, _ISO_NAMES)
-
-
-def _mcot(record: Record) -> Prompt:
-    code = expect(Problem, record).language
-    if code not in MCOT_PHRASES:
-        raise UserError(
-            f"prompt mcot has no step-by-step phrase for language '{code}': use one of {', '.join(MCOT_PHRASES)}"
-        )
-    return Prompt("Question:\n", record.text, f"\nAnswer:\n{MCOT_PHRASES[code]}\n")
 
 
 def _xcsqa(record: Record) -> Prompt:
@@ -194,7 +171,7 @@ XCSQA_TEXT = Template(prompt=_around("Question: ", "\nAnswer:"), target=_chosen_
 XCOPA_TEXT = Template(prompt=_xcopa_open, target=_chosen_text, reads=MultipleChoice)
 """XCOPA's premise and what is asked about it, answered by the text of an option: what log-likelihoods choose among."""
 # mCoT (Lai & Nissim 2024).
-MCOT = Template(prompt=_mcot, target=_rationale)
+MCOT = Template(prompt=mcot_prompt(), target=_rationale)
 """Multilingual CoT: the question, then "let's think step by step" in its language."""
 # Proxy-tuning's GSM prompt (Liu et al. 2024) and the texts at which its outputs are cut.
 PROXY_GSM = Template(

@@ -17,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from mmscale import registry
 from mmscale.config.prompt import PromptConfig, written
 from mmscale.data.exemplars import few_shot, question_labels
+from mmscale.data.phrases import mcot_prompt
 from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record
 from mmscale.data.template import Prompt, Template, expect, of_translation
 from mmscale.errors import UserError
@@ -216,7 +217,7 @@ def _plain(config: PromptConfig) -> Template:
         around = _around(config.before or "", config.after or "")
         return Template(prompt=around, target=target, joined=config.joined, reads=reads)
     named: Template = registry.get("prompts", config.name or PLAIN)
-    return named
+    return named.with_changes(prompt=mcot_prompt(config.phrases)) if config.phrases else named
 
 
 def _jinja_target(source: str) -> Callable[[Record], str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmscale.data.sources.rows import optional_text, plain_text
 from mmscale.errors import BadRow
-from mmscale.languages import LANGUAGES, find_code
+from mmscale.languages import LANGUAGES, code_of_name, find_code
 
 RESPONSE_KEYS = ("response", "model_output", "output", "output_str", "generation", "completion")
 """ours and mCoT, proxy-tuning, MindMerger, MathOctopus and QAlign, then names seen elsewhere"""
@@ -66,7 +66,7 @@ def _gold(row: dict[str, Any], keys: tuple[str, ...]) -> str:
 def language_of_name(path: Path) -> str | None:
     """The language a prediction file is named after, or None: gen_Swahili_datas.jsonl, Swahili.json, mcot_ft_mgsm_sw.json,
     samples_mgsm_direct_sw_2025-01-31.jsonl, sw.jsonl."""
-    names = {known.name.lower(): code for code, known in LANGUAGES.items()}
+    names = code_of_name() | {known.name.lower(): code for code, known in LANGUAGES.items()}
     spoken = [names[word] for word in re.split(r"[^a-z]+", path.stem.lower()) if word in names]
     code = re.search(rf"(?:^|{_BENCHMARKS}(?:_[a-z]+)*?[_-])([a-z]{{2}})(?:_write_out_info|_\d.*)?$", path.stem)
     codes = spoken or ([code[1]] if code and find_code(code[1]) else [])

@@ -14,7 +14,7 @@ from mmscale.errors import UserError
 from mmscale.evaluation.answers import rule
 from mmscale.evaluation.consistency import FEW, worth_showing
 from mmscale.evaluation.predictions import Prediction, read_log, verdict
-from mmscale.languages import LANGUAGES
+from mmscale.languages import language_name
 from mmscale.reporting.curves import loss_curve
 from mmscale.reporting.forms import ACCOUNTS, AGAIN, ENVIRONMENT, SCORES, read_form
 from mmscale.reporting.sweep import sweep_picture
@@ -135,11 +135,10 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(few=FEW, worth_showing=worth_showing)
-    names = {code: language.name for code, language in LANGUAGES.items()}
+    environment.globals.update(few=FEW, worth_showing=worth_showing, name_of=language_name)
     with as_written(*(Path(run) / "scores.json" for run in runs)):
         shown = [_run(Path(run)) for run in runs]
-        text = environment.get_template("report.html.j2").render(runs=shown, names=names)
+        text = environment.get_template("report.html.j2").render(runs=shown)
     with atomic_write(output) as handle:
         handle.write(text)
     return output

@@ -74,9 +74,8 @@ class Server:
                 param="model",
                 code="model_not_found",
             )
-        language = asked.language or self.language
         try:
-            known_language(language)
+            language = known_language(asked.language or self.language).code
         except UserError as error:
             raise InterfaceError(400, str(error), param="language") from error
         self._require_short(asked)

@@ -129,10 +129,10 @@ def test_csv_faults_have_their_line(tmp_path):
 )
 def test_a_language_is_known_however_a_column_writes_it(tmp_path, name):
     assert find_code(name) == "sw"
-    (tmp_path / "a.csv").write_text(f"question,answer,spoken\nq,1,{name}\nq,1,Klingon\nq,1,\n")
+    (tmp_path / "a.csv").write_text(f"question,answer,spoken\nq,1,{name}\nq,1,Elvish\nq,1,\n")
     options = {"language_column": "spoken"}
     _, account = load("table", tmp_path / "a.csv", "sw", options=options, max_bad_share=0.5)
-    assert account.counts["sw"].to_json() == {"rows": 3, "read": 1, "bad": 1, "left_out": {"language Klingon": 1}}
+    assert account.counts["sw"].to_json() == {"rows": 3, "read": 1, "bad": 1, "left_out": {"language Elvish": 1}}
     with pytest.raises(UserError, match="names no language in 'lang'"):
         load("table", tmp_path / "a.csv", "sw", options={"language_column": "lang"})
 

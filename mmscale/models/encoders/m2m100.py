@@ -6,8 +6,9 @@ from typing import Any
 
 from transformers import AutoModelForSeq2SeqLM
 
+from mmscale.cldr import other_codes
 from mmscale.errors import UserError
-from mmscale.languages import language
+from mmscale.languages import LANGUAGES, language
 from mmscale.models.encoders.base import Family
 
 
@@ -17,14 +18,20 @@ def language_token(tokenizer: Any, code: str, own: str | None = None) -> tuple[s
     `own` is looked for instead where it is given. UserError where the tokenizer knows no such language. A folder saved by an
     older transformers, or the original one, keeps M2M100's codes out of its vocabulary: the tokenizer numbers them behind it.
     """
-    flores = language(code).nllb
-    tokens = ((flores, flores), (code, f"__{code}__")) if own is None else ((own, own if "_" in own else f"__{own}__"),)
+    tokens = _usual_tokens(code) if own is None else [(own, own if "_" in own else f"__{own}__")]
     known = {**tokenizer.get_vocab(), **getattr(tokenizer, "lang_token_to_id", {})}
     for name, token in tokens:
         if token in known:
             return name, int(known[token])
     looked = " or ".join(token for _, token in tokens)
     raise UserError(f"the model's tokenizer has no code for language '{code}' ({looked}): leave that language out")
+
+
+def _usual_tokens(code: str) -> list[tuple[str, str]]:
+    """(name, token) of what a language may be called: its FLORES code, and its own or one that was used for it before."""
+    flores = language(code).nllb
+    others = [code, *([] if code in LANGUAGES else other_codes(code))]
+    return [(flores, flores)] * bool(flores) + [(other, f"__{other}__") for other in others]
 
 
 def set_source(tokenizer: Any, code: str, own: str | None = None) -> None:
