@@ -66,6 +66,29 @@ class ScoresJobConfig(Config):
         return _sbatch_options(value)
 
 
+class TasksJobConfig(Config):
+    """One task of `mmscale corpus`: `cpus_per_rank` CPUs, and one GPU where it computes on one, whatever the nodes hold."""
+
+    time: str | None = None
+    """Time limit, as sbatch --time takes it; null takes that of the other jobs."""
+    partition: str | None = None
+    """Partition; null takes that of the other jobs."""
+    memory: str | None = None
+    """Memory, as sbatch --mem takes it; null leaves it to the cluster."""
+    extra_sbatch: tuple[str, ...] = ()
+    """More #SBATCH lines of these jobs alone: those of the others ask for whole nodes."""
+
+    @field_validator("time")
+    @classmethod
+    def _is_time(cls, value: str | None) -> str | None:
+        return None if value is None else _time_limit(value)
+
+    @field_validator("extra_sbatch")
+    @classmethod
+    def _are_options(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _sbatch_options(value)
+
+
 class ClusterConfig(Config):
     """Everything `mmscale launch` has to know to write a batch script."""
 
@@ -111,6 +134,8 @@ class ClusterConfig(Config):
     """More #SBATCH lines, without that word: "--exclusive"."""
     scores: ScoresJobConfig = ScoresJobConfig()
     """The job that makes scores and report."""
+    tasks: TasksJobConfig = TasksJobConfig()
+    """The jobs that share the work of `mmscale corpus`; nodes times ranks of them run at the same time."""
 
     @field_validator("time")
     @classmethod

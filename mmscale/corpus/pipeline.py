@@ -1,4 +1,4 @@
-"""Steps of a corpus in their order, run by datatrove on this machine.
+"""Steps of a corpus in their order, run by datatrove on this machine, a Slurm cluster or Ray.
 
 datatrove's own marks of finished tasks are not asked: every step knows by its files what is done, whatever the number of tasks.
 """
@@ -6,43 +6,50 @@ datatrove's own marks of finished tasks are not asked: every step knows by its f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import yaml
-from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from mmscale.config.corpus import CorpusConfig
+from mmscale.corpus.executors import Executor, Here, Tasks
 from mmscale.corpus.layout import WORK
 from mmscale.corpus.reading import SourceReader
-from mmscale.storage.files import atomic_write, require_folder
+from mmscale.storage.files import atomic_write, digest, require_folder
 from mmscale.storage.locks import alone_in
 
 logger.disable("datatrove")  # what a user has to know, the steps say
 
 
-def run_step(config: CorpusConfig, step: PipelineStep, tasks: int) -> None:
-    """Run one step on this machine in `tasks` tasks, as many at a time as the configuration says."""
-    logs = config.folder / WORK / "datatrove" / type(step).__name__
-    require_folder(logs)
-    LocalPipelineExecutor(
-        [step], tasks=tasks, workers=min(tasks, config.workers), logging_dir=str(logs), skip_completed=False
-    ).run()
+@dataclass(frozen=True)
+class CorpusRun:
+    """A corpus at work: its configuration, and where tasks run."""
+
+    config: CorpusConfig
+    executor: Executor
+
+    def step(self, step: PipelineStep, tasks: int, gpu: bool = False) -> None:
+        """Run one step in `tasks` tasks; UserError where one fails."""
+        name = type(step).__name__
+        settings = self.config.model_dump(mode="json", exclude={"workers", "output_dir"})
+        logs = self.config.folder.resolve() / WORK / "datatrove" / name
+        self.executor.run(Tasks(step=step, count=tasks, logs=logs, work=digest([name, settings]), gpu=gpu))
 
 
-def _read(config: CorpusConfig) -> None:
-    run_step(config, SourceReader(config), len(config.sources))
+def _read(run: CorpusRun) -> None:
+    run.step(SourceReader(run.config), len(run.config.sources))
 
 
-STEPS: dict[str, Callable[[CorpusConfig], None]] = {"read": _read}
+STEPS: dict[str, Callable[[CorpusRun], None]] = {"read": _read}
 """Every step of `mmscale corpus run` in its order; each takes up what the one before it left."""
 
 
-def run_steps(config: CorpusConfig, names: Iterable[str]) -> None:
-    """Run steps by name, alone in the output folder."""
+def run_steps(config: CorpusConfig, names: Iterable[str], executor: Executor | None = None) -> None:
+    """Run steps by name, alone in the output folder; on this machine, unless an executor says where."""
     require_folder(config.folder)
     with alone_in(config.folder):
         with atomic_write(config.folder / "corpus.yaml") as handle:
             yaml.safe_dump(config.model_dump(mode="json"), handle, sort_keys=False, allow_unicode=True)
         for name in names:
-            STEPS[name](config)
+            STEPS[name](CorpusRun(config, executor or Here(config.workers)))
