@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from mmscale.storage.files import require_folder, write_json
 from mmscale.storage.reading import read_json_object
 
 _JOB = "job.json"
-_ERROR = re.compile(r"^(?:mmscale\.errors\.)?UserError: (.+)$", re.MULTILINE)
+_ERROR = re.compile(r"^mmscale\.errors\.\w+: (.+)$", re.MULTILINE)
 _LONGEST_ARRAY = 1001
 """Slurm's own limit, MaxArraySize, where nobody has raised it; datatrove submits more tasks than that in several arrays."""
 
@@ -77,15 +78,16 @@ class OnRay:
             import ray
         except ModuleNotFoundError as error:
             raise UserError("ray is not installed: pip install 'mmscale[corpus,ray]'") from error
-        _emptied(tasks.logs)
         with contextlib.ExitStack() as after:
             try:
+                self._require_answer()
                 ray.init(address=self.address, log_to_driver=False, configure_logging=False)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise UserError(
                     f"no Ray cluster answers at {self.address}: start one by `ray start --head`, or correct --ray"
                 ) from error
             after.callback(ray.shutdown)
+            _emptied(tasks.logs)
             free = {"memory": 0, "num_gpus": int(tasks.gpu and ray.cluster_resources().get("GPU", 0) > 0)}
             executor = RayPipelineExecutor(
                 [tasks.step],
@@ -96,6 +98,12 @@ class OnRay:
             )
             executor.run()
         _require_all(executor, tasks, "logs/task_{:05d}.log")
+
+    def _require_answer(self) -> None:
+        """OSError where nobody listens; Ray itself would try again for minutes."""
+        host, colon, port = self.address.removeprefix("ray://").rpartition(":")
+        if colon:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 class _Array(SlurmPipelineExecutor):
