@@ -108,6 +108,16 @@ KINDS: dict[str, Kind] = {
         read="mmscale.config.evaluation:read_task",
     ),
     "answerers": Kind("answerer", "", {"local": "mmscale.answering.local:local_answerer"}),
+    "translators": Kind(
+        "translator",
+        "",
+        {
+            "ctranslate2": "mmscale.corpus.translators.ctranslate2:CTranslate2Translator",
+            "transformers": "mmscale.corpus.translators.transformers:TransformersTranslator",
+            "openai": "mmscale.corpus.translators.endpoint:EndpointTranslator",
+            "model": "mmscale.corpus.translators.model:ModelTranslator",
+        },
+    ),
     "trackers": Kind(
         "tracker",
         "",

@@ -103,6 +103,7 @@ def test_no_function_is_long():
 
 
 VERBS = {
+    ("cli/convert.py", "convert"),
     ("cli/data.py", "stats"),
     ("cli/evaluate.py", "evaluate"),
     ("cli/generate.py", "generate"),

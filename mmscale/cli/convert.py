@@ -33,6 +33,9 @@ def convert(
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="of the weights written; else as they are")
     ] = None,
+    to: Annotated[
+        Literal["ctranslate2"] | None, typer.Option(help="ctranslate2: a translator, for mmscale corpus translate")
+    ] = None,
 ) -> None:
     """Convert a checkpoint to safetensors that mmscale and transformers load; one shard in memory at a time.
 
@@ -41,11 +44,16 @@ def convert(
     Example: `mmscale convert output/global_step500_universal aligned-llama --base /models/Llama-2-7b-hf --dtype bfloat16`
 
     Example: `mmscale convert runs/quickstart/stages/mindmerger.augmentation/model merged-model --whole`
+
+    Example: `mmscale convert facebook/nllb-200-distilled-600M nllb-600m --to ctranslate2`
     """
-    from mmscale.conversion.convert import convert_folder, convert_mapping, copy_whole, is_model
+    from mmscale.conversion.convert import convert_folder, convert_mapping, convert_translator, copy_whole, is_model
     from mmscale.models.loading import DTYPES
 
-    if whole:
+    if to is not None:
+        options.refuse_unread(context, "--to ctranslate2", never=frozenset({"base", "encoder", "whole"}))
+        print(f"{target}: {convert_translator(str(source), target, dtype)}")
+    elif whole:
         options.refuse_unread(context, "--whole", never=frozenset({"base", "encoder"}))
         print(f"{target}: {copy_whole(source, target, DTYPES[dtype] if dtype else None)}")
     elif is_model(source):

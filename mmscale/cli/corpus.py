@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Build a training corpus in many languages from problems in one: read, …, or all of it: run.",
+    help="Build a training corpus in many languages from problems in one: read, translate, or all of it: run.",
 )
 
 ConfigName = Annotated[str, typer.Argument(help="YAML file, or the name of one that ships with mmscale")]
@@ -50,6 +50,17 @@ def read(config: ConfigName, overrides: Overrides = None, cluster: Cluster = Non
     Example: `mmscale corpus read configs/corpus/tinyworld.yaml`
     """
     _run(["read"], config, overrides, cluster, ray)
+
+
+@app.command()
+def translate(config: ConfigName, overrides: Overrides = None, cluster: Cluster = None, ray: Ray = None) -> None:
+    """Translate the rows of the sources into every language of the corpus; what is translated already stays.
+
+    Example: `mmscale corpus translate configs/corpus/mcot-math.yaml languages=[sw] tasks=4 workers=4`
+
+    The same command goes on after a kill. Tasks share the shards; their number changes no output.
+    """
+    _run(["read", "translate"], config, overrides, cluster, ray)
 
 
 @app.command("run")

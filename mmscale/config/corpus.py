@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from mmscale.config.base import Config, LanguageCode, LanguageCodes, SourceName
 from mmscale.config.corpus_check import CheckConfig
 from mmscale.config.corpus_compile import CompileConfig
+from mmscale.config.corpus_translate import TranslateConfig
 from mmscale.config.documents import find_config, read_document, with_overrides
 from mmscale.config.mistakes import mistakes
 
@@ -64,6 +65,8 @@ class CorpusConfig(Config):
     """Data sets that it begins with."""
     languages: LanguageCodes = ()
     """Codes of the languages that it is wanted in; those that a source is not in are translated."""
+    translate: TranslateConfig | None = None
+    """What translates; null where no source has to be."""
     check: CheckConfig = CheckConfig()
     """How rows are checked."""
     compile: CompileConfig = CompileConfig()

@@ -69,3 +69,16 @@ def copy_whole(source: Path, target: Path, dtype: torch.dtype | None) -> str:
     said: list[str] = []
     write_directory(target, lambda folder: said.append(whole.copy(source, folder, dtype)))
     return said[0]
+
+
+def convert_translator(source: str, target: Path, dtype: str | None) -> str:
+    """A translator, by folder or hub id, for CTranslate2; says what was written."""
+    if target.exists():
+        raise UserError(f"{target} exists already: name a new folder, or remove it")
+    try:
+        from mmscale.conversion.ctranslate2 import to_ctranslate2
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed: pip install 'mmscale[corpus]'") from error
+    said: list[str] = []
+    write_directory(target, lambda folder: said.append(to_ctranslate2(source, folder, dtype)))
+    return said[0]

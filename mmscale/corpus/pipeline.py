@@ -13,6 +13,7 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from mmscale.config.corpus import CorpusConfig
+from mmscale.corpus import translate
 from mmscale.corpus.executors import Executor, Here, Tasks
 from mmscale.corpus.layout import WORK
 from mmscale.corpus.reading import SourceReader
@@ -41,7 +42,14 @@ def _read(run: CorpusRun) -> None:
     run.step(SourceReader(run.config), len(run.config.sources))
 
 
-STEPS: dict[str, Callable[[CorpusRun], None]] = {"read": _read}
+def _translate(run: CorpusRun) -> None:
+    translate.begin(run.config)
+    here = run.config.translate is not None and run.config.translate.backend != "openai"
+    run.step(translate.CorpusTranslation(run.config), run.config.tasks, gpu=here)
+    translate.tell(run.config)
+
+
+STEPS: dict[str, Callable[[CorpusRun], None]] = {"read": _read, "translate": _translate}
 """Every step of `mmscale corpus run` in its order; each takes up what the one before it left."""
 
 

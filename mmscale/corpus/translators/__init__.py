@@ -1,0 +1,1 @@
+"""What translates the texts of a corpus, one file each; `mmscale list translators`."""

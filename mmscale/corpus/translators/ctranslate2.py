@@ -1,0 +1,103 @@
+"""NLLB, M2M100, T5 and MADLAD by CTranslate2: int8 on CPUs, float16 on GPUs. `mmscale convert --to ctranslate2` makes its folders."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+
+from mmscale.config.translation import TranslationConfig
+from mmscale.conversion.ctranslate2 import NOTES, TOKENIZER
+from mmscale.corpus.translators.base import SegmentTranslator, encoder_decoder
+from mmscale.errors import UserError
+from mmscale.storage.reading import read_json_object
+from mmscale.translation.translator import SourceText, Translated, TranslatorTokenizer
+
+
+class CTranslate2Translator(SegmentTranslator):
+    """A model that `mmscale convert MODEL FOLDER --to ctranslate2` made, by CTranslate2."""
+
+    def require(self) -> None:
+        self._tokenizer.require([self.source])
+
+    @functools.cached_property
+    def identity(self) -> Any:
+        return [self._notes, self._device, self._compute_type]
+
+    @functools.cached_property
+    def _notes(self) -> dict[str, Any]:
+        """What the conversion wrote of the model, a digest of its weights among it."""
+        file = Path(self.config.model).expanduser() / NOTES
+        if not file.is_file():
+            raise UserError(
+                f"translate.model={self.config.model} is no folder of ours for CTranslate2: make one of a model of the NLLB, M2M100 "
+                f"or T5 family with `mmscale convert MODEL FOLDER --to ctranslate2`"
+            )
+        return read_json_object(file, "convert the model again")
+
+    @functools.cached_property
+    def _own(self) -> TranslationConfig:
+        _ = self._notes
+        return encoder_decoder(self.config, str(Path(self.config.model).expanduser() / TOKENIZER), self.target)
+
+    @functools.cached_property
+    def _tokenizer(self) -> TranslatorTokenizer:
+        return TranslatorTokenizer(self._own)
+
+    @property
+    def _device(self) -> str:
+        return "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
+
+    @property
+    def _compute_type(self) -> str:
+        return self.config.dtype or ("float16" if self._device == "cuda" else "int8")
+
+    @functools.cached_property
+    def _model(self) -> Any:
+        threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
+        try:
+            return ctranslate2.Translator(
+                str(Path(self.config.model).expanduser()),
+                device=self._device,
+                compute_type=self._compute_type,
+                inter_threads=1,
+                intra_threads=threads,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"CTranslate2 cannot load translate.model={self.config.model} as {self._compute_type} on {self._device} "
+                f"({str(error).splitlines()[0]}): convert it again, or set another translate.dtype"
+            ) from error
+
+    def _encoded(self, texts: Sequence[str]) -> list[SourceText]:
+        return self._tokenizer.encode(texts, [self.source] * len(texts))
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        return [len(one.ids) for one in self._encoded(texts)]
+
+    def translate(self, texts: Sequence[str]) -> Iterator[tuple[int, Translated]]:
+        named, sources = self._tokenizer.tokenizer, self._encoded(texts)
+        first = self._tokenizer.first_token
+        prefix = None if first is None else [named.convert_ids_to_tokens([first])] * len(texts)
+        made = self._model.translate_batch(
+            [named.convert_ids_to_tokens(source.ids) for source in sources],
+            target_prefix=prefix,
+            beam_size=self.config.beams,
+            max_input_length=0,  # our tokenizer has cut them, and says so
+            max_decoding_length=self.config.max_new_tokens + (first is not None),
+            min_decoding_length=0,
+            return_end_token=True,
+        )
+        for number, (result, source) in enumerate(zip(made, sources, strict=True)):
+            yield number, self._read(result.hypotheses[0][first is not None :], source)
+
+    def _read(self, tokens: list[str], source: SourceText) -> Translated:
+        named = self._tokenizer.tokenizer
+        finished = bool(tokens) and tokens[-1] == named.eos_token
+        ids = named.convert_tokens_to_ids(tokens[:-1] if finished else tokens)
+        text = str(named.decode(ids, skip_special_tokens=True)).strip()
+        return Translated(text, source.cut, source.unknown, finished, self._tokenizer.holds_unknown(ids))

@@ -1,0 +1,50 @@
+"""Any encoder-decoder of the NLLB, M2M100 or T5 family, by transformers' generate."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from mmscale.config.corpus_translate import TranslateConfig
+from mmscale.corpus.translators.base import SegmentTranslator, encoder_decoder
+from mmscale.errors import UserError
+from mmscale.translation.questions import translator_files
+from mmscale.translation.translator import Translated, Translator, TranslatorTokenizer, load_translator
+
+
+class TransformersTranslator(SegmentTranslator):
+    """An encoder-decoder in transformers: NLLB, M2M100, T5, MADLAD."""
+
+    def __init__(self, config: TranslateConfig, source: str, target: str) -> None:
+        super().__init__(config, source, target)
+        if config.dtype == "int8":
+            raise UserError("translate.dtype=int8 is of backend ctranslate2: set float32, bfloat16 or float16")
+
+    def require(self) -> None:
+        self._tokenizer.require([self.source])
+
+    @functools.cached_property
+    def identity(self) -> Any:
+        return translator_files(self._own)
+
+    @functools.cached_property
+    def _own(self) -> Any:
+        return encoder_decoder(self.config, self.config.model, self.target)
+
+    @functools.cached_property
+    def _tokenizer(self) -> TranslatorTokenizer:
+        return TranslatorTokenizer(self._own)
+
+    @functools.cached_property
+    def _translator(self) -> Translator:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return load_translator(self._own, device)
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        return [len(one.ids) for one in self._tokenizer.encode(texts, [self.source] * len(texts))]
+
+    def translate(self, texts: Sequence[str]) -> Iterator[tuple[int, Translated]]:
+        yield from enumerate(self._translator.translate(texts, [self.source] * len(texts)))
