@@ -59,13 +59,13 @@ def untranslated(record: ParallelSentence) -> bool:
     return record.source_language != record.target_language and record.source.strip() == record.target.strip()
 
 
-_EQUATION = re.compile(r"<<|=\s*[$€¥]?\s*\d")
+EQUATION = re.compile(r"<<|=\s*[$€¥]?\s*\d")
 
 
 @_per_record(ParallelSentence)
 def leaked_solution(record: ParallelSentence) -> bool:
     """The question holds an equation with its result that the English side does not."""
-    return bool(_EQUATION.search(record.source)) and not _EQUATION.search(record.target)
+    return bool(EQUATION.search(record.source)) and not EQUATION.search(record.target)
 
 
 leaked_solution.register(Problem, lambda record: "<<" in record.text)
@@ -95,7 +95,7 @@ def repetition_loop(record: Record) -> bool:
 
 
 @functools.cache
-def _script_of(character: str) -> str:
+def script_of(character: str) -> str:
     name = unicodedata.name(character, "").split(" ")[0] if character.isalpha() else ""
     return "CJK" if name in ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA") else name
 
@@ -103,7 +103,7 @@ def _script_of(character: str) -> str:
 @_per_record()
 def foreign_script(record: Record) -> bool:
     """Most letters are of another script than the language's."""
-    counts = Counter(map(_script_of, record.text))
+    counts = Counter(map(script_of, record.text))
     del counts[""]
     own = language(record.language).script
     return own != "" and sum(counts.values()) >= 10 and counts[own] < 0.5 * sum(counts.values())

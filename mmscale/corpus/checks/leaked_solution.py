@@ -1,0 +1,40 @@
+"""Solutions that got into the question: an equation with its result, a calculator mark, the answer."""
+
+from __future__ import annotations
+
+import re
+
+from mmscale.corpus.checks.base import Score, by_row
+from mmscale.corpus.checks.equations import equations
+from mmscale.corpus.checks.numbers import differences
+from mmscale.corpus.rows import CorpusRow
+from mmscale.data.filters import EQUATION
+from mmscale.evaluation.answers.locale_aware import RULE
+from mmscale.evaluation.answers.words import IS
+
+_STATED = re.compile("|".join(f"(?:{phrase})" for phrase in IS.values()) + "|####", re.IGNORECASE)
+
+
+def _signs(text: str, language: str) -> int:
+    """Equations with a result, and statements of an answer."""
+    worked_out = len(EQUATION.findall(text)) + len(list(equations(text, language)))
+    return worked_out + len(_STATED.findall(text))
+
+
+def score(row: CorpusRow) -> Score | None:
+    """How many more signs of a solution the question holds than its original does."""
+    language = row.source_language or "en"
+    original = row.source_question or ""
+    more = _signs(row.question, row.language) - _signs(original, language)
+    if more > 0:
+        return Score(more, "the question holds a part of the solution")
+    if original and row.answer and RULE.scorable(row.answer):
+        _, new = differences(row.question, row.language, original, language)
+        gold = RULE.gold(row.answer)
+        if any(RULE.equal(str(value), gold) for one in new for value in one.readings):
+            return Score(1, f"the question says the answer, {row.answer:.40}")
+    return Score(0, "")
+
+
+CHECK = by_row(score, threshold=0)
+"""The question holds a part of the solution or the answer, and its original does not."""
