@@ -55,6 +55,24 @@ _METHODS = (
     "question_alignment", "mindmerger", "multilingual_cot", "langbridge", "layalign", "mindmerger_hard", "translate_test",
 )  # fmt: skip
 _TASKS = Path(str(resources.files("mmscale.configs"))) / "tasks"
+_CHECKS = {
+    "numbers": "numbers:CHECK",
+    "final_answer": "final_answer:CHECK",
+    "equations": "equations:CHECK",
+    "language": "language:LANGUAGE",
+    "script": "language:SCRIPT",
+    "untranslated": "untranslated:CHECK",
+    "length_ratio": "of_all_rows:LENGTH_RATIO",
+    "repetition": "repetition:CHECK",
+    "leaked_solution": "leaked_solution:CHECK",
+    "truncated": "truncated:CHECK",
+    "marks": "marks:CHECK",
+    "duplicate": "of_all_rows:DUPLICATE",
+    "near_duplicate": "of_all_rows:NEAR_DUPLICATE",
+    "merged_questions": "of_all_rows:MERGED_QUESTIONS",
+    "overlap": "overlap:CHECK",
+    "back_translation": "back_translation:CHECK",
+}
 _RULES = {
     "default": "locale_aware",
     "last_number": "last_number",
@@ -74,6 +92,11 @@ KINDS: dict[str, Kind] = {
         "prompt", "mmscale.data.prompts:Template", {name: f"mmscale.data.prompts:{name.upper()}" for name in _PROMPTS}
     ),
     "filters": Kind("filter", "", {name: f"mmscale.data.filters:{name}" for name in _FILTERS}),
+    "checks": Kind(
+        "check",
+        "mmscale.corpus.checks.base:Check",
+        {name: f"mmscale.corpus.checks.{target}" for name, target in _CHECKS.items()},
+    ),
     "rules": Kind(
         "rule",
         "mmscale.evaluation.answers.base:Rule",

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmscale import registry
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,8 +28,8 @@ Ray = Annotated[str | None, typer.Option(help="address of a Ray cluster, or auto
 
 def _run(
     names: Iterable[str], config: str, overrides: list[str] | None, cluster: Path | None = None, ray: str | None = None
-) -> None:
-    """Run steps of a corpus by name, and print its folder."""
+) -> Path:
+    """Run steps of a corpus by name; returns its folder."""
     from mmscale import logs
     from mmscale.config.cluster import load_cluster
     from mmscale.config.corpus import load_corpus
@@ -40,7 +43,7 @@ def _run(
         raise UserError(f"{error.name} is not installed: pip install 'mmscale[corpus]'") from error
     logs.to_folder(loaded.folder)
     run_steps(loaded, names, executor(loaded.workers, load_cluster(str(cluster)) if cluster else None, ray))
-    print(loaded.folder)
+    return loaded.folder
 
 
 @app.command()
@@ -49,7 +52,34 @@ def read(config: ConfigName, overrides: Overrides = None, cluster: Cluster = Non
 
     Example: `mmscale corpus read configs/corpus/tinyworld.yaml`
     """
-    _run(["read"], config, overrides, cluster, ray)
+    print(_run(["read"], config, overrides, cluster, ray))
+
+
+@app.command()
+def check(
+    config: ConfigName,
+    overrides: Overrides = None,
+    list_rows: Annotated[
+        str | None,
+        typer.Option("--list", help=f"print every row that a check flagged: {registry.listed('checks')}"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object, or one a row with --list")] = False,
+    cluster: Cluster = None,
+    ray: Ray = None,
+) -> None:
+    """Check every row, flag it, and drop what the configuration says; what is checked already is not checked again.
+
+    Example: `mmscale corpus check configs/corpus/tinyworld.yaml check.drop=[numbers,final_answer]`
+    """
+    if list_rows is not None:
+        registry.require("checks", list_rows)
+    folder = _run(["check"], config, overrides, cluster, ray)
+    from mmscale.corpus.showing import print_checks, print_flagged
+
+    if list_rows is None:
+        print_checks(folder, as_json)
+    else:
+        print_flagged(folder, list_rows, as_json)
 
 
 @app.command()
@@ -71,4 +101,4 @@ def run_all(config: ConfigName, overrides: Overrides = None, cluster: Cluster = 
     """
     from mmscale.corpus.pipeline import STEPS
 
-    _run(STEPS, config, overrides, cluster, ray)
+    print(_run(STEPS, config, overrides, cluster, ray))

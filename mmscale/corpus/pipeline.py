@@ -13,7 +13,7 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from mmscale.config.corpus import CorpusConfig
-from mmscale.corpus import translate
+from mmscale.corpus import checking, translate
 from mmscale.corpus.executors import Executor, Here, Tasks
 from mmscale.corpus.layout import WORK
 from mmscale.corpus.reading import SourceReader
@@ -49,7 +49,22 @@ def _translate(run: CorpusRun) -> None:
     translate.tell(run.config)
 
 
-STEPS: dict[str, Callable[[CorpusRun], None]] = {"read": _read, "translate": _translate}
+def _check(run: CorpusRun) -> None:
+    config = run.config
+    checks = checking.chosen(config)
+    needs_all, near = any(check.of_all_rows for check in checks.values()), "near_duplicate" in checks
+    every = checking.shards_of(config.folder)
+    tasks = min(config.tasks, len(every))
+    seen = None
+    if needs_all:
+        run.step(checking.LookAtShards(config, near), tasks)
+        seen = checking.bring_together(config, near)
+    work = checking.work_of(config, every, needs_all)
+    run.step(checking.JudgeShards(config, seen, work), tasks)
+    checking.summarise(config, work)
+
+
+STEPS: dict[str, Callable[[CorpusRun], None]] = {"read": _read, "translate": _translate, "check": _check}
 """Every step of `mmscale corpus run` in its order; each takes up what the one before it left."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mmscale.data.records import Record
@@ -36,7 +36,8 @@ def normalised(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", folded))
 
 
-def _shingles(text: str) -> set[str]:
+def shingles(text: str) -> set[str]:
+    """The character 5-grams of a text."""
     return {text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))}
 
 
@@ -44,7 +45,7 @@ def _jaccard(a: set[str], b: set[str]) -> float:
     return len(a & b) / len(a | b) if a | b else 0.0
 
 
-def _bands(threshold: float) -> tuple[int, int]:
+def bands(threshold: float) -> tuple[int, int]:
     """(bands b, rows of a band r) of the index: the longest bands, which let fewest others in, that find _FOUND of the pairs of
     similarity t = `threshold`; a pair is found with probability 1 - (1 - t^r)^b (Leskovec et al., Mining of Massive Datasets,
     section 3.4.2)."""
@@ -52,37 +53,49 @@ def _bands(threshold: float) -> tuple[int, int]:
     return next((b, r) for b, r in cuts if 1 - (1 - threshold**r) ** b >= _FOUND)
 
 
+class TextIndex:
+    """Texts with their origins, asked for the one most like another."""
+
+    def __init__(self, texts: Iterable[tuple[str, str]], threshold: float) -> None:
+        """(text, origin) pairs, of equal texts the first; `threshold` is the least similarity that is looked for."""
+        if not LEAST <= threshold <= 1:
+            raise UserError(f"the threshold of similarity is a number from {LEAST} to 1, not {threshold}")
+        from datasketch import MinHash, MinHashLSH  # imports slowly
+
+        self._threshold = threshold
+        self._first: dict[str, str] = {}
+        for text, origin in texts:
+            self._first.setdefault(normalised(text), origin)
+        self._index = MinHashLSH(num_perm=PERMUTATIONS, params=bands(threshold))
+        self._unique = list(self._first)
+        pieces = ([one.encode() for one in shingles(text)] for text in self._unique)
+        for i, sketch in enumerate(MinHash.generator(pieces, num_perm=PERMUTATIONS)):
+            self._index.insert(i, sketch)
+
+    def nearest(self, text: str) -> tuple[float, str] | None:
+        """(similarity, origin) of the text most like it, 1 for the same; None below the threshold."""
+        from datasketch import MinHash
+
+        plain = normalised(text)
+        if plain in self._first:
+            return 1.0, self._first[plain]
+        own = shingles(plain)
+        sketch = MinHash(num_perm=PERMUTATIONS)
+        sketch.update_batch([one.encode() for one in own])
+        similar = [(_jaccard(own, shingles(self._unique[i])), self._unique[i]) for i in self._index.query(sketch)]
+        similarity, match = max(similar, default=(0.0, ""))
+        return (similarity, self._first[match]) if similar and similarity >= self._threshold else None
+
+
 def find_overlaps(
     train: Sequence[Record], test: Sequence[Record], threshold: float = 0.8
 ) -> tuple[list[Overlap], list[Overlap]]:
     """(exact, near) overlaps with any side of a training row, its translation included; near ones have a Jaccard similarity
     of at least `threshold`, verified on the texts."""
-    if not LEAST <= threshold <= 1:
-        raise UserError(f"the threshold of similarity is a number from {LEAST} to 1, not {threshold}")
-    from datasketch import MinHash, MinHashLSH  # imports slowly
-
-    first: dict[str, str] = {}  # text -> origin of the first row that holds it
-    for record in train:
-        for side in record.sides:
-            first.setdefault(normalised(side), record.origin)
-    index = MinHashLSH(num_perm=PERMUTATIONS, params=_bands(threshold))
-    unique = list(first)
-    for i, sketch in enumerate(
-        MinHash.generator(([s.encode() for s in _shingles(t)] for t in unique), num_perm=PERMUTATIONS)
-    ):
-        index.insert(i, sketch)
-    exact, near = [], []
-    for record in test:
-        question = record.text
-        text = normalised(question)
-        if text in first:
-            exact.append(Overlap(record.origin, first[text], 1.0, question))
-            continue
-        shingles = _shingles(text)
-        sketch = MinHash(num_perm=PERMUTATIONS)
-        sketch.update_batch([s.encode() for s in shingles])
-        similar = [(_jaccard(shingles, _shingles(unique[i])), unique[i]) for i in index.query(sketch)]
-        if similar and max(similar)[0] >= threshold:
-            similarity, match = max(similar)
-            near.append(Overlap(record.origin, first[match], similarity, question))
-    return exact, near
+    index = TextIndex(((side, record.origin) for record in train for side in record.sides), threshold)
+    overlaps = [
+        Overlap(record.origin, match[1], match[0], record.text)
+        for record in test
+        if (match := index.nearest(record.text)) is not None
+    ]
+    return [one for one in overlaps if one.similarity == 1], [one for one in overlaps if one.similarity < 1]

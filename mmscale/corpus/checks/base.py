@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from mmscale.config.data import DataConfig
+from mmscale.config.corpus_check import CheckConfig
+from mmscale.corpus.checks.seen import Seen
 from mmscale.corpus.rows import CorpusRow
 
 
@@ -19,8 +19,8 @@ class Score(NamedTuple):
     """What is wrong, where the value is one of a fault; one sentence with what was seen."""
 
 
-Scorer = Callable[[CorpusRow], Score | None]
-"""The score of a row; None of a row that the check cannot judge."""
+Scorer = Callable[[Sequence[CorpusRow]], list[Score | None]]
+"""The score of each row; None of a row that the check cannot judge."""
 
 
 class Finding(NamedTuple):
@@ -35,14 +35,11 @@ class Finding(NamedTuple):
 class CheckSetting:
     """What a check may know beside the row."""
 
-    benchmarks: Sequence[DataConfig] = ()
-    """Data sets whose questions no row may hold."""
+    config: CheckConfig
     languages: Sequence[str] = ()
     """Codes of the languages of the corpus."""
-    gathered: Path = Path()
-    """Folder of what was seen of all rows (corpus/gathering.py)."""
-    options: Mapping[str, str] = field(default_factory=dict)
-    """Check name -> a path that it reads: of a model, of a folder."""
+    seen: Seen | None = None
+    """What was seen of all rows; None where no check asks for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +52,9 @@ class Check:
     below: bool = False
     """A score below the threshold is a fault, instead of one above."""
     asks: str = ""
-    """What a configuration has to give it, as a key of `check`; it is run only where that is there. Empty: nothing."""
-    gathers: tuple[str, ...] = ()
-    """What has to be known of all rows first, as names of corpus/gathering.py."""
+    """The key of `check` that has to be there for it, and without which it is not run; "" where it needs none."""
+    of_all_rows: bool = False
+    """It needs to know what was seen of all rows."""
 
     def finding(self, score: Score | None, threshold: float | None = None) -> Finding | None:
         """The fault that a score is; None of a score within the threshold, the check's own or another."""
@@ -67,9 +64,14 @@ class Check:
         return Finding(round(score.value, 4), limit, score.reason)
 
 
-def by_row(score: Scorer, *, threshold: float, below: bool = False) -> Check:
+def each(score: Callable[[CorpusRow], Score | None]) -> Scorer:
+    """What scores rows one by one."""
+    return lambda rows: [score(row) for row in rows]
+
+
+def by_row(score: Callable[[CorpusRow], Score | None], *, threshold: float, below: bool = False) -> Check:
     """A check that needs the row alone."""
-    return Check(ready=lambda setting: score, threshold=threshold, below=below)
+    return Check(ready=lambda setting: each(score), threshold=threshold, below=below)
 
 
 def sides(row: CorpusRow) -> list[tuple[str, str, str]]:

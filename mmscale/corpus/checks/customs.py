@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 _SCALES = frozenset(10**power for power in (3, 5, 6, 7, 9, 12))
 """Thousand, lakh, million, crore, billion, trillion; a word for one that is not known here stands behind a number."""
-_CLOCK = re.compile(r"\d\s?[ap]\.?m\b|o'?clock|\d\s?:\s?\d|\d\s?[hH]\b|noon|midnight|\b(?:Uhr|heures|saa|ore|horas)\b", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"\d\s?[ap]\.?m\b|o'?clock|\d\s?:\s?\d|\d\s?[hH]\b|noon|midnight|\b(?:Uhr|heures|saa|ore|horas)\b", re.IGNORECASE
+)
 _MINUTES = re.compile(r"(?<![\d.,:])(\d{1,2})(?:\.(\d{2})(?=\s?[ap]\.?m\b)|\s?[hH:]\s?(\d{2})(?!\d))")
 _LATE_MINUTES = re.compile(r"(?<![\d.,:])(\d{1,2})\.(\d{2})(?![\d.,])")
 _DATE = re.compile(r"(?<![\d/])(\d{1,2})/(\d{1,2})(?:/((?:\d\d){1,2}))?(?![\d/])")
@@ -36,7 +38,9 @@ def plain(text: str, beside: str) -> str:
     if _CLOCK.search(beside):
         text = _apart(_LATE_MINUTES, text)
     if _DATE.search(text) and not _DATE.search(beside):
-        text = _DATE.sub(lambda m: f"{m[1]} ; {m[2]} ; {m[3] or ''}" if int(m[1]) <= 31 and int(m[2]) <= 31 else m[0], text)
+        text = _DATE.sub(
+            lambda m: f"{m[1]} ; {m[2]} ; {m[3] or ''}" if int(m[1]) <= 31 and int(m[2]) <= 31 else m[0], text
+        )
     return text
 
 
@@ -63,7 +67,9 @@ def without_pairs(missing: Sequence[Said], new: Sequence[Said], texts: Sequence[
 
 def _are_one(one: Said, other: Said, clock: bool) -> bool:
     return any(
-        _scaled(a, b, one.before_word if a < b else other.before_word) or _same_year(a, b) or (clock and _same_hour(a, b))
+        _scaled(a, b, one.before_word if a < b else other.before_word)
+        or _same_year(a, b)
+        or (clock and _same_hour(a, b))
         for a in one.readings
         for b in other.readings
     )
@@ -81,7 +87,7 @@ def _same_year(a: Fraction, b: Fraction) -> bool:
 
 def _same_hour(a: Fraction, b: Fraction) -> bool:
     """3 p.m. and 15, and 9 by the Swahili clock, which begins at six."""
-    return 0 <= min(a, b) and max(a, b) <= 24 and (a - b) % 6 == 0
+    return min(a, b) >= 0 and max(a, b) <= 24 and (a - b) % 6 == 0
 
 
 def in_another_form(one: Said, text: str) -> bool:

@@ -18,7 +18,9 @@ _DIGITS = r"\d+(?:[.,]\d+)*"
 _NUMBER = rf"(?:[$€£¥]\s?)?{_DIGITS}%?"
 _TERM = rf"\(*\s*-?{_NUMBER}\s*\)*"
 _SUM = rf"{_TERM}(?:\s*[-+*/]\s*{_TERM})+"
-_EQUATION = re.compile(rf"(?<![\w.,^=)/*+\]}}-])(?<![=/*+)x-]\s)(?<!\d\s)({_SUM})\s*=\s*(?:[$€£¥]\s?)?(-?\s?{_DIGITS}%?)(?!\s*[-+*/(^]\s*[\w(]|[\w^!]|[.,]\d)")
+_EQUATION = re.compile(
+    rf"(?<![\w.,^=)/*+\]}}-])(?<![=/*+)x-]\s)(?<!\d\s)({_SUM})\s*=\s*(?:[$€£¥]\s?)?(-?\s?{_DIGITS}%?)(?!\s*[-+*/(^]\s*[\w(]|[\w^!]|[.,]\d)"
+)
 _CALCULATOR = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 _PLAIN = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "∙": "*", "⋅": "*", "∗": "*"})
 _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
@@ -45,7 +47,10 @@ def _judged(left: str, right: str, language: str) -> Iterator[tuple[str, bool]]:
     for custom in dict.fromkeys((language, "en")):
         worked, said = _value(left, custom), _value(right, custom)
         if worked is not None and said is not None:
-            verdicts += [_close(worked * factor, said, right) for factor in ((1, 100, Fraction(1, 100)) if "%" in left + right else (1,))]
+            verdicts += [
+                _close(worked * factor, said, right)
+                for factor in ((1, 100, Fraction(1, 100)) if "%" in left + right else (1,))
+            ]
     if verdicts:
         yield f"{left.strip()}={right.strip()}", any(verdicts)
 
@@ -55,7 +60,9 @@ def _close(worked: Fraction, said: Fraction, written: str) -> bool:
     places = len(re.sub(r"\D", "", re.split(r"[.,]", written)[-1])) if re.search(r"[.,]", written) else 0
     step = Fraction(1, 10**places)
     whole = worked.denominator == 1
-    return abs(worked - said) < (step if not whole else Fraction(1, 1000)) or (not whole and abs(worked - said) <= _ROUNDED * abs(worked))
+    return abs(worked - said) < (step if not whole else Fraction(1, 1000)) or (
+        not whole and abs(worked - said) <= _ROUNDED * abs(worked)
+    )
 
 
 def _value(side: str, language: str) -> Fraction | None:

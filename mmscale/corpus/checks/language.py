@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from mmscale.corpus.checks.base import Check, CheckSetting, Score, Scorer, by_row, sides, worst
+from mmscale.corpus.checks.base import Check, CheckSetting, Score, Scorer, by_row, each, worst
 from mmscale.corpus.rows import CorpusRow
 from mmscale.data.filters import script_of
 from mmscale.errors import UserError
@@ -61,7 +61,10 @@ def _candidates(code: str, setting: CheckSetting) -> frozenset[str]:
 def _likeness(name: str, words: str, code: str, candidates: frozenset[str]) -> Score | None:
     if sum(c.isalpha() for c in words) < _LEAST_LETTERS:
         return None
-    likely = {one.language.iso_code_639_1.name.lower(): one.value for one in _detector(candidates).compute_language_confidence_values(words)}
+    likely = {
+        one.language.iso_code_639_1.name.lower(): one.value
+        for one in _detector(candidates).compute_language_confidence_values(words)
+    }
     best = max(likely, key=lambda one: likely[one])
     named = LANGUAGES[best].name if best in LANGUAGES else best
     return Score(likely.get(code, 0.0) / likely[best], f"the {name} reads as {named}") if likely[best] else None
@@ -79,7 +82,7 @@ def _by_lingua(setting: CheckSetting) -> Scorer:
         candidates = _candidates(row.language, setting)
         return worst([_likeness(name, words, row.language, candidates) for name, words in _texts(row)], below=True)
 
-    return score
+    return each(score)
 
 
 LANGUAGE = Check(ready=_by_lingua, threshold=0.1, below=True)
@@ -93,7 +96,12 @@ def _share(name: str, text: str, code: str) -> Score | None:
         return None
     own = language(code).script
     most = max(counts, key=lambda script: counts[script])
-    return Score(counts[own] / counts.total(), f"the letters of the {name} are {most}, not {own}" if most != own else f"many letters of the {name} are not {own}")
+    return Score(
+        counts[own] / counts.total(),
+        f"the letters of the {name} are {most}, not {own}"
+        if most != own
+        else f"many letters of the {name} are not {own}",
+    )
 
 
 def _share_of_script(row: CorpusRow) -> Score | None:

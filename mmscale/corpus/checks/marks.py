@@ -39,7 +39,11 @@ def _score_of(name: str, text: str, original: str) -> Score | None:
         return None
     lost, new = theirs - ours, ours - theirs
     open_here = sorted(set(_open(text)) - set(_open(original)))
-    told = [f"{what} {', '.join(sorted(some)[:3])}" for what, some in (("lost", lost), ("new", new), ("unclosed", open_here)) if some]
+    told = [
+        f"{what} {', '.join(sorted(some)[:3])}"
+        for what, some in (("lost", lost), ("new", new), ("unclosed", open_here))
+        if some
+    ]
     return Score(max(lost.total(), new.total(), len(open_here)), f"{name}: {'; '.join(told)}" if told else "")
 
 

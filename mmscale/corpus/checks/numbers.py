@@ -41,9 +41,7 @@ def unmatched(left: Sequence[Said], right: Sequence[Said]) -> tuple[list[Said], 
 
 def differences(text: str, language: str, original: str, original_language: str) -> tuple[list[Said], list[Said]]:
     """(numbers that are missing, numbers that are new) in a translation; those that are said otherwise are neither."""
-    missing, new = unmatched(
-        said_numbers(original, original_language, text), said_numbers(text, language, original)
-    )
+    missing, new = unmatched(said_numbers(original, original_language, text), said_numbers(text, language, original))
     if missing and new:
         missing, new = without_pairs(missing, new, (text, original))
     if not missing and not new:

@@ -153,7 +153,7 @@ def _han(run: str) -> tuple[Fraction, ...]:
     """The readings of a run of Chinese numerals: as one number, and as its single ones."""
     import cn2an
 
-    plain = run.translate(str.maketrans({"萬": "万", "億": "亿", "兩": "两", "〇": "零"}))
+    plain = run.translate(str.maketrans("萬億兩〇", "万亿两零"))
     values: list[Fraction] = []
     for piece in dict.fromkeys([plain, "一" + plain, *plain]):
         try:
@@ -182,5 +182,10 @@ def _months(language: str) -> tuple[tuple[str, int], ...]:
         months = Locale.parse(language.replace("-", "_")).months
     except (UnknownLocaleError, ValueError):
         return ()
-    named = [(_plain(name).rstrip("."), number) for use in months.values() for width in ("wide", "abbreviated") for number, name in use[width].items()]
+    named = [
+        (_plain(name).rstrip("."), number)
+        for use in months.values()
+        for width in ("wide", "abbreviated")
+        for number, name in use[width].items()
+    ]
     return tuple({(name, number) for name, number in named if len(name) > 2 and not name[0].isdigit()})

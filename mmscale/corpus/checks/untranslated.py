@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import pairwise
 
 from mmscale.corpus.checks.base import Score, by_row, sides, worst
 from mmscale.corpus.rows import CorpusRow
@@ -28,7 +29,7 @@ def _tells(token: str) -> bool:
 def longest_rest(text: str, original: str) -> tuple[float, str]:
     """(telling words of the longest run that the two have in common, one more for a whole sentence; the run)."""
     ours, theirs = _tokens(text), _tokens(original)
-    together = set(zip(theirs, theirs[1:]))
+    together = set(pairwise(theirs))
     best, begin = (0.0, ""), 0
     for i in range(1, len(ours) + 1):
         if i == len(ours) or (ours[i - 1], ours[i]) not in together:
@@ -43,7 +44,11 @@ def _weighed(ours: list[str], begin: int, end: int, theirs: list[str]) -> tuple[
     if len(run) < 2 or not telling:
         return 0.0, ""
     words = [token for token in run if token not in _ENDS]
-    whole = len(words) > 2 and (run[-1] in _ENDS or end == len(ours)) and (begin == 0 or ours[begin - 1] in _ENDS or run[0] in _ENDS)
+    whole = (
+        len(words) > 2
+        and (run[-1] in _ENDS or end == len(ours))
+        and (begin == 0 or ours[begin - 1] in _ENDS or run[0] in _ENDS)
+    )
     scale = 3 if _UNSPACED.match(words[0]) else 1
     return telling / scale + whole, " ".join(words)
 
