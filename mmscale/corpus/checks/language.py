@@ -38,12 +38,12 @@ def _texts(row: CorpusRow) -> list[tuple[str, str]]:
 
 @functools.lru_cache(maxsize=8)
 def _detector(codes: frozenset[str]) -> Any:
-    """lingua's, for some languages. Its accurate way for short texts takes a gigabyte and minutes to load."""
+    """lingua's, for some languages: all that it knows would take a gigabyte and a minute."""
     from lingua import IsoCode639_1, Language, LanguageDetectorBuilder  # imports slowly
 
     known = {one.iso_code_639_1.name.lower(): one.iso_code_639_1 for one in Language.all()}
     chosen: list[IsoCode639_1] = [known[code] for code in sorted(codes) if code in known]
-    return LanguageDetectorBuilder.from_iso_codes_639_1(*chosen).with_low_accuracy_mode().build()
+    return LanguageDetectorBuilder.from_iso_codes_639_1(*chosen).build()
 
 
 @functools.cache

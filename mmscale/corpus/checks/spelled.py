@@ -170,7 +170,7 @@ def names_of_months(words: str, languages: Iterable[str]) -> frozenset[int]:
         number
         for language in languages
         for name, number in _months(language)
-        if re.search(rf"(?<![^\W\d_]){re.escape(name)}", plain)
+        if re.search(rf"(?<![^\W\d_]){re.escape(name)}" + ("" if len(name) > 4 else r"(?![^\W\d_])"), plain)
     )
 
 

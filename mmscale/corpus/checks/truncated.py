@@ -25,6 +25,8 @@ def _loses_its_end(text: str, original: str, row: CorpusRow) -> str:
     if not theirs or (ours and not set(ours[-1].readings).isdisjoint(theirs[-1].readings)):
         return ""
     missing, new = differences(text, row.language, original, language)
+    if new and ours and not set(ours[-1].readings).isdisjoint(new[-1].readings) and len(missing) > len(new) + 1:
+        new = new[:-1]  # one that was cut in its middle
     last = any(not set(one.readings).isdisjoint(theirs[-1].readings) for one in missing)
     return f"stops before {theirs[-1].readings[0]}" if last and not new else ""
 

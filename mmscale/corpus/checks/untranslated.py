@@ -29,28 +29,33 @@ def _tells(token: str) -> bool:
 def longest_rest(text: str, original: str) -> tuple[float, str]:
     """(telling words of the longest run that the two have in common, one more for a whole sentence; the run)."""
     ours, theirs = _tokens(text), _tokens(original)
-    together = set(pairwise(theirs))
+    together, sentences = set(pairwise(theirs)), _sentences(theirs)
     best, begin = (0.0, ""), 0
     for i in range(1, len(ours) + 1):
         if i == len(ours) or (ours[i - 1], ours[i]) not in together:
-            best = max(best, _weighed(ours, begin, i, theirs))
+            best = max(best, _weighed(ours[begin:i], sentences))
             begin = i
     return best
 
 
-def _weighed(ours: list[str], begin: int, end: int, theirs: list[str]) -> tuple[float, str]:
-    run = ours[begin:end]
+def _sentences(tokens: list[str]) -> list[str]:
+    """Those of more than two words, as text."""
+    sentences: list[list[str]] = [[]]
+    for token in tokens:
+        if token in _ENDS:
+            sentences.append([])
+        else:
+            sentences[-1].append(token)
+    return [" ".join(sentence) for sentence in sentences if len(sentence) > 2]
+
+
+def _weighed(run: list[str], sentences: list[str]) -> tuple[float, str]:
     telling = sum(_tells(token) for token in run)
     if len(run) < 2 or not telling:
         return 0.0, ""
-    words = [token for token in run if token not in _ENDS]
-    whole = (
-        len(words) > 2
-        and (run[-1] in _ENDS or end == len(ours))
-        and (begin == 0 or ours[begin - 1] in _ENDS or run[0] in _ENDS)
-    )
-    scale = 3 if _UNSPACED.match(words[0]) else 1
-    return telling / scale + whole, " ".join(words)
+    text = " ".join(run)
+    scale = 3 if any(_UNSPACED.match(token) for token in run) else 1
+    return telling / scale + any(sentence in text for sentence in sentences), text
 
 
 def score(row: CorpusRow) -> Score | None:
