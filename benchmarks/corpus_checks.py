@@ -215,15 +215,17 @@ def _number(row: CorpusRow) -> int:
     return int(row.problem.split("-")[1])
 
 
-def faulty_rows(stories: int, seed: int) -> tuple[list[CorpusRow], dict[str, str]]:
-    """(rows of all languages, id -> kind of fault)."""
+def faulty_rows(
+    stories: int, seed: int, languages: Sequence[str] = LANGUAGES, every: int = EVERY
+) -> tuple[list[CorpusRow], dict[str, str]]:
+    """(rows of all languages, id -> kind of fault); one row in `every` has a given kind."""
     rows: list[CorpusRow] = []
     kinds: dict[str, str] = {}
     told = list(grammar.stories(stories, seed, "train"))
     names = list(KINDS)
-    for code in LANGUAGES:
+    for code in languages:
         exact = [exact_row(story, number, code) for number, story in enumerate(told)]
-        drawn = [random.Random(f"{seed} {row.id}").randrange(EVERY) for row in exact]
+        drawn = [random.Random(f"{seed} {row.id}").randrange(every) for row in exact]
         clean = [row for row, one in zip(exact, drawn, strict=True) if one >= len(names)]
         for number, row in enumerate(exact):
             chance = random.Random(f"{seed} fault {row.id}")
@@ -287,9 +289,9 @@ def _shown(name: str | None) -> frozenset[str]:
     return KINDS[name].checks | KINDS[name].shows if name is not None else frozenset()
 
 
-def judge(stories: int, seed: int = 0) -> dict[str, Any]:
+def judge(stories: int, languages: Sequence[str] = LANGUAGES, every: int = EVERY) -> dict[str, Any]:
     """The checks against faults that were put in."""
-    rows, kinds = faulty_rows(stories, seed)
+    rows, kinds = faulty_rows(stories, 0, languages, every)
     flags, _ = flags_of(rows, LANGUAGES)
     clean = [row for row in flags if row not in kinds]
     alarms = Counter(check for row in clean for check in flags[row])

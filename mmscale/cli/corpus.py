@@ -11,7 +11,6 @@ from mmscale import registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 app = typer.Typer(
     no_args_is_help=True,

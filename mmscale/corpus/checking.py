@@ -150,7 +150,7 @@ class CheckRows(PipelineStep):
 
 
 @dataclass(frozen=True)
-class Shard:
+class RowShard:
     """A shard of rows, and where what is made of it lies."""
 
     corpus: Path
@@ -164,9 +164,9 @@ class Shard:
         return self.corpus / folder / f"{self.name}{suffix}"
 
 
-def shards_of(corpus: Path) -> list[Shard]:
+def shards_of(corpus: Path) -> list[RowShard]:
     """Every shard of rows, in order; UserError where there is none."""
-    every = [Shard(corpus, file) for _, _, file in shards(corpus)]
+    every = [RowShard(corpus, file) for _, _, file in shards(corpus)]
     if not every:
         raise UserError(f"{corpus} has no rows to check: mmscale corpus read comes first, translate after it")
     return every
@@ -238,14 +238,14 @@ class JudgeShards(PipelineStep):
             _judge_shard(shard, judge, self.work)
         return data
 
-    def is_done(self, shard: Shard) -> bool:
+    def is_done(self, shard: RowShard) -> bool:
         """Whether the shard was judged as it is now."""
         note = _known(shard.path(CHECKED, ".json"))
         made = all(shard.path(folder, ".jsonl.gz").is_file() for folder in (CHECKED, DROPPED))
         return made and note.get("work") == self.work and note.get("file") == sha256(shard.file)
 
 
-def _judge_shard(shard: Shard, judge: Judge, work: str) -> None:
+def _judge_shard(shard: RowShard, judge: Judge, work: str) -> None:
     account, dropped = CheckAccount(), []
     note = shard.path(CHECKED, ".json")
     note.unlink(missing_ok=True)
@@ -266,7 +266,7 @@ def _judge_shard(shard: Shard, judge: Judge, work: str) -> None:
     write_json(note, {"work": work, "file": sha256(shard.file), **account.to_json()})
 
 
-def work_of(config: CorpusConfig, every: Sequence[Shard], needs_all: bool) -> str:
+def work_of(config: CorpusConfig, every: Sequence[RowShard], needs_all: bool) -> str:
     """A digest of all that decides the verdict of a row."""
     files = [[shard.name, sha256(shard.file)] for shard in every] if needs_all else []
     languages = [config.languages, [source.language for source in config.sources]]

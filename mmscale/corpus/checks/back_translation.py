@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmscale.corpus.checks.base import Check, CheckSetting, Score, Scorer
+from mmscale.corpus.checks.base import Check, CheckSetting, RowScore, Scorer
 from mmscale.corpus.rows import CorpusRow
 from mmscale.errors import UserError
 
@@ -25,14 +25,14 @@ def _ready(setting: CheckSetting) -> Scorer:
     translator = load_translator(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     metric = CHRF()
 
-    def scores(rows: Sequence[CorpusRow]) -> list[Score | None]:
+    def scores(rows: Sequence[CorpusRow]) -> list[RowScore | None]:
         asked = [i for i, row in enumerate(rows) if row.source_question and row.source_language == config.target]
         texts = [rows[i].question for i in asked]
         back = translator.translate(texts, [rows[i].language for i in asked]) if asked else []
-        scored: dict[int, Score] = {}
+        scored: dict[int, RowScore] = {}
         for i, made in zip(asked, back, strict=True):
             value = metric.sentence_score(made.text, [rows[i].source_question or ""]).score
-            scored[i] = Score(value, f"reads, translated back, {made.text[:80]!r}")
+            scored[i] = RowScore(value, f"reads, translated back, {made.text[:80]!r}")
         return [scored.get(i) for i in range(len(rows))]
 
     return scores

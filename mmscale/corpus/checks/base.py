@@ -11,7 +11,7 @@ from mmscale.corpus.checks.seen import Seen
 from mmscale.corpus.rows import CorpusRow
 
 
-class Score(NamedTuple):
+class RowScore(NamedTuple):
     """How a row did in one respect."""
 
     value: float
@@ -19,7 +19,7 @@ class Score(NamedTuple):
     """What is wrong, where the value is one of a fault; one sentence with what was seen."""
 
 
-Scorer = Callable[[Sequence[CorpusRow]], list[Score | None]]
+Scorer = Callable[[Sequence[CorpusRow]], list[RowScore | None]]
 """The score of each row; None of a row that the check cannot judge."""
 
 
@@ -56,7 +56,7 @@ class Check:
     of_all_rows: bool = False
     """It needs to know what was seen of all rows."""
 
-    def finding(self, score: Score | None, threshold: float | None = None) -> Finding | None:
+    def finding(self, score: RowScore | None, threshold: float | None = None) -> Finding | None:
         """The fault that a score is; None of a score within the threshold, the check's own or another."""
         limit = self.threshold if threshold is None else threshold
         if score is None or not (score.value < limit if self.below else score.value > limit):
@@ -64,12 +64,12 @@ class Check:
         return Finding(round(score.value, 4), limit, score.reason)
 
 
-def each(score: Callable[[CorpusRow], Score | None]) -> Scorer:
+def each(score: Callable[[CorpusRow], RowScore | None]) -> Scorer:
     """What scores rows one by one."""
     return lambda rows: [score(row) for row in rows]
 
 
-def by_row(score: Callable[[CorpusRow], Score | None], *, threshold: float, below: bool = False) -> Check:
+def by_row(score: Callable[[CorpusRow], RowScore | None], *, threshold: float, below: bool = False) -> Check:
     """A check that needs the row alone."""
     return Check(ready=lambda setting: each(score), threshold=threshold, below=below)
 
@@ -80,7 +80,7 @@ def sides(row: CorpusRow) -> list[tuple[str, str, str]]:
     return [(name, text, original) for name, text, original in pairs if original]
 
 
-def worst(scores: Sequence[Score | None], below: bool = False) -> Score | None:
+def worst(scores: Sequence[RowScore | None], below: bool = False) -> RowScore | None:
     """The worst of some scores; None where there is none."""
     known = [score for score in scores if score is not None]
     return (min if below else max)(known, key=lambda score: score.value, default=None)

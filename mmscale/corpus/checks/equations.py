@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
-from mmscale.corpus.checks.base import Score, by_row
+from mmscale.corpus.checks.base import RowScore, by_row
 from mmscale.corpus.rows import CorpusRow
 from mmscale.evaluation.answers.written_numbers import normalised, readings
 
@@ -95,13 +95,13 @@ def _worked_out(node: ast.expr, numbers: list[Fraction]) -> Fraction:
     raise ValueError("no sum of numbers")
 
 
-def score(row: CorpusRow) -> Score | None:
+def score(row: CorpusRow) -> RowScore | None:
     """How many equations of the rationale are false; None where it has none."""
     judged = list(equations(row.rationale, row.language))
     if not judged:
         return None
     false = [equation for equation, true in judged if not true]
-    return Score(len(false), f"{len(false)} of {len(judged)} equations are false: {false[0]:.80}" if false else "")
+    return RowScore(len(false), f"{len(false)} of {len(judged)} equations are false: {false[0]:.80}" if false else "")
 
 
 CHECK = by_row(score, threshold=0)

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from mmscale.corpus.checks.base import Check, CheckSetting, Score, Scorer, by_row, each, worst
+from mmscale.corpus.checks.base import Check, CheckSetting, RowScore, Scorer, by_row, each, worst
 from mmscale.corpus.rows import CorpusRow
 from mmscale.data.filters import script_of
 from mmscale.errors import UserError
@@ -58,7 +58,7 @@ def _candidates(code: str, setting: CheckSetting) -> frozenset[str]:
     return frozenset([code, *_USUAL, *setting.languages]) - (frozenset(relatives) - {code})
 
 
-def _likeness(name: str, words: str, code: str, candidates: frozenset[str]) -> Score | None:
+def _likeness(name: str, words: str, code: str, candidates: frozenset[str]) -> RowScore | None:
     if sum(c.isalpha() for c in words) < _LEAST_LETTERS:
         return None
     likely = {
@@ -67,7 +67,7 @@ def _likeness(name: str, words: str, code: str, candidates: frozenset[str]) -> S
     }
     best = max(likely, key=lambda one: likely[one])
     named = LANGUAGES[best].name if best in LANGUAGES else best
-    return Score(likely.get(code, 0.0) / likely[best], f"the {name} reads as {named}") if likely[best] else None
+    return RowScore(likely.get(code, 0.0) / likely[best], f"the {name} reads as {named}") if likely[best] else None
 
 
 def _by_lingua(setting: CheckSetting) -> Scorer:
@@ -76,7 +76,7 @@ def _by_lingua(setting: CheckSetting) -> Scorer:
     except ImportError as error:
         raise UserError("check language needs lingua: pip install 'mmscale[corpus]', or leave it out") from error
 
-    def score(row: CorpusRow) -> Score | None:
+    def score(row: CorpusRow) -> RowScore | None:
         if row.language not in _judged():
             return None
         candidates = _candidates(row.language, setting)
@@ -89,14 +89,14 @@ LANGUAGE = Check(ready=_by_lingua, threshold=0.1, below=True)
 """Another language is likelier than the row's own, by far."""
 
 
-def _share(name: str, text: str, code: str) -> Score | None:
+def _share(name: str, text: str, code: str) -> RowScore | None:
     counts = Counter(map(script_of, text))
     del counts[""]
     if counts.total() < _LEAST_LETTERS // 3:
         return None
     own = language(code).script
     most = max(counts, key=lambda script: counts[script])
-    return Score(
+    return RowScore(
         counts[own] / counts.total(),
         f"the letters of the {name} are {most}, not {own}"
         if most != own
@@ -104,7 +104,7 @@ def _share(name: str, text: str, code: str) -> Score | None:
     )
 
 
-def _share_of_script(row: CorpusRow) -> Score | None:
+def _share_of_script(row: CorpusRow) -> RowScore | None:
     """The share of letters in the script of the row's language, in the worse of question and rationale."""
     return worst([_share(name, words, row.language) for name, words in _texts(row)], below=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mmscale.corpus.checks.base import Score, by_row
+from mmscale.corpus.checks.base import RowScore, by_row
 from mmscale.corpus.checks.equations import equations
 from mmscale.corpus.checks.numbers import differences
 from mmscale.corpus.rows import CorpusRow
@@ -21,19 +21,19 @@ def _signs(text: str, language: str) -> int:
     return worked_out + len(_STATED.findall(text))
 
 
-def score(row: CorpusRow) -> Score | None:
+def score(row: CorpusRow) -> RowScore | None:
     """How many more signs of a solution the question holds than its original does."""
     language = row.source_language or "en"
     original = row.source_question or ""
     more = _signs(row.question, row.language) - _signs(original, language)
     if more > 0:
-        return Score(more, "the question holds a part of the solution")
+        return RowScore(more, "the question holds a part of the solution")
     if original and row.answer and RULE.scorable(row.answer):
         _, new = differences(row.question, row.language, original, language)
         gold = RULE.gold(row.answer)
         if any(RULE.equal(str(value), gold) for one in new for value in one.readings):
-            return Score(1, f"the question says the answer, {row.answer:.40}")
-    return Score(0, "")
+            return RowScore(1, f"the question says the answer, {row.answer:.40}")
+    return RowScore(0, "")
 
 
 CHECK = by_row(score, threshold=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from mmscale.corpus.checks.base import Score, by_row, sides, worst
+from mmscale.corpus.checks.base import RowScore, by_row, sides, worst
 from mmscale.corpus.rows import CorpusRow
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
@@ -33,7 +33,7 @@ def _open(text: str) -> list[str]:
     return [f"{left} {right}" for left, right in _PAIRS if text.count(left) != text.count(right)]
 
 
-def _score_of(name: str, text: str, original: str) -> Score | None:
+def _score_of(name: str, text: str, original: str) -> RowScore | None:
     ours, theirs = _marks(text), _marks(original)
     if not +ours and not +theirs:
         return None
@@ -44,10 +44,10 @@ def _score_of(name: str, text: str, original: str) -> Score | None:
         for what, some in (("lost", lost), ("new", new), ("unclosed", open_here))
         if some
     ]
-    return Score(max(lost.total(), new.total(), len(open_here)), f"{name}: {'; '.join(told)}" if told else "")
+    return RowScore(max(lost.total(), new.total(), len(open_here)), f"{name}: {'; '.join(told)}" if told else "")
 
 
-def score(row: CorpusRow) -> Score | None:
+def score(row: CorpusRow) -> RowScore | None:
     """How many marks are lost or new, whichever is more; None of a row whose original and translation have none."""
     return worst([_score_of(name, text, original) for name, text, original in sides(row)])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from mmscale.corpus.checks.base import Score, by_row, sides, worst
+from mmscale.corpus.checks.base import RowScore, by_row, sides, worst
 from mmscale.corpus.checks.customs import Said, in_another_form, plain, without_pairs
 from mmscale.corpus.checks.spelled import Words, knows, names_of_months
 from mmscale.corpus.rows import CorpusRow
@@ -60,10 +60,10 @@ def _is_said(one: Said, words: Words, text: str) -> bool:
     return in_another_form(one, text) or any(words.say(abs(value)) for value in (*one.readings, *decade))
 
 
-def _score_of(name: str, text: str, original: str, row: CorpusRow) -> Score:
+def _score_of(name: str, text: str, original: str, row: CorpusRow) -> RowScore:
     missing, new = differences(text, row.language, original, row.source_language or "en")
     told = [f"{what} {_listed(some)}" for what, some in (("without", missing), ("with", new)) if some]
-    return Score(max(len(missing), len(new)), f"{name} {' and '.join(told)}" if told else "")
+    return RowScore(max(len(missing), len(new)), f"{name} {' and '.join(told)}" if told else "")
 
 
 def _listed(some: Sequence[Said]) -> str:
@@ -75,7 +75,7 @@ def _plain(value: Fraction) -> str:
     return str(value) if value.denominator == 1 else f"{float(value):g}"
 
 
-def score(row: CorpusRow) -> Score | None:
+def score(row: CorpusRow) -> RowScore | None:
     """How many numbers are missing or new, whichever is more, in the worse of question and rationale."""
     return worst([_score_of(name, text, original, row) for name, text, original in sides(row)])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mmscale.corpus.checks.base import Check, CheckSetting, Score, Scorer, each, worst
+from mmscale.corpus.checks.base import Check, CheckSetting, RowScore, Scorer, each, worst
 from mmscale.corpus.checks.seen import NEAR, Seen, ratios
 from mmscale.corpus.rows import CorpusRow
 
@@ -21,7 +21,7 @@ def _seen(setting: CheckSetting) -> Seen:
     return setting.seen
 
 
-def _unusual(seen: Seen, row: CorpusRow) -> Score | None:
+def _unusual(seen: Seen, row: CorpusRow) -> RowScore | None:
     originals = {"question": row.source_question or "", "rationale": row.source_rationale or ""}
     scores = []
     for name, ratio in ratios(row):
@@ -30,7 +30,7 @@ def _unusual(seen: Seen, row: CorpusRow) -> Score | None:
         if texts >= _LEAST_TEXTS:
             spread = max(1.4826 * deviation, _LEAST_SPREAD) + _LETTERS / max(1, len(originals[part]))
             word = "long" if ratio > middle else "short"
-            scores.append(Score(abs(ratio - middle) / spread, f"the {part} is unusually {word} for its original"))
+            scores.append(RowScore(abs(ratio - middle) / spread, f"the {part} is unusually {word} for its original"))
     return worst(scores)
 
 
@@ -47,9 +47,9 @@ def _repeats(name: str, told: Callable[[str], str]) -> Callable[[CheckSetting], 
     def ready(setting: CheckSetting) -> Scorer:
         seen = _seen(setting)
 
-        def score(row: CorpusRow) -> Score:
+        def score(row: CorpusRow) -> RowScore:
             earlier = seen.repeats[name].of(row.id)
-            return Score(0, "") if earlier is None else Score(1, told(seen.place(earlier)))
+            return RowScore(0, "") if earlier is None else RowScore(1, told(seen.place(earlier)))
 
         return each(score)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmscale.corpus.checks.base import Check, CheckSetting, Score, Scorer, each
+from mmscale.corpus.checks.base import Check, CheckSetting, RowScore, Scorer, each
 from mmscale.corpus.rows import CorpusRow
 from mmscale.data.loading import load_records
 from mmscale.data.overlap import TextIndex
@@ -15,10 +15,10 @@ def _ready(setting: CheckSetting) -> Scorer:
         texts += [(side, f"{benchmark.source} {record.origin}") for record in records for side in record.sides]
     index = TextIndex(texts, setting.config.overlap_similarity)
 
-    def score(row: CorpusRow) -> Score:
+    def score(row: CorpusRow) -> RowScore:
         asked = [one for one in (row.question, row.source_question) if one]
         similarity, origin = max(filter(None, map(index.nearest, asked)), default=(0.0, ""))
-        return Score(similarity, f"holds {origin}")
+        return RowScore(similarity, f"holds {origin}")
 
     return each(score)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmscale.corpus.checks.base import Score, by_row
+from mmscale.corpus.checks.base import RowScore, by_row
 from mmscale.corpus.rows import CorpusRow
 
 _LONGEST_UNIT = 120
@@ -47,7 +47,7 @@ def _longest_run(same: np.ndarray) -> tuple[int, int]:
     return int(edges[1::2][longest]), int(lengths[longest])
 
 
-def score(row: CorpusRow) -> Score | None:
+def score(row: CorpusRow) -> RowScore | None:
     """How often the same stands in a row in the worse of question and rationale, and does not in the original."""
     pairs = [(row.question, row.source_question), (row.rationale, row.source_rationale)]
     scores = []
@@ -55,7 +55,7 @@ def score(row: CorpusRow) -> Score | None:
         times, unit = loop(text)
         if times > CHECK.threshold and original:
             times -= loop(original)[0] - 1
-        scores.append(Score(times, f"{unit.strip()[:60]!r} stands {times:.0f} times in a row"))
+        scores.append(RowScore(times, f"{unit.strip()[:60]!r} stands {times:.0f} times in a row"))
     return max(scores)
 
 

@@ -23,7 +23,7 @@ from mmscale.data.overlap import PERMUTATIONS, bands, normalised, shingles
 Counts = dict[str, dict[int, int]]
 """Pair of languages and part -> bin of a logarithm of a ratio -> texts."""
 BINS_PER_UNIT = 50
-"""Of the natural logarithm of characters of a translation per character of its original."""
+"""Per unit of the natural logarithm of characters of a translation per character of its original."""
 NEAR = 0.9
 """Least similarity of near duplicates."""
 _BUCKET = 1 << 20

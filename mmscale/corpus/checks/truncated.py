@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmscale.corpus.checks.base import Score, by_row, sides, worst
+from mmscale.corpus.checks.base import RowScore, by_row, sides, worst
 from mmscale.corpus.checks.numbers import differences, said_numbers
 from mmscale.corpus.rows import CorpusRow
 
@@ -31,17 +31,17 @@ def _loses_its_end(text: str, original: str, row: CorpusRow) -> str:
     return f"stops before {theirs[-1].readings[0]}" if last and not new else ""
 
 
-def _score_of(name: str, text: str, original: str, row: CorpusRow) -> Score:
+def _score_of(name: str, text: str, original: str, row: CorpusRow) -> RowScore:
     if row.language not in _WITHOUT_ENDS and _has_end(original) and not _has_end(text):
-        return Score(1, f"the {name} ends in {text.strip()[-20:]!r}, without a full stop")
+        return RowScore(1, f"the {name} ends in {text.strip()[-20:]!r}, without a full stop")
     lost = _loses_its_end(text, original, row)
-    return Score(1, f"the {name} {lost}") if lost else Score(0, "")
+    return RowScore(1, f"the {name} {lost}") if lost else RowScore(0, "")
 
 
-def score(row: CorpusRow) -> Score | None:
+def score(row: CorpusRow) -> RowScore | None:
     """1 where question or rationale stops before its end."""
     if row.translation is not None and not row.translation.finished:
-        return Score(1, "the translator ran to the longest text it may write")
+        return RowScore(1, "the translator ran to the longest text it may write")
     return worst([_score_of(name, text, original, row) for name, text, original in sides(row)])
 
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from itertools import pairwise
 
-from mmscale.corpus.checks.base import Score, by_row, sides, worst
+from mmscale.corpus.checks.base import RowScore, by_row, sides, worst
 from mmscale.corpus.rows import CorpusRow
 
 _NO_WORDS = re.compile(r"<<[^<>]*>>|\$[^$]*\$|\\[A-Za-z]+(?:\{[^{}]*\})*|https?://\S+|`[^`]*`")
@@ -58,14 +58,14 @@ def _weighed(run: list[str], sentences: list[str]) -> tuple[float, str]:
     return telling / scale + any(sentence in text for sentence in sentences), text
 
 
-def score(row: CorpusRow) -> Score | None:
+def score(row: CorpusRow) -> RowScore | None:
     """How many words of the original stand in the translation in a row, names left out, in the worse of question and rationale."""
     if row.source_language in (None, row.language):
         return None
     scores = []
     for name, text, original in sides(row):
         weight, run = longest_rest(text, original)
-        scores.append(Score(weight, f"the {name} has {run[:80]!r} as the original does"))
+        scores.append(RowScore(weight, f"the {name} has {run[:80]!r} as the original does"))
     return worst(scores)
 
 
