@@ -22,13 +22,18 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, for exam
 
 
 Cluster = Annotated[Path | None, typer.Option(help="cluster file: tasks run as an array of Slurm jobs")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what there is and what is missing; change nothing")]
 Ray = Annotated[str | None, typer.Option(help="address of a Ray cluster, or auto: tasks run there")]
 
 
 def _run(
-    names: Iterable[str], config: str, overrides: list[str] | None, cluster: Path | None = None, ray: str | None = None
+    names: Iterable[str] | None,
+    config: str,
+    overrides: list[str] | None,
+    cluster: Path | None = None,
+    ray: str | None = None,
 ) -> Path:
-    """Run steps of a corpus by name; returns its folder."""
+    """Run steps of a corpus by name, or all of them; returns its folder."""
     from mmscale import logs
     from mmscale.config.cluster import load_cluster
     from mmscale.config.corpus import load_corpus
@@ -37,12 +42,25 @@ def _run(
     loaded = load_corpus(config, overrides or [])
     try:
         from mmscale.corpus.executors import executor
-        from mmscale.corpus.pipeline import run_steps
+        from mmscale.corpus.pipeline import STEPS, run_steps
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed: pip install 'mmscale[corpus]'") from error
     logs.to_folder(loaded.folder)
-    run_steps(loaded, names, executor(loaded.workers, load_cluster(str(cluster)) if cluster else None, ray))
+    run_steps(
+        loaded,
+        STEPS if names is None else names,
+        executor(loaded.workers, load_cluster(str(cluster)) if cluster else None, ray),
+    )
     return loaded.folder
+
+
+def _dry_run(config: str, overrides: list[str] | None) -> None:
+    """Print what a corpus would be made of."""
+    from mmscale.config.corpus import load_corpus
+    from mmscale.corpus.dry_run import dry_run
+
+    for line in dry_run(load_corpus(config, overrides or [])):
+        print(line)
 
 
 @app.command()
@@ -82,22 +100,40 @@ def check(
 
 
 @app.command()
-def translate(config: ConfigName, overrides: Overrides = None, cluster: Cluster = None, ray: Ray = None) -> None:
+def translate(
+    config: ConfigName,
+    overrides: Overrides = None,
+    cluster: Cluster = None,
+    ray: Ray = None,
+    dry_run: DryRun = False,
+) -> None:
     """Translate the rows of the sources into every language of the corpus; what is translated already stays.
 
     Example: `mmscale corpus translate configs/corpus/mcot-math.yaml languages=[sw] tasks=4 workers=4`
 
     The same command goes on after a kill. Tasks share the shards; their number changes no output.
     """
-    _run(["read", "translate"], config, overrides, cluster, ray)
+    if dry_run:
+        _dry_run(config, overrides)
+    else:
+        print(_run(["read", "translate"], config, overrides, cluster, ray))
 
 
 @app.command("run")
-def run_all(config: ConfigName, overrides: Overrides = None, cluster: Cluster = None, ray: Ray = None) -> None:
+def run_all(
+    config: ConfigName,
+    overrides: Overrides = None,
+    cluster: Cluster = None,
+    ray: Ray = None,
+    dry_run: DryRun = False,
+) -> None:
     """Run every step; the same command goes on where it was stopped.
 
     Example: `mmscale corpus run configs/corpus/tinyworld.yaml`
-    """
-    from mmscale.corpus.pipeline import STEPS
 
-    print(_run(STEPS, config, overrides, cluster, ray))
+    Example: `mmscale corpus run configs/corpus/mcot-math.yaml --dry-run`
+    """
+    if dry_run:
+        _dry_run(config, overrides)
+    else:
+        print(_run(None, config, overrides, cluster, ray))

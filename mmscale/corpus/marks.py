@@ -54,7 +54,7 @@ Part = str | Mark
 
 
 @dataclass(frozen=True)
-class Segment:
+class Passage:
     """What is translated by itself: text and marks in turn."""
 
     parts: tuple[Part, ...]
@@ -99,7 +99,7 @@ class Segment:
         return "".join(map(one, self.parts))
 
 
-Layout = tuple[str | Segment, ...]
+Layout = tuple[str | Passage, ...]
 """A text cut up: what stays as it is, and what is translated."""
 
 
@@ -120,7 +120,7 @@ class Cutter:
         """The layout of a text."""
         masked, marks = self._masked(text)
         lines = re.split(r"(\n+)", masked)
-        pieces: list[str | Segment] = []
+        pieces: list[str | Passage] = []
         for line in lines:
             pieces += self._line(line, marks)
         return tuple(_merged(pieces)) if self.by_line else whole(pieces)
@@ -146,7 +146,7 @@ class Cutter:
         terms = [rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)"] if words else []
         return re.compile("|".join([*_MARKS, *terms]), re.DOTALL)
 
-    def _line(self, line: str, marks: Mapping[str, Mark]) -> list[str | Segment]:
+    def _line(self, line: str, marks: Mapping[str, Mark]) -> list[str | Passage]:
         plain = "".join(marks[c].text if c in marks else c for c in line)
         if not _WORD.search("".join(c for c in line if c not in marks)) and not any(
             marks[c].is_term for c in line if c in marks
@@ -163,15 +163,15 @@ class Cutter:
         end = _place(line, marks, stated.start())
         return [*self._sentences(line[:end], marks), answer]
 
-    def _sentences(self, line: str, marks: Mapping[str, Mark]) -> list[str | Segment]:
-        pieces: list[str | Segment] = []
+    def _sentences(self, line: str, marks: Mapping[str, Mark]) -> list[str | Passage]:
+        pieces: list[str | Passage] = []
         for sentence in self.sentences(line) if self.by_line else [line]:
             bare = sentence.strip()
             before, after = sentence[: sentence.find(bare)], sentence[sentence.find(bare) + len(bare) :]
             if not _WORD.search("".join(c for c in bare if c not in marks)):
                 pieces.append("".join(marks[c].target if c in marks else c for c in sentence))
             else:
-                pieces += [before, Segment(_parts(bare, marks)), after]
+                pieces += [before, Passage(_parts(bare, marks)), after]
         return pieces
 
 
@@ -196,21 +196,21 @@ def _parts(masked: str, marks: Mapping[str, Mark]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _merged(pieces: Sequence[str | Segment]) -> Iterator[str | Segment]:
+def _merged(pieces: Sequence[str | Passage]) -> Iterator[str | Passage]:
     """Without empty texts."""
     return (piece for piece in pieces if piece != "")
 
 
-def whole(pieces: Sequence[str | Segment]) -> Layout:
-    """One segment of all: what stays as it is becomes a mark in it, but at both ends it stays outside."""
+def whole(pieces: Sequence[str | Passage]) -> Layout:
+    """One passage of all: what stays as it is becomes a mark in it, but at both ends it stays outside."""
     kept = list(_merged(pieces))
-    places = [i for i, piece in enumerate(kept) if isinstance(piece, Segment)]
+    places = [i for i, piece in enumerate(kept) if isinstance(piece, Passage)]
     if not places:
         return tuple(kept)
     inside: list[Part] = []
     for piece in kept[places[0] : places[-1] + 1]:
-        inside += piece.parts if isinstance(piece, Segment) else [piece if not piece.strip() else Mark(piece, piece)]
-    return (*kept[: places[0]], Segment(tuple(_joined(inside))), *kept[places[-1] + 1 :])
+        inside += piece.parts if isinstance(piece, Passage) else [piece if not piece.strip() else Mark(piece, piece)]
+    return (*kept[: places[0]], Passage(tuple(_joined(inside))), *kept[places[-1] + 1 :])
 
 
 def _joined(parts: Sequence[Part]) -> Iterator[Part]:

@@ -38,7 +38,7 @@ class TranslationNote:
     """Every text of it ended by itself, not at its longest."""
     source_cut: bool = False
     """A text was longer than what is read of it."""
-    segments: int = 0
+    passages: int = 0
     """Pieces of text that were translated by themselves."""
     restored_marks: tuple[str, ...] = ()
     """Formulas, code, links that the translator lost, and that stand in their places since what is around them was translated

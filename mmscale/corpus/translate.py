@@ -22,10 +22,10 @@ from mmscale import registry
 from mmscale.config.corpus import CorpusConfig, CorpusSourceConfig
 from mmscale.config.corpus_translate import TranslateConfig
 from mmscale.corpus.layout import WORK, shard_path, source_folder
-from mmscale.corpus.marks import Cutter, Layout, Segment, whole
+from mmscale.corpus.marks import Cutter, Layout, Passage, whole
 from mmscale.corpus.reading import shard_count
 from mmscale.corpus.rows import CorpusRow, TranslationNote, read_rows, write_rows
-from mmscale.corpus.translators.base import SegmentTranslator
+from mmscale.corpus.translators.base import PassageTranslator
 from mmscale.data.phrases import ANSWERS
 from mmscale.errors import UserError
 from mmscale.evaluation.answers.written_numbers import normalised, numbers
@@ -59,14 +59,14 @@ def pairs(config: CorpusConfig) -> list[Pair]:
 
 
 @functools.lru_cache(maxsize=8)
-def translator(config: str, source: str, target: str) -> SegmentTranslator:
+def translator(config: str, source: str, target: str) -> PassageTranslator:
     """The translator of a configuration's JSON for two languages."""
     parsed = TranslateConfig.model_validate_json(config)
-    made: SegmentTranslator = registry.get("translators", parsed.backend)(parsed, source, target)
+    made: PassageTranslator = registry.get("translators", parsed.backend)(parsed, source, target)
     return made
 
 
-def translator_of(config: TranslateConfig, pair: Pair) -> SegmentTranslator:
+def translator_of(config: TranslateConfig, pair: Pair) -> PassageTranslator:
     """The translator of a pair."""
     return translator(config.model_dump_json(), pair.source.language, pair.target)
 
@@ -104,7 +104,7 @@ class TranslationCounts:
     """What a shard's translation went through."""
 
     rows: int = 0
-    segments: int = 0
+    passages: int = 0
     restored_marks: int = 0
     lost_marks: int = 0
     unfinished: int = 0
@@ -127,11 +127,11 @@ class ShardTranslation:
         """All rows; what is translated already is taken up, the rest kept batch by batch."""
         cut = cutter(self.config, self.pair)
         layouts = [self._layouts(cut, row) for row in self.rows]
-        segments = [part for layout in layouts for text in layout for part in text if isinstance(part, Segment)]
+        passages = [part for layout in layouts for text in layout for part in text if isinstance(part, Passage)]
         self._made = {text: made for (_, text), made in self._cache.rows().items()}
-        self._translate([self._shown(segment) for segment in segments])
-        lossy = [segment for segment in segments if self._restored(segment) is None]
-        self._translate([piece for segment in lossy for piece in segment.pieces()])
+        self._translate([self._shown(passage) for passage in passages])
+        lossy = [passage for passage in passages if self._restored(passage) is None]
+        self._translate([piece for passage in lossy for piece in passage.pieces()])
         return [self._row(row, layout) for row, layout in zip(self.rows, layouts, strict=True)]
 
     def _layouts(self, cut: Cutter, row: CorpusRow) -> list[Layout]:
@@ -139,11 +139,11 @@ class ShardTranslation:
         both = [cut.cut(row.question), cut.cut(row.rationale)]
         return [whole([*both[0], "\n\n", _BETWEEN, "\n\n", *both[1]])] if self._whole_rows and row.rationale else both
 
-    def _shown(self, segment: Segment) -> str:
-        return segment.shown(self.config.placeholder)
+    def _shown(self, passage: Passage) -> str:
+        return passage.shown(self.config.placeholder)
 
-    def _restored(self, segment: Segment) -> str | None:
-        return segment.restored(self._made[self._shown(segment)].text, self.config.placeholder)
+    def _restored(self, passage: Passage) -> str | None:
+        return passage.restored(self._made[self._shown(passage)].text, self.config.placeholder)
 
     def _translate(self, texts: Sequence[str]) -> None:
         """Translate what is open, in batches of all."""
@@ -165,16 +165,16 @@ class ShardTranslation:
             question, _, rationale = texts[0].partition(_BETWEEN)
         else:
             question, rationale = texts
-        segments = [part for layout in layouts for part in layout if isinstance(part, Segment)]
-        made = [one for segment in segments for one in self._of(segment)]
-        restored = [mark.text for segment in segments if self._restored(segment) is None for mark in segment.marks]
+        passages = [part for layout in layouts for part in layout if isinstance(part, Passage)]
+        made = [one for passage in passages for one in self._of(passage)]
+        restored = [mark.text for passage in passages if self._restored(passage) is None for mark in passage.marks]
         source = f"{row.question}\n{row.rationale}"
         note = TranslationNote(
             backend=self.config.backend,
             model=self.config.model,
             finished=all(one.finished for one in made),
             source_cut=any(one.source_cut for one in made),
-            segments=len(segments),
+            passages=len(passages),
             restored_marks=tuple(mark for mark in restored if mark != _BETWEEN),
             lost_marks=lost_numbers(source, row.language, f"{question}\n{rationale}", self.pair.target),
         )
@@ -193,18 +193,18 @@ class ShardTranslation:
             notes=row.notes,
         )
 
-    def _of(self, segment: Segment) -> list[Translated]:
-        """What a segment was made from."""
-        if self._restored(segment) is not None:
-            return [self._made[self._shown(segment)]]
-        return [self._made[piece] for piece in segment.pieces()]
+    def _of(self, passage: Passage) -> list[Translated]:
+        """What a passage was made from."""
+        if self._restored(passage) is not None:
+            return [self._made[self._shown(passage)]]
+        return [self._made[piece] for piece in passage.pieces()]
 
     def _text(self, layout: Layout) -> str:
-        return "".join(part if isinstance(part, str) else self._segment(part) for part in layout)
+        return "".join(part if isinstance(part, str) else self._passage(part) for part in layout)
 
-    def _segment(self, segment: Segment) -> str:
-        restored = self._restored(segment)
-        return restored if restored is not None else segment.joined(lambda piece: self._made[piece].text)
+    def _passage(self, passage: Passage) -> str:
+        restored = self._restored(passage)
+        return restored if restored is not None else passage.joined(lambda piece: self._made[piece].text)
 
 
 def batches(lengths: dict[str, int], most: int) -> Iterator[list[str]]:
@@ -267,7 +267,7 @@ def _counts(rows: Sequence[CorpusRow]) -> TranslationCounts:
     for row in rows:
         note = row.translation
         assert note is not None
-        counts.segments += note.segments
+        counts.passages += note.passages
         counts.restored_marks += len(note.restored_marks)
         counts.lost_marks += bool(note.lost_marks)
         counts.unfinished += not note.finished
@@ -320,7 +320,7 @@ def tell(config: CorpusConfig) -> None:
             "rows of texts that were cut": total.source_cut,
         }
         told = "".join(f"; {count} {what}" for what, count in faults.items() if count)
-        say(f"{pair.name}: {total.rows} rows of {total.segments} segments{told}")
+        say(f"{pair.name}: {total.rows} rows of {total.passages} passages{told}")
 
 
 def _sum(one: TranslationCounts, other: TranslationCounts) -> TranslationCounts:

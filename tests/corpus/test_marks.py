@@ -8,7 +8,7 @@ import sentencex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmscale.corpus.marks import Cutter, Segment
+from mmscale.corpus.marks import Cutter, Passage
 from mmscale.corpus.translate import lost_numbers
 
 PLACEHOLDER = "[{n}]"
@@ -60,7 +60,7 @@ def test_a_translator_that_changes_nothing_gives_the_text_back(text, by_line):
 @given(texts, st.booleans())
 def test_a_translator_that_loses_every_mark_loses_none(text, by_line):
     cut = cutter(by_line)
-    marks = [mark.text for part in cut.cut(text) if isinstance(part, Segment) for mark in part.marks]
+    marks = [mark.text for part in cut.cut(text) if isinstance(part, Passage) for mark in part.marks]
     kept = through(text, lambda piece: re.sub(r"[^A-Za-z ]", "", piece), cut)
     for mark in set(marks):
         assert kept.count(mark) >= marks.count(mark)

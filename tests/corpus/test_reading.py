@@ -23,7 +23,7 @@ ROW = CorpusRow(
     source_language="en",
     source_question="?",
     source_rationale="Two.\n#### 2",
-    translation=TranslationNote(backend="ctranslate2", model="nllb", segments=3, lost_marks=("7",)),
+    translation=TranslationNote(backend="ctranslate2", model="nllb", passages=3, lost_marks=("7",)),
     notes={"checks": {"digits": 1}},
 )
 

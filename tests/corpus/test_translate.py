@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -16,8 +22,9 @@ from mmscale.config.corpus_translate import TranslateConfig
 from mmscale.config.translation import TranslationConfig
 from mmscale.corpus.rows import read_rows
 from mmscale.corpus.translate import batches
-from mmscale.corpus.translators.base import SegmentTranslator
+from mmscale.corpus.translators.base import PassageTranslator
 from mmscale.errors import UserError
+from mmscale.storage import files
 from mmscale.storage.locks import alone_in
 from mmscale.translation.translator import Translated, load_translator
 from tests.translation.tiny import nllb
@@ -43,7 +50,7 @@ class Killed(Exception):
     """What ends a command in the middle."""
 
 
-class Shouting(SegmentTranslator):
+class Shouting(PassageTranslator):
     """A translator of tests: capital letters, every "mangos" lost; it breaks off behind `most` batches."""
 
     most = 1 << 30
@@ -300,6 +307,57 @@ def test_an_endpoint_is_asked_again_until_patience_ends_and_the_same_command_goe
     assert first["max_tokens"] == 512 and "from English to Swahili" in first["messages"][0]["content"]
     row = made(tmp_path / "out", "sw")[6]
     assert (row.question, row.rationale) == ("TOM HAS 6 EGGS. HOW MANY ARE 6 AND 2?", "IT IS 6+2 = <<6+2=8>>8.\n#### 8")
+
+
+def test_a_dry_run_says_what_is_missing_and_changes_nothing(shouting, tmp_path, capsys):
+    config = corpus(tmp_path, {"backend": "shouting", "model": "-"}, languages=["en", "sw", "fi"])
+    assert main(["corpus", "run", config, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "source eggs (English): ready, begins" in said and "eggs into Swahili: ready, by shouting with -" in said
+    assert "eggs into Finnish: missing: language 'fi' has no line" in said and not (tmp_path / "out").exists()
+    assert main(["corpus", "translate", "configs/corpus/mcot-math.yaml", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "metamath into Bengali, German, Spanish, French, Japanese, Russian, Swahili, Telugu, Thai, Chinese: missing"
+        in said
+    )
+
+
+def test_a_full_disk_is_told_and_nothing_is_lost(shouting, tmp_path, capsys, monkeypatch):
+    config = corpus(tmp_path, {"backend": "shouting", "model": "-"}, languages=["sw"])
+    append, room = files.append_lines, [2]
+
+    def full(path, lines):
+        room[0] -= 1
+        if room[0] < 0:
+            raise files.cannot_write(path, OSError(errno.ENOSPC, "No space left on device"))
+        append(path, lines)
+
+    monkeypatch.setattr("mmscale.translation.cache.append_lines", full)
+    assert main(["corpus", "translate", config]) == 2
+    assert "No space left on device; free space" in capsys.readouterr().err
+    room[0], asked = 1 << 30, set(shouting.asked)
+    assert main(["corpus", "translate", config]) == 0
+    assert len(made(tmp_path / "out", "sw")) == 7 and asked
+
+
+@pytest.mark.slow
+def test_a_killed_command_of_three_workers_goes_on_to_the_same_rows(model, tmp_path):
+    """Killed with its workers at three places; tasks in processes of their own."""
+    settings = {"backend": "ctranslate2", "model": str(model / "ct2"), "max_new_tokens": 40, "max_source_tokens": 60}
+    whole = corpus(tmp_path, settings, "whole")
+    assert main(["corpus", "translate", whole]) == 0
+    config = corpus(tmp_path, settings)
+    command = [sys.executable, "-m", "mmscale", "corpus", "translate", config, "tasks=3", "workers=3"]
+    for seconds in (6, 9, 12):
+        process = subprocess.Popen(command, start_new_session=True)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, check=False).returncode == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_a_key_is_read_from_the_environment_alone(tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from mmscale.config.translation import TranslationConfig
 from mmscale.translation.translator import Translated
 
 
-class SegmentTranslator(ABC):
+class PassageTranslator(ABC):
     """Translates texts from one language into another; made cheaply, weights are loaded when they are needed."""
 
     usual_unit: Literal["sentence", "text", "row"] = "sentence"

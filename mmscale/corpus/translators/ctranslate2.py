@@ -12,13 +12,31 @@ import ctranslate2
 
 from mmscale.config.translation import TranslationConfig
 from mmscale.conversion.ctranslate2 import NOTES, TOKENIZER
-from mmscale.corpus.translators.base import SegmentTranslator, encoder_decoder
+from mmscale.corpus.translators.base import PassageTranslator, encoder_decoder
 from mmscale.errors import UserError
 from mmscale.storage.reading import read_json_object
 from mmscale.translation.translator import SourceText, Translated, TranslatorTokenizer
 
 
-class CTranslate2Translator(SegmentTranslator):
+@functools.lru_cache(maxsize=1)
+def _loaded(model: str, device: str, compute_type: str) -> Any:
+    """The last model that was asked for, whatever the languages."""
+    try:
+        return ctranslate2.Translator(
+            str(Path(model).expanduser()),
+            device=device,
+            compute_type=compute_type,
+            inter_threads=1,
+            intra_threads=int(os.environ.get("OMP_NUM_THREADS", "0")),
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"CTranslate2 cannot load translate.model={model} as {compute_type} on {device} ({str(error).splitlines()[0]}): convert "
+            f"it again, or set another translate.dtype"
+        ) from error
+
+
+class CTranslate2Translator(PassageTranslator):
     """A model that `mmscale convert MODEL FOLDER --to ctranslate2` made, by CTranslate2."""
 
     def require(self) -> None:
@@ -56,22 +74,9 @@ class CTranslate2Translator(SegmentTranslator):
     def _compute_type(self) -> str:
         return self.config.dtype or ("float16" if self._device == "cuda" else "int8")
 
-    @functools.cached_property
+    @property
     def _model(self) -> Any:
-        threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
-        try:
-            return ctranslate2.Translator(
-                str(Path(self.config.model).expanduser()),
-                device=self._device,
-                compute_type=self._compute_type,
-                inter_threads=1,
-                intra_threads=threads,
-            )
-        except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f"CTranslate2 cannot load translate.model={self.config.model} as {self._compute_type} on {self._device} "
-                f"({str(error).splitlines()[0]}): convert it again, or set another translate.dtype"
-            ) from error
+        return _loaded(self.config.model, self._device, self._compute_type)
 
     def _encoded(self, texts: Sequence[str]) -> list[SourceText]:
         return self._tokenizer.encode(texts, [self.source] * len(texts))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import openai
 
-from mmscale.corpus.translators.base import SegmentTranslator, seed_of
+from mmscale.corpus.translators.base import PassageTranslator, seed_of
 from mmscale.errors import UserError
 from mmscale.languages import language
 from mmscale.progress import say
@@ -25,7 +25,7 @@ _PASSING = (openai.APIConnectionError, openai.RateLimitError, openai.InternalSer
 """What may be over at the next try: no connection, too slow, too many requests, a fault of the server."""
 
 
-class EndpointTranslator(SegmentTranslator):
+class EndpointTranslator(PassageTranslator):
     """An LLM behind any OpenAI-compatible endpoint, asked by a prompt."""
 
     usual_unit: Literal["sentence", "text", "row"] = "row"

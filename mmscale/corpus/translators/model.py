@@ -10,7 +10,7 @@ import torch
 
 from mmscale.answering.local import LocalAnswerer, local_answerer
 from mmscale.config.evaluation import GenerationConfig
-from mmscale.corpus.translators.base import SegmentTranslator, seed_of
+from mmscale.corpus.translators.base import PassageTranslator, seed_of
 from mmscale.data.prompts import require_readable, template
 from mmscale.data.records import ParallelSentence
 from mmscale.decoding.generate import Generation, PromptDecoder
@@ -27,7 +27,7 @@ def _answerer(path: str, prompt: str | None) -> LocalAnswerer:
     return local_answerer(path, read_parts(path), prompt, ParallelContext(device=device))
 
 
-class ModelTranslator(SegmentTranslator):
+class ModelTranslator(PassageTranslator):
     """A model folder of ours that was trained on question translation."""
 
     usual_unit: Literal["sentence", "text", "row"] = "text"

@@ -9,13 +9,21 @@ from typing import Any
 import torch
 
 from mmscale.config.corpus_translate import TranslateConfig
-from mmscale.corpus.translators.base import SegmentTranslator, encoder_decoder
+from mmscale.config.translation import TranslationConfig
+from mmscale.corpus.translators.base import PassageTranslator, encoder_decoder
 from mmscale.errors import UserError
 from mmscale.translation.questions import translator_files
 from mmscale.translation.translator import Translated, Translator, TranslatorTokenizer, load_translator
 
 
-class TransformersTranslator(SegmentTranslator):
+@functools.lru_cache(maxsize=1)
+def _loaded(config: str) -> Translator:
+    """The last model that was asked for, whatever the target."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return load_translator(TranslationConfig.model_validate_json(config), device)
+
+
+class TransformersTranslator(PassageTranslator):
     """An encoder-decoder in transformers: NLLB, M2M100, T5, MADLAD."""
 
     def __init__(self, config: TranslateConfig, source: str, target: str) -> None:
@@ -40,8 +48,9 @@ class TransformersTranslator(SegmentTranslator):
 
     @functools.cached_property
     def _translator(self) -> Translator:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return load_translator(self._own, device)
+        alike = encoder_decoder(self.config, self.config.model, self.source)
+        loaded = _loaded(alike.model_dump_json())
+        return Translator(self._tokenizer, loaded.model, loaded.device)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         return [len(one.ids) for one in self._tokenizer.encode(texts, [self.source] * len(texts))]
