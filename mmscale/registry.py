@@ -37,7 +37,7 @@ class Kind:
 
 
 _SOURCES = (
-    "afrimgsm", "afrixnli", "bilingual_pairs", "bitext", "gsm8k", "gsm8kinstruct", "gsmtrans", "mathinstruct", "mcot_math", "metamath", "mgsm",
+    "afrimgsm", "afrixnli", "bilingual_pairs", "bitext", "corpus", "gsm8k", "gsm8kinstruct", "gsmtrans", "mathinstruct", "mcot_math", "metamath", "mgsm",
     "msvamp", "query_translation", "svamp", "table", "tinyworld", "xcopa", "xcsqa", "xnli",
 )  # fmt: skip
 _PROMPTS = (

@@ -119,6 +119,25 @@ def translate(
         print(_run(["read", "translate"], config, overrides, cluster, ray))
 
 
+@app.command("compile")
+def compile_rows(
+    config: ConfigName,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the manifest, one JSON object")] = False,
+    cluster: Cluster = None,
+    ray: Ray = None,
+) -> None:
+    """Compile checked rows into a corpus for training: mixed, split, shuffled, as parquet files with a manifest and a data card.
+
+    Example: `mmscale corpus compile configs/corpus/tinyworld.yaml compile.temperature=2`
+    """
+    _run(["compile"], config, overrides, cluster, ray)
+    from mmscale.config.corpus import load_corpus
+    from mmscale.corpus.showing import print_compiled
+
+    print_compiled(load_corpus(config, overrides or []), as_json)
+
+
 @app.command("run")
 def run_all(
     config: ConfigName,

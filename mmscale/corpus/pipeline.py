@@ -13,7 +13,7 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from mmscale.config.corpus import CorpusConfig
-from mmscale.corpus import checking, translate
+from mmscale.corpus import checking, compiling, mixture, publishing, translate
 from mmscale.corpus.executors import Executor, Here, Tasks
 from mmscale.corpus.layout import WORK
 from mmscale.corpus.reading import SourceReader
@@ -64,7 +64,27 @@ def _check(run: CorpusRun) -> None:
     checking.summarise(config, work)
 
 
-STEPS: dict[str, Callable[[CorpusRun], None]] = {"read": _read, "translate": _translate, "check": _check}
+def _compile(run: CorpusRun) -> None:
+    work = compiling.begun(run.config)
+    with alone_in(work.target.with_name(f".{work.target.name}.lock")):
+        if publishing.is_published(work):
+            return
+        tasks = min(run.config.tasks, len(work.shards()))
+        run.step(compiling.RankShards(work), tasks)
+        ranks = compiling.ranks_of_cells(work)
+        capped, targets = mixture.targets({cell: len(own) for cell, own in ranks.items()}, run.config.compile)
+        layout = compiling.layout_of(work, ranks, targets)
+        run.step(compiling.SpillShards(work, layout), tasks)
+        run.step(compiling.WriteFiles(work, layout), min(run.config.tasks, sum(layout.files.values())))
+        publishing.publish(work, layout, capped, targets)
+
+
+STEPS: dict[str, Callable[[CorpusRun], None]] = {
+    "read": _read,
+    "translate": _translate,
+    "check": _check,
+    "compile": _compile,
+}
 """Every step of `mmscale corpus run` in its order; each takes up what the one before it left."""
 
 
