@@ -20,7 +20,10 @@ def load(source, path, *languages, **more):
 
 
 def test_every_source_is_among_the_forms():
-    assert {form.source for form in FORMS} == set(registry.names("sources")) - {"tinyworld", "corpus"}  # made by mmscale: tests/tinyworld, tests/corpus
+    assert {form.source for form in FORMS} == set(registry.names("sources")) - {
+        "tinyworld",
+        "corpus",
+    }  # made by mmscale: tests/tinyworld, tests/corpus
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
