@@ -84,7 +84,7 @@ class Taking:
 
 
 def takings(ranks: Mapping[Cell, np.ndarray], targets: Mapping[Cell, int]) -> dict[str, Taking]:
-    """Of each cell exactly as many rows as it shall give."""
+    """As many rows of each cell as it shall give, exactly."""
     chosen = {}
     for cell, own in ranks.items():
         times, once_more = divmod(targets[cell], max(1, len(own)))

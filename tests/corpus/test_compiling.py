@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Any
 
 import datasets
 import pytest
@@ -52,6 +53,10 @@ def made(config, *more):
         assert main(["corpus", verb, config, *more]) == 0
 
 
+def problems(config) -> tuple[list[Any], Any]:
+    return load_records(config, ())
+
+
 def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -80,7 +85,7 @@ def test_a_compiled_corpus_is_read_by_datasets_by_its_source_and_by_the_hub(tmp_
         "sw": 20,
     }
     assert splits["train"]["problem"] != sorted(splits["train"]["problem"])
-    records, _ = load_records(DataConfig(source="corpus", path=str(folder), languages=("sw", "de")), ())
+    records, _ = problems(DataConfig(source="corpus", path=str(folder), languages=("sw", "de")))
     assert Counter(record.language for record in records) == {code: manifest["splits"]["train"]["languages"][code] for code in ("sw", "de")}  # fmt: skip
     assert records[0].english_question.endswith("apples?") and records[0].rationale.startswith("= ")
     card = DatasetCard.load(folder / "README.md")
@@ -116,7 +121,7 @@ def test_mcots_own_rows_are_written_and_read(tmp_path, capsys):
     folder = tmp_path / "out" / "compiled"
     data = folder / "data" / "train-00000-of-00001.parquet"
     for source, path in (("corpus", folder), ("mcot_math", data)):
-        records, _ = load_records(DataConfig(source=source, path=str(path), languages=("en", "sw")), ())
+        records, _ = problems(DataConfig(source=source, path=str(path), languages=("en", "sw")))
         assert sorted((one.language, one.question, one.rationale) for one in records) == sorted(
             (code, f"{n} {WORDS[code]}?", f"= {n}") for code in ("en", "sw") for n in range(5)
         )
