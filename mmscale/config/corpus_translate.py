@@ -118,8 +118,6 @@ class TranslateConfig(Config):
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide what a text becomes."""
-        return self.model_dump(
-            mode="json",
-            exclude={"endpoint": {"requests_in_flight", "timeout_s", "patience_s", "key_variable"}},
-        )
+        """The settings that decide what a text becomes, beside the model's files; where these lie decides nothing."""
+        waiting = {"requests_in_flight", "timeout_s", "patience_s", "key_variable", "url"}
+        return self.model_dump(mode="json", exclude={"model": True, "endpoint": waiting})

@@ -24,6 +24,22 @@ NOTES, TOKENIZER = "mmscale.json", "tokenizer"
 """What the conversion says of the model; folder of its tokenizer and configuration."""
 
 
+class _WithCodes:
+    """M2M100's tokenizer as CTranslate2's converter asks for it: codes of languages, which are not in the vocabulary, named beside it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    @property
+    def special_tokens_map(self) -> dict[str, Any]:
+        codes: dict[str, int] = getattr(self._tokenizer, "lang_token_to_id", {})
+        named = {**self._tokenizer.special_tokens_map}
+        return {**named, "additional_special_tokens": sorted(codes, key=codes.__getitem__)} if codes else named
+
+
 class _Converter(TransformersConverter):
     """CTranslate2's, of a model that is loaded already."""
 
@@ -35,13 +51,15 @@ class _Converter(TransformersConverter):
         return self._translator.model
 
     def load_tokenizer(self, tokenizer_class: Any, model_name_or_path: str, **kwargs: Any) -> Any:
-        return self._translator.tokenizer.tokenizer
+        return _WithCodes(self._translator.tokenizer.tokenizer)
 
 
 def to_ctranslate2(source: str, folder: Path, dtype: str | None) -> str:
     """Write the folder; says what was written. UserError for what is no such model."""
     config = TranslationConfig(path=source, prefix=_any_prefix(source), max_source_tokens=4, max_new_tokens=1)
     loaded = load_translator(config, torch.device("cpu"))
+    if loaded.tokenizer.tokenizer.unk_token is None:
+        raise UserError(f"{source}: its tokenizer has no token for what it does not know, and CTranslate2 needs one")
     try:
         _Converter(source, loaded).convert(str(folder), quantization=dtype, force=True)
     except (ValueError, RuntimeError, NotImplementedError, AttributeError) as error:

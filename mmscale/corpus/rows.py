@@ -38,6 +38,8 @@ class TranslationNote:
     """Every text of it ended by itself, not at its longest."""
     source_cut: bool = False
     """A text was longer than what is read of it."""
+    empty: bool = False
+    """A text of it was translated into nothing."""
     passages: int = 0
     """Pieces of text that were translated by themselves."""
     restored_marks: tuple[str, ...] = ()

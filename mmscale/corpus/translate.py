@@ -109,6 +109,7 @@ class TranslationCounts:
     lost_marks: int = 0
     unfinished: int = 0
     source_cut: int = 0
+    empty: int = 0
     first_lost: list[str] = field(default_factory=list)
 
 
@@ -174,6 +175,9 @@ class ShardTranslation:
             model=self.config.model,
             finished=all(one.finished for one in made),
             source_cut=any(one.source_cut for one in made),
+            empty=any(not one.text for one in made)
+            or not question.strip()
+            or bool(row.rationale) > bool(rationale.strip()),
             passages=len(passages),
             restored_marks=tuple(mark for mark in restored if mark != _BETWEEN),
             lost_marks=lost_numbers(source, row.language, f"{question}\n{rationale}", self.pair.target),
@@ -272,6 +276,7 @@ def _counts(rows: Sequence[CorpusRow]) -> TranslationCounts:
         counts.lost_marks += bool(note.lost_marks)
         counts.unfinished += not note.finished
         counts.source_cut += note.source_cut
+        counts.empty += note.empty
         if note.lost_marks and len(counts.first_lost) < 3:
             counts.first_lost.append(f"{row.id} ({', '.join(note.lost_marks[:5])})")
     return counts
@@ -318,6 +323,7 @@ def tell(config: CorpusConfig) -> None:
             f"rows lost numbers{first}": total.lost_marks,
             "rows not finished": total.unfinished,
             "rows of texts that were cut": total.source_cut,
+            "rows of a text translated into nothing": total.empty,
         }
         told = "".join(f"; {count} {what}" for what, count in faults.items() if count)
         say(f"{pair.name}: {total.rows} rows of {total.passages} passages{told}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import json
 import os
@@ -15,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from transformers import M2M100Tokenizer
 
 from mmscale import registry
 from mmscale.cli.main import main
@@ -27,7 +29,7 @@ from mmscale.errors import UserError
 from mmscale.storage import files
 from mmscale.storage.locks import alone_in
 from mmscale.translation.translator import Translated, load_translator
-from tests.translation.tiny import nllb
+from tests.translation.tiny import m2m100, m2m100_tokenizer, nllb, t5
 
 TEXTS = ("Anna has 12 mangos.", "Tom buys 5 books and 7 eggs. How many now?", "mbili na moja ni tatu")
 ROWS = [
@@ -117,6 +119,37 @@ def test_ctranslate2_is_transformers_own_generate(model, beams):
     assert [ours[i] for i in range(3)] == theirs
     assert len({one.text for one in theirs}) > 1
     assert fast.lengths(TEXTS) == [len(one.ids) for one in plain.tokenizer.encode(TEXTS, ["en"] * 3)]
+
+
+def as_both(folder, source, target, texts, **settings):
+    """What CTranslate2 and transformers make of texts."""
+    assert main(["convert", str(folder / "own"), str(folder / "ct2"), "--to", "ctranslate2"]) == 0
+    settings = {"max_new_tokens": 12, "max_source_tokens": 60, **settings}
+    config = TranslateConfig(backend="ctranslate2", model=str(folder / "ct2"), dtype="float32", **settings)
+    fast = registry.get("translators", "ctranslate2")(config, source, target)
+    fast.require()
+    plain = load_translator(TranslationConfig(path=str(folder / "own"), target=target, **settings), torch.device("cpu"))
+    return [made for _, made in fast.translate(texts)], [plain.translate([text], [source])[0] for text in texts]
+
+
+def test_ctranslate2_is_transformers_for_t5_and_m2m100_too(tmp_path, tinyworld_tokenizers, capsys):
+    for name in ("t5", "m2m100"):
+        (tmp_path / name / "own").mkdir(parents=True)
+    tokenizer = copy.deepcopy(tinyworld_tokenizers[1])
+    t5(tmp_path / "t5" / "own", tokenizer)
+    assert main(["convert", str(tmp_path / "t5" / "own"), str(tmp_path / "t5" / "ct2"), "--to", "ctranslate2"]) == 2
+    assert "has no token for what it does not know" in capsys.readouterr().err
+    tokenizer.unk_token = tokenizer.pad_token
+    t5(tmp_path / "t5" / "own", tokenizer)
+    fast, plain = as_both(tmp_path / "t5", "en", "sw", TEXTS, prefix="to {target}: ")
+    assert fast == plain and len({one.text for one in plain}) > 1
+    own = tmp_path / "m2m100" / "own"
+    tokenizer = M2M100Tokenizer.from_pretrained(m2m100_tokenizer(own))
+    m2m100(own, tokenizer.get_lang_id("zu") + 9)
+    fast, plain = as_both(
+        tmp_path / "m2m100", "sw", "de", ["mbili na moja ni tatu", "ni moja", "na tatu na mbili"], beams=2
+    )
+    assert fast == plain and any(one.text for one in plain)
 
 
 def test_rows_are_translated_from_the_command_line_into_every_language(model, tmp_path, capsys):

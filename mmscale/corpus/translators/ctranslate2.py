@@ -103,6 +103,7 @@ class CTranslate2Translator(PassageTranslator):
     def _read(self, tokens: list[str], source: SourceText) -> Translated:
         named = self._tokenizer.tokenizer
         finished = bool(tokens) and tokens[-1] == named.eos_token
-        ids = named.convert_tokens_to_ids(tokens[:-1] if finished else tokens)
+        codes = getattr(named, "lang_token_to_id", {})  # M2M100's, which its tokenizer takes for text
+        ids = named.convert_tokens_to_ids([one for one in (tokens[:-1] if finished else tokens) if one not in codes])
         text = str(named.decode(ids, skip_special_tokens=True)).strip()
         return Translated(text, source.cut, source.unknown, finished, self._tokenizer.holds_unknown(ids))
