@@ -1,17 +1,12 @@
-"""The shipped batch script on a real Slurm controller with two nodes: runs, is signalled, preempted, loses a node, goes on.
-
-Needs root and Debian's slurm-wlm, munge and iproute2; tests/distributed/slurm starts and stops the cluster.
-"""
+"""The shipped batch script on a real Slurm controller with two nodes: runs, is signalled, preempted, loses a node, goes on."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,35 +21,17 @@ from mmscale.parallel.extensions import build_folder
 from mmscale.training import checkpoint
 from tests.distributed import ranks
 from tests.distributed.mapping_run import MAPPING, STEPS, command, final, losses, reached, stage
+from tests.distributed.virtual_cluster import needs_slurm, script, virtual_cluster
 from tests.runs.test_programs_run import CONFIG as PROGRAMS
 from tests.runs.test_programs_run import SMALL
 
-SCRIPTS = Path(__file__).parent / "slurm"
-NEEDED = ("slurmctld", "munged", "ip", "unshare")
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or any(shutil.which(c, path=os.environ["PATH"] + ":/usr/sbin:/sbin") is None for c in NEEDED),
-    reason="needs root and the packages slurm-wlm, munge, iproute2",
-)
-
-
-def script(name: str, *arguments: str) -> None:
-    environment = {**os.environ, "SL_NODES": "2", "SL_ID": "mm", "SL_CPUS": "2"}
-    subprocess.run([str(SCRIPTS / name), *arguments], env=environment, check=True, capture_output=True, timeout=120)
+pytestmark = needs_slurm
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Path]:
-    """The folder of a cluster of two nodes, n1 and n2; munge wants every folder above its socket readable."""
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    folder.chmod(0o755)
-    os.environ["SL_DIR"] = str(folder)
-    os.environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
-    share_builds(folder / "extensions")
-    script("slurm-up.sh")
-    yield folder
-    script("slurm-down.sh")
-    shutil.rmtree(folder)
-    del os.environ["SLURM_CONF"], os.environ["SL_DIR"]
+    with virtual_cluster(2, lambda folder: share_builds(folder / "extensions")) as folder:
+        yield folder
 
 
 def share_builds(root: Path) -> None:
