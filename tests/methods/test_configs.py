@@ -19,11 +19,7 @@ from mmscale.runs.run import check
 CONFIGS = Path(str(resources.files("mmscale.configs")))
 CLUSTERS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("cluster/*.yaml"))
 NAMES = sorted(
-    {
-        str(path.relative_to(CONFIGS))
-        for path in CONFIGS.rglob("*.yaml")
-        if path.parent.name != "tasks" and "\nsources:" not in path.read_text(encoding="utf-8")
-    }
+    {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("tasks", "corpus")}
     - set(CLUSTERS)
 )
 
