@@ -290,9 +290,16 @@ def begin(config: CorpusConfig) -> None:
             f"source {first.source.title} is in {first.source.language} and the corpus is wanted in {first.target}: say what "
             f"translates in translate: {{backend: …, model: …}}, or leave that language out"
         )
+    told: dict[str, Pair] = {}
     for pair in pairs(config):
         assert config.translate is not None
         require_translatable(config.translate, pair)
+        other = told.setdefault(digest([pair.source.title, translator_of(config.translate, pair).told]), pair)
+        if other is not pair:
+            raise UserError(
+                f"{config.translate.model} would be asked the same for '{other.target}' and '{pair.target}': its prompt or prefix has "
+                f"to name the language that is translated into, or one language be wanted alone"
+            )
         _claim(config.folder, config.translate, pair)
 
 

@@ -88,6 +88,10 @@ class TranslatorTokenizer:
         target = self.config.target
         return self._named(lambda: language_token(self.tokenizer, target, self.config.codes.get(target))[1])
 
+    def told(self, code: str) -> list[object]:
+        """What tells the model which language it is to translate into, from this one."""
+        return [self._prefix(code), self.first_token]
+
     def encode(self, texts: Sequence[str], languages: Sequence[str]) -> list[SourceText]:
         """Each text, in its language, as the translator reads it."""
         rows: dict[int, SourceText] = {}

@@ -48,6 +48,15 @@ def model(tmp_path_factory):
     return folder
 
 
+def test_a_translator_that_is_not_told_the_language_is_refused_where_there_are_two(tmp_path, capsys):
+    endpoint = {"url": "http://127.0.0.1:9/v1", "prompt": "In Swahili: {text}"}
+    assert (
+        main(["corpus", "translate", corpus(tmp_path, {"backend": "openai", "model": "m", "endpoint": endpoint})]) == 2
+    )
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "m would be asked the same for 'sw' and 'ko': its prompt or prefix has to name the language" in said
+
+
 class Killed(Exception):
     """What ends a command in the middle."""
 

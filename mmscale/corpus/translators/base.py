@@ -31,6 +31,11 @@ class PassageTranslator(ABC):
     def identity(self) -> Any:
         """What beside the configuration decides its translations, as JSON: digests of its files."""
 
+    @property
+    def told(self) -> Any:
+        """What tells the model which language is wanted, as JSON: of two languages never the same, or one would get the other's."""
+        return [self.source, self.target]
+
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, as they fill a batch; characters where it has no tokenizer here."""
         return [len(text) for text in texts]

@@ -42,6 +42,10 @@ class CTranslate2Translator(PassageTranslator):
     def require(self) -> None:
         self._tokenizer.require([self.source])
 
+    @property
+    def told(self) -> Any:
+        return self._tokenizer.told(self.source)
+
     @functools.cached_property
     def identity(self) -> Any:
         return [self._notes, self._device, self._compute_type]

@@ -34,6 +34,10 @@ class EndpointTranslator(PassageTranslator):
         _ = self._client
 
     @property
+    def told(self) -> Any:
+        return self._prompt("")
+
+    @property
     def identity(self) -> Any:
         return [self.config.endpoint.url, self.config.model]
 

@@ -40,6 +40,10 @@ class ModelTranslator(PassageTranslator):
         require_readable(template(self._asked.prompt), [self._record("", 0)])
 
     @property
+    def told(self) -> Any:
+        return template(self._asked.prompt).prompt(self._record("", 0)).text
+
+    @property
     def identity(self) -> Any:
         return [self._asked.fingerprint, self._asked.prompt]
 

@@ -34,6 +34,10 @@ class TransformersTranslator(PassageTranslator):
     def require(self) -> None:
         self._tokenizer.require([self.source])
 
+    @property
+    def told(self) -> Any:
+        return self._tokenizer.told(self.source)
+
     @functools.cached_property
     def identity(self) -> Any:
         return translator_files(self._own)
