@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
+from sacrebleu.metrics import CHRF
 
 from benchmarks import corpus_checks
 from mmscale import registry
 from mmscale.cli.main import main
+from mmscale.config.corpus import CorpusConfig
 from mmscale.config.corpus_check import CheckConfig
+from mmscale.config.translation import TranslationConfig
+from mmscale.corpus import checking
 from mmscale.corpus.checks.base import CheckSetting
 from mmscale.corpus.checks.equations import equations
-from mmscale.corpus.rows import CorpusRow, read_rows
+from mmscale.corpus.rows import CorpusRow, read_rows, to_document
+from mmscale.errors import UserError
+from tests.translation.tiny import nllb
 
 PUBLIC = Path(os.environ.get("MMSCALE_PUBLIC_DATA", "none"))
 SETTING = CheckSetting(config=CheckConfig(), languages=["de", "es", "fr", "sw", "th", "zh"])
@@ -57,6 +64,7 @@ def test_twelve_kinds_of_fault_are_told_from_exact_translations():
         ("th", "ปี พ.ศ. 2561 เขามีแมวสองตัว", "In 2018 he had 2 cats."),
         ("pl", "Firma ma 3,5 mln złotych.", "The company has 3.5 million zlotys."),
         ("ru", "В XIX веке было двадцать пять домов.", "In the 19th century there were 25 houses."),
+        ("zh", "一亿一千万人,二十零岁。", "110,000,000 people."),  # numerals that cn2an stumbles over
         ("es", "Tiene al menos 384 libros.", "He has at least 384 books."),
     ],
 )
@@ -187,6 +195,40 @@ def test_rows_that_hold_a_benchmarks_question_are_told(tmp_path, capsys):
     assert main(["corpus", "read", config]) == 0
     assert main(["corpus", "check", config, "--list", "overlap"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("table-3.en\t1\tholds table ")
+
+
+def test_near_duplicates_have_the_same_numbers(tmp_path, capsys):
+    story = "A farmer walks over the long green hill to the old market town and sells {n} baskets of {what} to the {who} there."
+    told = [story.format(n=5, what="ripe apples", who="baker"), story.format(n=5, what="ripe apples", who="bakers"), story.format(n=6, what="ripe apples", who="baker")]  # fmt: skip
+    config = written(tmp_path, [{"question": one, "answer": "5", "rationale": "So it is. " + told[0]} for one in told], "check: {only: [near_duplicate]}\n")  # fmt: skip
+    assert main(["corpus", "read", config]) == 0
+    capsys.readouterr()
+    assert main(["corpus", "check", config, "--list", "near_duplicate"]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["table-1.en"]
+
+
+def test_checks_are_a_block_of_a_datatrove_pipeline():
+    config = CorpusConfig.model_validate(
+        {"output_dir": "none", "sources": [{"source": "tinyworld"}], "check": {"only": ["numbers", "marks"], "drop": ["numbers"]}}
+    )  # fmt: skip
+    rows = [row("Tom hat 12 Äpfel.", "Tom has 12 apples."), row("Tom hat 1 Apfel.", "Tom has 13 apples."), row(r"\sqrt{x", r"\sqrt{x}")]  # fmt: skip
+    out = list(checking.CheckRows(config).run(to_document(one) for one in rows))
+    assert [one.text for one in out] == [rows[0].question, rows[2].question]
+    assert [sorted(one.metadata["notes"]["flags"]) for one in out] == [[], ["marks"]]
+    with pytest.raises(UserError, match="check 'duplicate' compares all rows"):
+        checking.CheckRows(config.model_copy(update={"check": CheckConfig(only=("duplicate",))}))
+
+
+def test_a_translation_back_is_held_against_the_original(tmp_path):
+    config = CheckConfig(
+        back_translation=TranslationConfig(path=str(nllb(tmp_path / "nllb")), max_source_tokens=32, max_new_tokens=8)
+    )
+    check = registry.get("checks", "back_translation")
+    score = check.ready(CheckSetting(config=config, languages=["sw"]))
+    told, other = score([row("Tom ana vitabu 3.", "Tom has 3 books.", "sw"), row("Je?", None, "sw")])
+    made = re.fullmatch(r"reads, translated back, '(.*)'", told.reason)[1]
+    assert told.value == pytest.approx(CHRF().sentence_score(made, ["Tom has 3 books."]).score) and other is None
+    assert check.finding(told).threshold == 30
 
 
 @pytest.mark.skipif(not PUBLIC.is_dir(), reason="MMSCALE_PUBLIC_DATA names no folder")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from mmscale.corpus.checks.base import RowScore, by_row
+from mmscale.corpus.checks.customs import Said
 from mmscale.corpus.checks.equations import equations
-from mmscale.corpus.checks.numbers import differences
+from mmscale.corpus.checks.numbers import differences, said_numbers
 from mmscale.corpus.rows import CorpusRow
 from mmscale.data.filters import EQUATION
 from mmscale.evaluation.answers.locale_aware import RULE
@@ -21,6 +23,10 @@ def _signs(text: str, language: str) -> int:
     return worked_out + len(_STATED.findall(text))
 
 
+def _says(some: Sequence[Said], gold: str) -> bool:
+    return any(RULE.equal(str(value), gold) for one in some for value in one.readings)
+
+
 def score(row: CorpusRow) -> RowScore | None:
     """How many more signs of a solution the question holds than its original does."""
     language = row.source_language or "en"
@@ -31,7 +37,8 @@ def score(row: CorpusRow) -> RowScore | None:
     if original and row.answer and RULE.scorable(row.answer):
         _, new = differences(row.question, row.language, original, language)
         gold = RULE.gold(row.answer)
-        if any(RULE.equal(str(value), gold) for one in new for value in one.readings):
+        asked = said_numbers(original, language, row.question)
+        if _says(new, gold) and not _says(asked, gold):
             return RowScore(1, f"the question says the answer, {row.answer:.40}")
     return RowScore(0, "")
 

@@ -55,8 +55,9 @@ def _said(row: CorpusRow) -> str:
 
 
 def _digits(text: str) -> str:
-    """The digits of a text in order, native ones too: problems with other numbers are other problems."""
-    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else " " for c in text)
+    """The numbers in digits of a text in order, native ones too: problems with other numbers are other problems."""
+    ascii_text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else " " for c in text)
+    return " ".join(ascii_text.split())
 
 
 @dataclass

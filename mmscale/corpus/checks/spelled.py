@@ -158,7 +158,7 @@ def _han(run: str) -> tuple[Fraction, ...]:
     for piece in dict.fromkeys([plain, "一" + plain, *plain]):
         try:
             values.append(Fraction(str(cn2an.cn2an(piece, "smart"))))
-        except ValueError:
+        except (ValueError, KeyError):  # cn2an's own of numerals such as 一万零十
             continue
     return tuple(values)
 

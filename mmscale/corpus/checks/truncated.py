@@ -9,6 +9,9 @@ from mmscale.corpus.rows import CorpusRow
 _ENDS = frozenset(".!?。！？।॥؟…۔።፧:：")
 _QUOTES = "\"'»«”“„’‘」』"
 _CLOSING = _QUOTES + ")]}）*_ \n\t\xa0\u200b\u200f\u200e"
+_SHORT, _SHORT_OF_HAN = 0.8, 0.25
+"""Characters per character of the original below which a text without a full stop was cut; people leave it out too."""
+_HAN = frozenset(["zh", "ja", "ko"])
 _WITHOUT_ENDS = frozenset(["th", "lo", "km", "my"])
 """Languages that write no full stop."""
 
@@ -32,7 +35,8 @@ def _loses_its_end(text: str, original: str, row: CorpusRow) -> str:
 
 
 def _score_of(name: str, text: str, original: str, row: CorpusRow) -> RowScore:
-    if row.language not in _WITHOUT_ENDS and _has_end(original) and not _has_end(text):
+    short = len(text) < (_SHORT_OF_HAN if row.language in _HAN else _SHORT) * len(original)
+    if short and row.language not in _WITHOUT_ENDS and _has_end(original) and not _has_end(text):
         return RowScore(1, f"the {name} ends in {text.strip()[-20:]!r}, without a full stop")
     lost = _loses_its_end(text, original, row)
     return RowScore(1, f"the {name} {lost}") if lost else RowScore(0, "")

@@ -71,5 +71,5 @@ def _numeral(run: str) -> Fraction | None:
         run = "一" + run  # Japanese leaves the one out
     try:
         return Fraction(str(cn2an.cn2an(run, "smart")))
-    except ValueError:
+    except (ValueError, KeyError):  # cn2an looks the units of some runs up that are no number
         return None
