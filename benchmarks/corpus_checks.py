@@ -307,7 +307,7 @@ MERGED = {"th": (260, 263, 267, 268, 271), "bn": (364, 365, 368, 376)}
 
 
 STRIDE = 20
-"""Of files without a known fault, one row in so many is looked at."""
+"""One row in so many is looked at of files where no fault is known."""
 
 
 def gsmtrans_rows(data: Path) -> list[CorpusRow]:
