@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import multiprocess
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
@@ -57,6 +58,8 @@ class Here:
 
     def run(self, tasks: Tasks) -> None:
         require_folder(tasks.logs)
+        # a fork would hold our lock of the folder, and datatrove's manager outlives a killed command
+        multiprocess.set_start_method("forkserver", force=True)
         LocalPipelineExecutor(
             [tasks.step],
             tasks=tasks.count,

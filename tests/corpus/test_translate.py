@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import errno
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -385,20 +383,23 @@ def test_a_full_disk_is_told_and_nothing_is_lost(shouting, tmp_path, capsys, mon
 
 @pytest.mark.slow
 def test_a_killed_command_of_three_workers_goes_on_to_the_same_rows(model, tmp_path):
-    """Killed with its workers at three places; tasks in processes of their own."""
+    """Killed behind its first shard, and behind some more; tasks in processes of their own."""
     settings = {"backend": "ctranslate2", "model": str(model / "ct2"), "max_new_tokens": 40, "max_source_tokens": 60}
-    whole = corpus(tmp_path, settings, "whole")
+    whole = corpus(tmp_path, settings, "whole", shard_rows=1)
     assert main(["corpus", "translate", whole]) == 0
-    config = corpus(tmp_path, settings)
+    config = corpus(tmp_path, settings, shard_rows=1)
     command = [sys.executable, "-m", "mmscale", "corpus", "translate", config, "tasks=3", "workers=3"]
-    for seconds in (6, 9, 12):
+    for shards in (1, 6):
         process = subprocess.Popen(command, start_new_session=True)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        while len(list((tmp_path / "out").glob("rows/eggs/*/*.counts.json"))) < shards and process.poll() is None:
+            time.sleep(0.002)
+        assert process.poll() is None, "it was killed before its end"
+        process.kill()  # its workers end what they have begun, and its lock is free
         process.wait()
-    assert subprocess.run(command, check=False).returncode == 0
+    while (again := subprocess.run(command, check=False, capture_output=True, text=True)).returncode:
+        assert "is in use by process" in again.stderr and "out/work/translate" in again.stderr.replace(
+            str(tmp_path), ""
+        )
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
