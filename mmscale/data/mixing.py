@@ -23,25 +23,24 @@ class Mixture:
     by_tokens: bool = False
     """Shares of merged tokens, else of examples."""
 
-    def per_epoch(self, lengths: Sequence[int]) -> list[int]:
+    def per_epoch(self, lengths: Sequence[int] | np.ndarray) -> list[int]:
         """Examples of each set in an epoch; `lengths` are merged tokens of every example of the stage."""
-        weights = [sum(of_set) / len(of_set) if self.by_tokens else 1.0 for of_set in self._split(lengths)]
+        weights = [float(of_set.mean()) if self.by_tokens else 1.0 for of_set in self._split(lengths)]
         asked = [share / weight for share, weight in zip(self.shares, weights, strict=True)]
         passes = min(size / wanted for size, wanted in zip(self.sizes, asked, strict=True))
         return [min(size, max(1, round(passes * wanted))) for size, wanted in zip(self.sizes, asked, strict=True)]
 
-    def epoch(self, lengths: Sequence[int], seed: int, epoch: int) -> list[int]:
-        """Numbers of the examples that an epoch goes over, set by set."""
-        chosen: list[int] = []
+    def epoch(self, lengths: Sequence[int] | np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        """Numbers of the examples that an epoch goes over, int64, set by set."""
+        chosen: list[np.ndarray] = []
         begin = 0
         for number, (size, count) in enumerate(zip(self.sizes, self.per_epoch(lengths), strict=True)):
             first = epoch * count
             for turn in range(first // size, (first + count - 1) // size + 1):
                 order = np.random.default_rng([seed, number, turn]).permutation(size)
-                chosen += (begin + order[max(0, first - turn * size) : first + count - turn * size]).tolist()
+                chosen.append(begin + order[max(0, first - turn * size) : first + count - turn * size])
             begin += size
-        return chosen
+        return np.concatenate(chosen)
 
-    def _split(self, lengths: Sequence[int]) -> list[Sequence[int]]:
-        ends = np.cumsum(self.sizes).tolist()
-        return [lengths[end - size : end] for size, end in zip(self.sizes, ends, strict=True)]
+    def _split(self, lengths: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        return np.split(np.asarray(lengths), np.cumsum(self.sizes)[:-1])

@@ -6,10 +6,11 @@ of these (most make one of each).
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -32,26 +33,86 @@ class DataParallelRank:
     size: int = 1
 
 
-def fill_rows(lengths: Sequence[int], order: Sequence[int], capacity: int, window: int = 2048) -> list[list[int]]:
+class RowList(Sequence[list[int]]):
+    """Rows of example numbers, laid end to end in one array: millions of them take few bytes."""
+
+    def __init__(self, numbers: np.ndarray, counts: np.ndarray) -> None:
+        """`numbers` int [N], row after row; `counts` int [R], examples of each row."""
+        self.numbers, self.ends = numbers, counts.cumsum()
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[int]]: ...
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        end = self.ends[index]
+        index %= len(self)
+        found: list[int] = self.numbers[self.ends[index - 1] if index else 0 : end].tolist()
+        return found
+
+
+class _OpenRows:
+    """Rows with room, by how much of it: the tightest that holds an example is found without a look at the others."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.made = capacity, 0
+        self._frees: list[int] = []
+        """Every number of free slots that some row has, ascending."""
+        self._rows: dict[int, list[int]] = {}
+        """Free slots -> heap of the rows that have so many."""
+
+    def put(self, length: int) -> int:
+        """The row that an example goes into, a new one where it fits none; ties go to the row that was opened first."""
+        place = bisect.bisect_left(self._frees, length)
+        if place == len(self._frees):
+            row, free = self.made, self.capacity
+            self.made += 1
+        else:
+            free = self._frees[place]
+            row = heapq.heappop(self._rows[free])
+            if not self._rows[free]:
+                del self._rows[free], self._frees[place]
+        self._add(free - length, row)
+        return row
+
+    def _add(self, free: int, row: int) -> None:
+        if free not in self._rows:
+            bisect.insort(self._frees, free)
+            self._rows[free] = []
+        heapq.heappush(self._rows[free], row)
+
+    def close(self, most_free: float) -> list[int]:
+        """Take out the rows with at most so much room, in the order in which they were opened."""
+        place = bisect.bisect_right(self._frees, most_free)
+        full = [row for free in self._frees[:place] for row in self._rows.pop(free)]
+        del self._frees[:place]
+        return sorted(full)
+
+
+def fill_rows(lengths: Sequence[int], order: Sequence[int], capacity: int, window: int = 2048) -> RowList:
     """Rows of at most `capacity` tokens by best fit, longest first within each window of `order`.
 
     Rows of a window that are under 97 % full stay open for the next window, so only the last rows of
-    all are short. Deterministic; ties go to the earlier example.
+    all are short. Deterministic; ties go to the earlier row, then to the earlier example. Takes n log n steps.
     """
-    closed: list[list[int]] = []
-    open_rows: list[tuple[int, list[int]]] = []
+    of, order = np.asarray(lengths), np.asarray(order)
+    visited, row_of = np.empty(len(order), dtype=np.int32), np.empty(len(order), dtype=np.int32)
+    rows, closed = _OpenRows(capacity), list[int]()
     for begin in range(0, len(order), window):
-        chunk = sorted(order[begin : begin + window], key=lambda index: -lengths[index])
-        for index in chunk:
-            fits = [(free, k) for k, (free, _) in enumerate(open_rows) if free >= lengths[index]]
-            if fits:
-                free, k = min(fits)
-                open_rows[k] = (free - lengths[index], [*open_rows[k][1], index])
-            else:
-                open_rows.append((capacity - lengths[index], [index]))
-        closed += [row for free, row in open_rows if free <= 0.03 * capacity]
-        open_rows = [(free, row) for free, row in open_rows if free > 0.03 * capacity]
-    return closed + [row for _, row in open_rows]
+        chunk = order[begin : begin + window]
+        chunk = chunk[np.argsort(-of[chunk], kind="stable")]
+        visited[begin : begin + window] = chunk
+        row_of[begin : begin + window] = [rows.put(length) for length in of[chunk].tolist()]
+        closed += rows.close(0.03 * capacity)
+    rank = np.empty(rows.made, dtype=np.int32)
+    rank[closed + rows.close(capacity)] = np.arange(rows.made, dtype=np.int32)
+    row_of = rank[row_of]
+    return RowList(visited[np.argsort(row_of, kind="stable")], np.bincount(row_of, minlength=rows.made))
 
 
 def balance_rows(lengths: Sequence[int], chosen: Sequence[int], capacity: int, multiple: int = 1) -> list[list[int]]:
@@ -75,54 +136,88 @@ def balance_rows(lengths: Sequence[int], chosen: Sequence[int], capacity: int, m
         count += 1
 
 
+class _Balanced(Sequence[list[list[int]]]):
+    """Steps of exactly so many examples; a step is balanced when it is looked at."""
+
+    def __init__(self, lengths: np.ndarray, order: np.ndarray, packing: PackingConfig, ranks: DataParallelRank) -> None:
+        self._lengths, self._order, self._packing, self._ranks = lengths, order, packing, ranks
+        self._size = packing.global_batch_size or 0
+
+    def __len__(self) -> int:
+        return -(-len(self._order) // self._size)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        chosen = self._order[number * self._size : (number + 1) * self._size]
+        rows = balance_rows(
+            self._lengths[chosen].tolist(), range(len(chosen)), self._packing.row_tokens, self._ranks.size
+        )
+        return [chosen[row].tolist() for row in rows[self._ranks.rank :: self._ranks.size]]
+
+
+class _Filled(Sequence[list[list[int]]]):
+    """Steps of exactly so many rows, but for the last."""
+
+    def __init__(self, rows: RowList, order: np.ndarray, count: int, ranks: DataParallelRank) -> None:
+        self._rows, self._order, self._count, self._ranks = rows, order, count, ranks
+
+    def __len__(self) -> int:
+        return -(-len(self._order) // self._count)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        size = self._ranks.size
+        chosen = self._order[number * self._count : (number + 1) * self._count].tolist()
+        chosen += [None] * (-len(chosen) % size)
+        return [[] if row is None else self._rows[row] for row in chosen[self._ranks.rank :: size]]
+
+
 class StepOrder:
     """Which rows of which examples each optimizer step sees: a pure function of (seed, epoch, layout)."""
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | np.ndarray,
         packing: PackingConfig,
         seed: int,
         ranks: DataParallelRank,
         mixture: Mixture | None = None,
     ) -> None:
         """`mixture` says which examples an epoch goes over; None is all of them. UserError where none fits a row."""
-        if not lengths:
+        if not len(lengths):
             raise UserError("no examples are left to train on: check the data paths, filters and limits")
-        longest = max(lengths)
+        self.lengths = np.asarray(lengths, dtype=np.int32)
+        longest = int(self.lengths.max())
         if longest > packing.row_tokens:
             raise UserError(
                 f"an example has {longest} tokens but packing.row_tokens is {packing.row_tokens}: raise it above that"
             )
-        self.lengths, self.packing, self.seed, self.ranks, self.mixture = list(lengths), packing, seed, ranks, mixture
-        self._cached: tuple[int, list[list[list[int]]]] | None = None
+        self.packing, self.seed, self.ranks, self.mixture = packing, seed, ranks, mixture
+        self._cached: tuple[int, Sequence[list[list[int]]]] | None = None
         self._counts: dict[int, int] = {}
 
-    def epoch(self, epoch: int) -> list[list[list[int]]]:
+    def epoch(self, epoch: int) -> Sequence[list[list[int]]]:
         """Steps of an epoch; a step is this rank's list of rows, a row a list of example indices."""
         if self._cached is None or self._cached[0] != epoch:
             self._cached = (epoch, self._steps(epoch))
             self._counts[epoch] = len(self._cached[1])
         return self._cached[1]
 
-    def _steps(self, epoch: int) -> list[list[list[int]]]:
+    def _steps(self, epoch: int) -> Sequence[list[list[int]]]:
         generator = np.random.default_rng([self.seed, epoch])
         examples = np.arange(len(self.lengths))
         if self.mixture is not None:
-            examples = np.array(self.mixture.epoch(self.lengths, self.seed, epoch))
-        order = examples[generator.permutation(len(examples))].tolist()
+            examples = self.mixture.epoch(self.lengths, self.seed, epoch)
+        order = examples[generator.permutation(len(examples))].astype(np.int32)
         packing, size = self.packing, self.ranks.size
         if packing.global_batch_size is not None:
-            groups = [order[i : i + packing.global_batch_size] for i in range(0, len(order), packing.global_batch_size)]
-            steps = [balance_rows(self.lengths, group, packing.row_tokens, size) for group in groups]
-        else:
-            assert packing.global_batch_tokens is not None
-            rows = fill_rows(self.lengths, order, packing.row_tokens)
-            rows = [rows[i] for i in generator.permutation(len(rows))]
-            count = max(size, packing.global_batch_tokens // packing.row_tokens // size * size)
-            steps = [rows[i : i + count] for i in range(0, len(rows), count)]
-            steps[-1] += [[] for _ in range(-len(steps[-1]) % size)]
-        return [step[self.ranks.rank :: size] for step in steps]
+            return _Balanced(self.lengths, order, packing, self.ranks)
+        assert packing.global_batch_tokens is not None
+        rows = fill_rows(self.lengths, order, packing.row_tokens)
+        count = max(size, packing.global_batch_tokens // packing.row_tokens // size * size)
+        return _Filled(rows, generator.permutation(len(rows)), count, self.ranks)
 
     def step(self, number: int) -> tuple[int, int, list[list[int]]]:
         """(epoch, step within it, rows) of the `number`-th optimizer step since the start."""
@@ -145,10 +240,9 @@ class StepOrder:
         """Share of token slots in use over the first `steps`: tokens / (rows x longest row of the step)."""
         used = slots = 0
         for number in range(steps):
-            rows = self.step(number)[2]
-            sums = [sum(self.lengths[i] for i in row) for row in rows]
+            sums = [int(self.lengths[row].sum()) for row in self.step(number)[2]]
             used += sum(sums)
-            slots += len(rows) * (max(sums) if self.packing.global_batch_size else self.packing.row_tokens)
+            slots += len(sums) * (max(sums) if self.packing.global_batch_size else self.packing.row_tokens)
         return used / max(slots, 1)
 
 

@@ -21,7 +21,7 @@ def test_an_epoch_holds_the_shares_and_goes_over_the_scarcest_set_once():
 def test_shares_of_tokens_count_tokens():
     mixture = Mixture(sizes=(20, 100), shares=(1, 3), by_tokens=True)
     chosen = mixture.epoch(LENGTHS, seed=1, epoch=0)
-    tokens = [sum(LENGTHS[i] for i in chosen if (i < 20) is first) for first in (True, False)]
+    tokens = [sum(LENGTHS[i] for i in chosen if (i < 20) == first) for first in (True, False)]
     assert tokens == [200, 600]
 
 
