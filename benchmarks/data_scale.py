@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmscale.config.data import DataConfig
 from mmscale.config.run import load_run
 from mmscale.data.loading import load_records
@@ -99,7 +101,7 @@ def process(config: str, overrides: list[str], rank: int, size: int) -> dict[str
     StageData(stage).prepare(World(rank=rank, size=size))
     tokens, busy, tokenised = time.monotonic() - started, time.process_time() - before, peak_bytes()
     started = time.monotonic()
-    data = StageData(stage).tokens(ParallelContext(device=None))
+    data = StageData(stage).tokens(ParallelContext(device=torch.device("cpu")))
     order = StepOrder(merged_lengths(data.train), stage.config.packing, stage.run.seed, DataParallelRank(rank, size))
     for number in range(STEPS):
         for row in order.step(number)[2]:

@@ -30,9 +30,9 @@ class Bar:
     """Handle of a running bar: `advance` it, change its `note`."""
 
     def __init__(
-        self, title: str, total: int, done: int = 0, progress: Progress | None = None, lines: bool = False
+        self, title: str, total: int | None, done: int = 0, progress: Progress | None = None, lines: bool = False
     ) -> None:
-        """With `lines` it says now and then how far it is."""
+        """With `lines` it says now and then how far it is; `total` is None where nobody knows."""
         self.title, self.total, self.done = title, total, done
         self._progress, self._lines = progress, lines
         self._task = TaskID(0) if progress is None else progress.add_task(title, total=total, completed=done, note="")
@@ -54,13 +54,15 @@ class Bar:
         if now - self._told < _LINE_SECONDS:
             return
         self._told = now
-        left = round((now - self._began) / made * (self.total - self.done)) if made else None
+        left = round((now - self._began) / made * (self.total - self.done)) if made and self.total else None
         eta = "" if left is None else f", ETA {datetime.timedelta(seconds=left)}"
-        say(f"{self.title}: {self.done} of {self.total}{eta}{f' ({self._note})' if self._note else ''}")
+        say(
+            f"{self.title}: {self.done} of {self.total or 'yet unknown'}{eta}{f' ({self._note})' if self._note else ''}"
+        )
 
 
 @contextlib.contextmanager
-def bar(title: str, total: int, done: int = 0, lines: bool = True) -> Iterator[Bar]:
+def bar(title: str, total: int | None, done: int = 0, lines: bool = True) -> Iterator[Bar]:
     """A progress bar on a terminal; elsewhere a line a minute, unless something better is told there."""
     if not console.is_terminal:
         yield Bar(title, total, done, lines=lines)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Numbers = Sequence[int] | np.ndarray
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
@@ -23,14 +25,14 @@ class Mixture:
     by_tokens: bool = False
     """Shares of merged tokens, else of examples."""
 
-    def per_epoch(self, lengths: Sequence[int] | np.ndarray) -> list[int]:
+    def per_epoch(self, lengths: Numbers) -> list[int]:
         """Examples of each set in an epoch; `lengths` are merged tokens of every example of the stage."""
         weights = [float(of_set.mean()) if self.by_tokens else 1.0 for of_set in self._split(lengths)]
         asked = [share / weight for share, weight in zip(self.shares, weights, strict=True)]
         passes = min(size / wanted for size, wanted in zip(self.sizes, asked, strict=True))
         return [min(size, max(1, round(passes * wanted))) for size, wanted in zip(self.sizes, asked, strict=True)]
 
-    def epoch(self, lengths: Sequence[int] | np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    def epoch(self, lengths: Numbers, seed: int, epoch: int) -> np.ndarray:
         """Numbers of the examples that an epoch goes over, int64, set by set."""
         chosen: list[np.ndarray] = []
         begin = 0
@@ -42,5 +44,5 @@ class Mixture:
             begin += size
         return np.concatenate(chosen)
 
-    def _split(self, lengths: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+    def _split(self, lengths: Numbers) -> list[np.ndarray]:
         return np.split(np.asarray(lengths), np.cumsum(self.sizes)[:-1])

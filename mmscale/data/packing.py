@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mmscale.config.data import PackingConfig
-from mmscale.data.mixing import Mixture
+from mmscale.data.mixing import Mixture, Numbers
 from mmscale.data.segments import SpecialTokens, TokenizedExample
 from mmscale.errors import UserError
 from mmscale.transfer import to_device
@@ -52,8 +52,8 @@ class RowList(Sequence[list[int]]):
             return [self[i] for i in range(*index.indices(len(self)))]
         end = self.ends[index]
         index %= len(self)
-        found: list[int] = self.numbers[self.ends[index - 1] if index else 0 : end].tolist()
-        return found
+        row: list[int] = self.numbers[self.ends[index - 1] if index else 0 : end].tolist()
+        return row
 
 
 class _OpenRows:
@@ -94,17 +94,17 @@ class _OpenRows:
         return sorted(full)
 
 
-def fill_rows(lengths: Sequence[int], order: Sequence[int], capacity: int, window: int = 2048) -> RowList:
+def fill_rows(lengths: Numbers, order: Numbers, capacity: int, window: int = 2048) -> RowList:
     """Rows of at most `capacity` tokens by best fit, longest first within each window of `order`.
 
     Rows of a window that are under 97 % full stay open for the next window, so only the last rows of
     all are short. Deterministic; ties go to the earlier row, then to the earlier example. Takes n log n steps.
     """
-    of, order = np.asarray(lengths), np.asarray(order)
-    visited, row_of = np.empty(len(order), dtype=np.int32), np.empty(len(order), dtype=np.int32)
+    of, examples = np.asarray(lengths), np.asarray(order)
+    visited, row_of = np.empty(len(examples), dtype=np.int32), np.empty(len(examples), dtype=np.int32)
     rows, closed = _OpenRows(capacity), list[int]()
-    for begin in range(0, len(order), window):
-        chunk = order[begin : begin + window]
+    for begin in range(0, len(examples), window):
+        chunk = examples[begin : begin + window]
         chunk = chunk[np.argsort(-of[chunk], kind="stable")]
         visited[begin : begin + window] = chunk
         row_of[begin : begin + window] = [rows.put(length) for length in of[chunk].tolist()]
@@ -179,7 +179,7 @@ class StepOrder:
 
     def __init__(
         self,
-        lengths: Sequence[int] | np.ndarray,
+        lengths: Numbers,
         packing: PackingConfig,
         seed: int,
         ranks: DataParallelRank,

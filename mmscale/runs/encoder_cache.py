@@ -76,7 +76,7 @@ def cached(stage: Stage, config: EncoderConfig, data: TrainingData, context: Par
     stores = {store.name: store for store in (data.train, data.dev) if isinstance(store, TokenStore) and len(store)}
     if where is None or "train" not in stores:
         return data
-    tokens = sum(stores["train"].merged_lengths())
+    tokens = int(stores["train"].merged_lengths().sum())
     if not wanted(stage, len(data.train), tokens):
         return data
     all_layers = connector(stage.connector).reads_all_layers

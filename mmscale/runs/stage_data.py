@@ -1,8 +1,8 @@
 """A stage's data, from its files to what a trainer reads.
 
-Three steps, in this order. The records of its data sets are read. They are tokenised into a folder of the stage by as many
-processes as there are, each every n-th part, before these join a process group (`prepare`): nobody may wait for a tokenizer
-inside of a collective. Inside of the group the tokens are mapped from disk, and the states of a frozen encoder computed once
+Two steps, in this order. The records of its data sets are read and tokenised into a folder of the stage by as many processes as
+there are, each its own pieces (runs/token_making.py), before these join a process group (`prepare`): nobody may wait for a
+tokenizer inside of a collective. Inside of the group the tokens are mapped from disk, and the states of a frozen encoder computed once
 where that pays (`open`). A part that is there is not made again, whoever made it.
 """
 
@@ -14,12 +14,11 @@ import hashlib
 import json
 import random
 import re
-import shutil
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmscale import __version__
@@ -29,29 +28,24 @@ from mmscale.data.loading import DataAccount
 from mmscale.data.packing import pack
 from mmscale.data.preview import Segment, segments
 from mmscale.data.prompts import reads_translation, template
+from mmscale.data.records import Record
 from mmscale.data.segments import ExampleTokenizer, TokenizedExample, special_tokens
 from mmscale.data.sources.hub import local_folder, on_hub
-from mmscale.data.token_store import TokenStore, content_of, token_folder, token_parts
+from mmscale.data.token_store import PartRun, TokenStore
 from mmscale.errors import UserError
 from mmscale.models.connectors import connector
 from mmscale.models.encoders import load_encoder_tokenizer
 from mmscale.models.language_model import context_length, load_model_config, load_tokenizer
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.world import World
-from mmscale.progress import bar, say
+from mmscale.progress import say
 from mmscale.runs import encoder_cache
 from mmscale.runs.stage import Stage
-from mmscale.runs.stage_records import StageRecords, mixture, read_stage_records
+from mmscale.runs.stage_records import StageRecords, held_out_numbers, mixture, read_stage_records
+from mmscale.runs.token_making import INDEX, Index, SetOf, TokenMaking, read_index, sets_of, waiting, without_held_out
 from mmscale.storage.files import digest, write_json
-from mmscale.storage.parts import Content, Part
-from mmscale.storage.reading import read_json_object
 from mmscale.training.trainer import TrainingData
 from mmscale.translation.questions import Translations
-
-INDEX = "index.json"
-Sizes = Mapping[str, Sequence[int]]
-"""What an index holds: "train" and "dev" -> examples of each data set, which lie one after another."""
-_POLL_SECONDS = 0.2
 
 
 class StageData:
@@ -89,6 +83,7 @@ class StageData:
         stage, config, encoder = self.stage, self.stage.config, self.tokenize.encoder_tokenizer
         content = [
             __version__,
+            "in pieces",
             stage.prompt,
             stage.run.languages,
             stage.run.seed,
@@ -124,14 +119,13 @@ class StageData:
         folders = {translations.cache.folder for translations in self._translations.values()}
         return sum(file.stat().st_size for folder in folders for file in folder.glob("*.jsonl"))
 
-    def _translate(self, rows: StageRecords, sets: Sequence[TrainingDataConfig]) -> None:
+    def _translate(self, one: SetOf, pieces: Iterator[list[Record]]) -> None:
         """Translate what the prompts of these records show of translations, and keep it."""
-        for number, records in rows.by_set():
-            translations, given = self.translations(sets[number]), sets[number].translation
-            if translations is not None:
-                translations.of(records, self.stage.title)
-            elif given is not None:
-                say(f"{self.stage.title}: its prompt shows no translations, so {given.path} translates nothing")
+        translations, given = self.translations(one.config), one.config.translation
+        if translations is not None:
+            translations.of([record for records in pieces for record in records], self.stage.title)
+        elif given is not None:
+            say(f"{self.stage.title}: its prompt shows no translations, so {given.path} translates nothing")
 
     def records(self) -> tuple[StageRecords, StageRecords, list[DataAccount]]:
         """(training records, development records, accounts)."""
@@ -143,7 +137,8 @@ class StageData:
         numbers = random.Random(self.stage.run.seed).sample(range(len(train)), min(count, len(train)))
         encoder = self.tokenize.encoder_tokenizer
         chosen = train.chosen(numbers)
-        self._translate(chosen, self.stage.config.data)
+        for number, records in chosen.by_set():
+            self._translate(self._sets[number], iter([records]))
         row = pack(self._examples(chosen, self.stage.config.data), self.tokenize.specials)
         return segments(row, self.tokenize.tokenizer, encoder.tokenizer if encoder else None)
 
@@ -155,18 +150,26 @@ class StageData:
         return self._training_data(*examples, train.sizes(len(sets))), accounts
 
     def _examples(self, rows: StageRecords, sets: Sequence[TrainingDataConfig]) -> list[TokenizedExample]:
-        """Records as ids, each by the template of its data set; UserError naming one that does not fit the model's context,
-        NotHereYet where one is not translated yet.
+        """Records as ids, each by the template of its data set."""
+        return [example for number, records in rows.by_set() for example in self._examples_of(sets[number], records)]
+
+    def _examples_of(self, config: TrainingDataConfig, records: Sequence[Record]) -> list[TokenizedExample]:
+        """Records of a data set as ids; UserError naming one that does not fit the model's context, NotHereYet where one is not
+        translated yet.
         """
-        examples: list[TokenizedExample] = []
-        for number, records in rows.by_set():
-            own, translations = sets[number].prompt, self.translations(sets[number])
-            if translations is not None:
-                records = translations.kept(records)
-            tokenize = self.tokenize if own is None else self.tokenize.asking_by(template(own))
-            examples += tokenize(records)
+        translations = self.translations(config)
+        if translations is not None:
+            records = translations.kept(records)
+        tokenize = self.tokenize if config.prompt is None else self.tokenize.asking_by(template(config.prompt))
+        examples = tokenize(records)
         require_context(examples, self.context_length)
         return examples
+
+    @functools.cached_property
+    def _sets(self) -> list[SetOf]:
+        """All data sets that are read, those of training first."""
+        config, languages = self.stage.config, self.stage.run.languages
+        return [*sets_of("train", config.data, languages), *sets_of("dev", config.dev_data, languages)]
 
     @property
     def _dev_sets(self) -> tuple[TrainingDataConfig, ...]:
@@ -186,7 +189,7 @@ class StageData:
         world = world or World()
         if torch.cuda.is_available():
             self._device = torch.device(f"cuda:{world.local_rank}")
-        if _sizes(self.folder, hashed=True) is None:
+        if read_index(self.folder, self._sets, hashed=True) is None:
             self._make(world)
         return self.folder
 
@@ -196,16 +199,31 @@ class StageData:
         """
         self._device = context.device
         # several ranks look at every bit before they talk to each other
-        sizes = _sizes(self.folder, hashed=context.size == 1)
-        if sizes is None:
+        index = read_index(self.folder, self._sets, hashed=context.size == 1)
+        if index is None:
             if context.size > 1:
                 raise UserError(
                     f"{self.stage.title} has no tokens at {self.folder}: make them with mmscale data tokenize"
                 )
-            self._make(World())
-            sizes = read_json_object(self.folder / INDEX, "remove its folder, it is made again")
-        stores = {name: TokenStore(self.folder, name, sum(of_sets)) for name, of_sets in sizes.items()}
-        return self._training_data(stores["train"], stores["dev"], sizes["train"])
+            index = self._make(World())
+        return self._opened(index)
+
+    def _opened(self, index: Index) -> TrainingData:
+        """The examples of an index, those of development taken out of the others where they have no data set of their own."""
+        runs: dict[str, list[PartRun]] = {"train": [], "dev": []}
+        sizes = []
+        for one in self._sets:
+            of_set = index.runs(one)
+            runs[one.name] += of_set
+            sizes += [sum(run.count for run in of_set)] if one.name == "train" else []
+        train, dev = (TokenStore(self.folder, name, of_name) for name, of_name in runs.items())
+        held_out = held_out_numbers(self.stage.config, self.stage.run.seed, len(train), len(dev))
+        if held_out:
+            dev = TokenStore(self.folder, "dev", train.runs, np.array(held_out, dtype=np.int32))
+            train = TokenStore(self.folder, "train", train.runs, without_held_out(len(train), held_out))
+            ends = np.searchsorted(held_out, np.cumsum([0, *sizes]))
+            sizes = [size - int(taken) for size, taken in zip(sizes, np.diff(ends), strict=True)]
+        return self._training_data(train, dev, sizes)
 
     def open(self, context: ParallelContext, encoder: EncoderConfig | None) -> TrainingData:
         """The examples as the trainer reads them: tokens, with states of the encoder that the stage begins with where these
@@ -214,37 +232,21 @@ class StageData:
         data = self.tokens(context)
         return data if encoder is None else encoder_cache.cached(self.stage, encoder, data, context)
 
-    def _make(self, world: World) -> None:
-        """This process's parts, and then the wait for those of others."""
-        train, dev, accounts = self.records()
-        rows = {"train": (train, self.stage.config.data), "dev": (dev, self._dev_sets)}
-        sizes = {name: records.sizes(len(sets)) for name, (records, sets) in rows.items()}
-        mixture(self.stage.config, sizes["train"])  # a share of nothing is told before hours of work
-        tokens, parts = token_folder(self.folder), _parts(sizes)
-        mine = parts[world.rank :: world.size]
-        for name, (records, sets) in rows.items():
-            self._translate(records.chosen([i for part in mine if part.name == name for i in part.rows]), sets)
-        with bar(f"{self.stage.title}: tokenising", len(mine)) as progress:
-            for part in mine:
-                tokens.make(part, functools.partial(self._content, part, *rows[part.name]))
-                progress.advance()
+    def _make(self, world: World) -> Index:
+        """All parts, made by this process and others; every process refuses data that is unusable."""
+        making = TokenMaking(self.stage.title, self.folder, self._sets, self.stage.run.languages, world)
         minutes = self.stage.run.parallel.timeout_minutes
+        wait = waiting(self.folder, minutes, lambda: self.translated_bytes)
+        index = making.make(lambda one, records: self._examples_of(one.config, records), self._translate, wait)
+        accounts = [index.account(one) for one in self._sets]
+        for one, account in zip(self._sets, accounts, strict=True):
+            account.require_usable(one.config)
+        self._opened(index)  # refuses shares of nothing
         if world.rank == 0:
-            _wait(lambda: sum(map(tokens.holds, parts)), len(parts), self, minutes)
-            self._publish(sizes, accounts)
-        else:
-            _wait(lambda: int((self.folder / INDEX).is_file()), 1, self, minutes)
-
-    def _content(self, part: Part, rows: StageRecords, sets: Sequence[TrainingDataConfig]) -> Content:
-        """What a part of the records' tokens holds."""
-        return content_of(self._examples(rows.chosen(part.rows), sets))
-
-    def _publish(self, sizes: Sizes, accounts: Sequence[DataAccount]) -> None:
-        write_json(self.stage.folder / "data.json", [account.summary() for account in accounts])
-        write_json(self.folder / INDEX, sizes)
-        for other in self.folder.parent.iterdir():
-            if other != self.folder:  # of data or a tokenizer that changed since
-                shutil.rmtree(other, ignore_errors=True)
+            write_json(self.stage.folder / "data.json", [account.summary() for account in accounts])
+            making.publish(index)
+        wait([self.folder / INDEX])
+        return index
 
 
 def prepare(stages: Iterable[Stage], world: World) -> None:
@@ -294,54 +296,3 @@ def _vocabulary(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _sizes(folder: Path, hashed: bool) -> Sizes | None:
-    """What the index of a folder of tokens says, or None where it is not written yet. Every bit of its parts is looked at
-    if `hashed`, else their headers.
-
-    An index that is damaged, or says what its parts are not, is removed with the parts that are not whole, and both are
-    made again: a folder of tokens is a cache.
-    """
-    index = folder / INDEX
-    if not index.is_file():
-        return None
-    try:
-        sizes = read_json_object(index, "it is made again")
-        if set(sizes) != {"train", "dev"} or not all(map(_are_counts, sizes.values())):
-            raise UserError(f"{index} is no index of tokens: it is made again")
-        tokens = token_folder(folder)
-        damaged = [tokens.path(part) for part in tokens.damaged(_parts(sizes), hashed)]
-        if not damaged:
-            return sizes
-        for path in damaged:
-            path.unlink(missing_ok=True)
-        raise UserError(f"{damaged[0]} is damaged, or not of this index ({len(damaged)} such parts): made again")
-    except UserError as error:
-        say(str(error))
-    index.unlink(missing_ok=True)
-    return None
-
-
-def _are_counts(value: Any) -> bool:
-    return isinstance(value, list) and all(type(count) is int and count >= 0 for count in value)
-
-
-def _parts(sizes: Sizes) -> list[Part]:
-    """All parts of a stage's tokens."""
-    return [part for name, of_sets in sizes.items() for part in token_parts(name, sum(of_sets))]
-
-
-def _wait(there: Callable[[], int], wanted: int, data: StageData, minutes: float) -> None:
-    """Until `wanted` files are there; UserError when for so many minutes none came, and nothing was translated either."""
-    folder, seen, since = data.folder, (-1, -1), time.monotonic()
-    while (count := there()) < wanted:
-        before, seen = seen, (count, data.translated_bytes)
-        if seen != before:
-            since = time.monotonic()
-        time.sleep(_POLL_SECONDS)
-        if time.monotonic() - since > 60 * minutes:
-            raise UserError(
-                f"{folder}: no other process wrote any tokens for {minutes:g} minutes: one has ended, and its own "
-                f"message says why; start the same command again, what is there stays"
-            )

@@ -48,15 +48,20 @@ def read_stage_records(
     """(training records, development records, accounts) of a stage."""
     train, accounts = _read(config.data, languages)
     dev, dev_accounts = _read(config.dev_data, languages)
-    if config.dev_examples and not len(dev):
-        if config.dev_examples >= len(train):
-            raise UserError(
-                f"dev_examples={config.dev_examples} would leave no training rows of {len(train)}: lower it"
-            )
-        held_out = set(random.Random(seed).sample(range(len(train)), config.dev_examples))
-        dev = train.chosen(sorted(held_out))
-        train = train.chosen([i for i in range(len(train)) if i not in held_out])
+    held_out = held_out_numbers(config, seed, len(train), len(dev))
+    if held_out:
+        dev, others = train.chosen(held_out), set(range(len(train))).difference(held_out)
+        train = train.chosen(sorted(others))
     return train, dev, [*accounts, *dev_accounts]
+
+
+def held_out_numbers(config: StageConfig, seed: int, train: int, dev: int) -> list[int]:
+    """Which of so many training records are for development, ascending; none where there are others for it."""
+    if not config.dev_examples or dev:
+        return []
+    if config.dev_examples >= train:
+        raise UserError(f"dev_examples={config.dev_examples} would leave no training rows of {train}: lower it")
+    return sorted(random.Random(seed).sample(range(train), config.dev_examples))
 
 
 def _read(sets: Sequence[DataConfig], languages: Sequence[str]) -> tuple[StageRecords, list[DataAccount]]:
@@ -64,7 +69,7 @@ def _read(sets: Sequence[DataConfig], languages: Sequence[str]) -> tuple[StageRe
     numbers: list[int] = []
     accounts: list[DataAccount] = []
     for number, data in enumerate(sets):
-        of_set, account = load_records(data, languages)
+        of_set, account = load_records(data, languages, pointing=())
         records += of_set
         numbers += [number] * len(of_set)
         accounts.append(account)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,7 @@ from mmscale.errors import NotHereYet, UserError
 
 KeyPath = tuple[int | str, ...]
 """Keys and list indices that lead to a value."""
+_BLOCK_BYTES = 1 << 20
 _MAX_DEPTH = 100
 """Most levels of values inside values in a YAML file; a configuration has eight."""
 _MAX_NODES = 100_000
@@ -86,7 +88,68 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                 return
             except OSError as error:  # a disk that fails, a folder or device that opens and cannot be read
                 raise cannot_read(path, error) from error
-            yield number, _decoded(path, number, raw).rstrip("\n").removesuffix("\r")
+            yield number, _text(path, number, raw)
+
+
+def line_pieces(
+    path: Path, size: int, wanted: Callable[[int], bool]
+) -> Iterator[tuple[int, Iterator[tuple[int, str]]]]:
+    """(number, `numbered_lines` of it) of each piece that is wanted; a piece is the lines that begin within `size` bytes.
+
+    What stands between is passed over for its number of lines alone, and what stands behind is not read.
+    """
+    with open_bytes(path) as handle:
+        line = 1
+        for piece in range(-(-os.fstat(handle.fileno()).st_size // size)):
+            if not wanted(piece):
+                continue
+            try:
+                line += _skip_lines(handle, piece * size)
+                lines = _raw_lines(handle, (piece + 1) * size)
+            except OSError as error:
+                raise cannot_read(path, error) from error
+            yield piece, _texts(path, line, lines)
+            line += len(lines)
+
+
+def count_lines(path: Path) -> int:
+    """How many lines a file has, a last one without its newline too."""
+    count, last = 0, b"\n"
+    with open_bytes(path) as handle:
+        try:
+            while block := handle.read(_BLOCK_BYTES):
+                count, last = count + block.count(b"\n"), block[-1:]
+        except OSError as error:
+            raise cannot_read(path, error) from error
+    return count + (last != b"\n")
+
+
+def _skip_lines(handle: IO[bytes], begin: int) -> int:
+    """Go to the first line that begins at this byte or behind it; how many lines were passed over."""
+    left, passed = begin - 1 - handle.tell(), 0
+    if left < 0:
+        return 0
+    while left and (block := handle.read(min(left, _BLOCK_BYTES))):
+        passed += block.count(b"\n")
+        left -= len(block)
+    return passed + bool(handle.readline())
+
+
+def _raw_lines(handle: IO[bytes], end: int) -> list[bytes]:
+    lines, at = [], handle.tell()
+    while at < end and (line := handle.readline()):
+        lines.append(line)
+        at += len(line)
+    return lines
+
+
+def _texts(path: Path, first: int, lines: list[bytes]) -> Iterator[tuple[int, str]]:
+    for number, raw in enumerate(lines, first):
+        yield number, _text(path, number, raw)
+
+
+def _text(path: Path, number: int, raw: bytes) -> str:
+    return _decoded(path, number, raw).rstrip("\n").removesuffix("\r")
 
 
 def read_text(path: Path) -> str:

@@ -103,10 +103,10 @@ class WithStates(TokenStore):
     """The same examples, each with its encoder states; nothing but what is looked at enters memory."""
 
     def __init__(self, tokens: TokenStore, folder: PartFolder, shape: tuple[int, ...]) -> None:
-        super().__init__(tokens.folder, tokens.name, len(tokens))
+        super().__init__(tokens.folder, tokens.name, tokens.runs, tokens.numbers)
         self._part = part_examples(shape)
         lengths = tokens.field_lengths()[:, 2].long()
-        self._counts, self._after = lengths.tolist(), lengths.cumsum(0).tolist()
+        self._counts, self._after = lengths, lengths.cumsum(0)
         parts = state_parts(tokens, shape)
         self._mapped = functools.cache(lambda number: folder.mapped(parts[number], "states"))
 
@@ -117,9 +117,9 @@ class WithStates(TokenStore):
         index %= len(self)
         number = index // self._part
         first = number * self._part
-        offset = self._after[first - 1] if first else 0
-        stop = self._after[index] - offset
-        return replace(example, encoder_states=self._mapped(number)[stop - self._counts[index] : stop])
+        offset = int(self._after[first - 1]) if first else 0
+        stop = int(self._after[index]) - offset
+        return replace(example, encoder_states=self._mapped(number)[stop - int(self._counts[index]) : stop])
 
 
 def _belongs_to(encoder: Encoder, stores: dict[str, TokenStore]) -> dict[str, str]:

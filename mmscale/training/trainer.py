@@ -187,7 +187,7 @@ class Trainer:
 
     def dev_loss(self) -> float:
         """Mean loss over all dev target tokens."""
-        lengths = merged_lengths(self.data.dev)
+        lengths = merged_lengths(self.data.dev).tolist()
         capacity = max(self.config.packing.row_tokens, max(lengths))
         rows = balance_rows(lengths, range(len(lengths)), capacity, self.ranks.size)
         mine = rows[self.ranks.rank :: self.ranks.size]

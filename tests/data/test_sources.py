@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from mmscale.config.data import DataConfig
-from mmscale.data.filters import PerRecord, flag
+from mmscale.data.filters import PerRecord, built_in, flag
 from mmscale.data.loading import load_records
 from mmscale.data.overlap import find_overlaps
 from mmscale.data.prompts import template
@@ -341,7 +341,7 @@ class Riddle(Record):
 
 def test_a_filter_passes_over_kinds_it_does_not_read_until_one_joins():
     riddles = [Riddle("6 x 7 = 42?", ""), Riddle("１２ eggs", "12"), Riddle("１２ eggs", "13")]
-    assert flag(riddles, "riddles") == {"native_digits": {1, 2}, "duplicate_question": {2}}
+    assert flag(riddles, "riddles", built_in()) == {"native_digits": {1, 2}, "duplicate_question": {2}}
     unsolved = PerRecord((Problem,), lambda record: not record.rationale)
     assert unsolved([*riddles, Problem(question="q", language="en")], "riddles") == {3}
     unsolved.register(Riddle, lambda riddle: not riddle.solution)

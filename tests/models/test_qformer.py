@@ -13,7 +13,6 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 from mmscale.config.run import RunConfig, dump_run, parse_run
 from mmscale.data.packing import pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
-from mmscale.data.token_store import TokenStore, content_of, token_folder, token_parts
 from mmscale.decoding.ensemble import ModelStepper
 from mmscale.errors import UserError
 from mmscale.models import packed_layout
@@ -22,6 +21,7 @@ from mmscale.models.merge import MergedModel
 from mmscale.runs.run import stages_of
 from mmscale.storage.reading import parse_yaml
 from tests.conftest import VOCABULARY, random_merged
+from tests.tokens import stored
 
 WRITTEN = '{"cross_attention_every": 2, "heads": 4, "kind": "qformer", "layers": 3, "queries": 5, "width": 16}'
 LENGTHS = (7, 1, 12, 6, 7)
@@ -188,16 +188,12 @@ def test_what_prompts_begin_with_is_computed_once_behind_the_queries():
 def test_tokens_on_disk_keep_the_rows_that_each_text_becomes(tmp_path):
     model = merged_model()
     chosen = examples(model)
-    folder = token_folder(tmp_path / "tokens")
-    folder.make(token_parts("train", len(chosen))[0], lambda: content_of(chosen))
-    store = TokenStore(folder.folder, "train", len(chosen))
-    assert list(store) == chosen and store.merged_lengths() == [one.merged_length for one in chosen]
+    store = stored(tmp_path / "tokens", chosen)
+    assert list(store) == chosen and store.merged_lengths().tolist() == [one.merged_length for one in chosen]
     plain = [replace(one, prefix_length=len(one.encoder_ids) + 1) for one in chosen]
-    other = token_folder(tmp_path / "other")
-    other.make(token_parts("train", len(plain))[0], lambda: content_of(plain))
-    again = TokenStore(other.folder, "train", len(plain))
+    again = stored(tmp_path / "other", plain)
     assert again.digest() == store.digest(), "encoder states of the same tokens serve every connector"
-    assert again.merged_lengths() != store.merged_lengths()
+    assert list(again.merged_lengths()) != list(store.merged_lengths())
 
 
 def test_its_file_says_how_it_was_made_and_reads_back_as_nothing_else(tmp_path):

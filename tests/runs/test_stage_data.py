@@ -12,18 +12,20 @@ import pytest
 
 from mmscale.cli.main import main
 from mmscale.config.run import load_run
-from mmscale.data import token_store
+from mmscale.data.sources import pieces
 from mmscale.errors import UserError
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.world import World
 from mmscale.runs.run import stages_of, stages_up_to
-from mmscale.runs.stage_data import INDEX, StageData
+from mmscale.runs.stage_data import StageData
+from mmscale.runs.token_making import INDEX
+from mmscale.storage.parts import PartFolder
 from tests.distributed import ranks
 
 
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
-    monkeypatch.setattr(token_store, "PART_EXAMPLES", 8)
+    monkeypatch.setattr(pieces, "PIECE_ROWS", 4)
     settings = [
         f"output_dir={tmp_path}/run",
         "methods=[mindmerger]",
@@ -48,7 +50,16 @@ def test_stored_examples_are_those_of_memory(stage):
 
 
 @pytest.mark.parametrize(
-    "index", ["{", "null", "[1]", '{"train": "x", "dev": 5}', '{"train": 33, "dev": 5}', "\0" * 20]
+    "index",
+    [
+        "{",
+        "null",
+        "[1]",
+        '{"pieces": "x", "examples": [30]}',
+        '{"pieces": {"train-0": [3, 3, 4]}, "examples": [30]}',
+        '{"pieces": {"train-0": [3, 3, 2]}, "examples": [30]}',
+        "\0" * 20,
+    ],
 )
 def test_a_damaged_index_or_part_is_made_again(stage, capsys, index):
     folder = StageData(stage).prepare()
@@ -57,7 +68,7 @@ def test_a_damaged_index_or_part_is_made_again(stage, capsys, index):
     data = StageData(stage).tokens(ParallelContext(device=None))
     assert (list(data.train), list(data.dev)) == in_memory(stage) and (folder / INDEX).read_text() == whole
     assert "made again" in capsys.readouterr().err
-    part = folder / "train-00001.safetensors"
+    part = folder / "train-0-1-00001.safetensors"
     content = part.read_bytes()
     for damaged in (content[:-10], content[:-1] + bytes([content[-1] ^ 1])):
         part.write_bytes(damaged)
@@ -67,21 +78,21 @@ def test_a_damaged_index_or_part_is_made_again(stage, capsys, index):
 
 
 def test_parts_there_are_not_made_again_and_each_process_makes_its_own(stage, monkeypatch):
-    made, content = [], StageData._content
+    made, write = [], PartFolder.make
 
-    def watched(self, part, rows, sets):
+    def watched(self, part, content):
         made.append((part.name, part.number))
-        return content(self, part, rows, sets)
+        write(self, part, content)
 
-    monkeypatch.setattr(StageData, "_content", watched)
+    monkeypatch.setattr(PartFolder, "make", watched)
     stage.run.parallel.__dict__["timeout_minutes"] = 0.01
     with pytest.raises(UserError, match="no other process wrote any tokens for 0.01 minutes"):
         StageData(stage).prepare(World(rank=1, size=2))
-    assert made == [("train", 1), ("train", 3)]
+    assert made == [("train-0-0", 1), ("train-0-1", 0), ("train-0-1", 2), ("train-0-2", 1)]
     StageData(stage).prepare()
-    assert made[2:] == [("train", 0), ("train", 2), ("dev", 0)]
+    assert made[4:] == [("train-0-0", 0), ("train-0-0", 2), ("train-0-1", 1), ("train-0-2", 0), ("train-0-2", 2)]
     StageData(stage).prepare()
-    assert len(made) == 5
+    assert len(made) == 9
     assert list(StageData(stage).tokens(ParallelContext(device=None)).train) == in_memory(stage)[0]
 
 

@@ -12,7 +12,7 @@ from mmscale.cli.main import main
 from mmscale.config.parallel import InterruptionConfig
 from mmscale.data.packing import pack
 from mmscale.data.segments import SpecialTokens, TokenizedExample
-from mmscale.data.token_store import TokenStore, content_of, token_folder, token_parts
+from mmscale.data.token_store import TokenStore
 from mmscale.errors import UserError
 from mmscale.models.assembly import assemble
 from mmscale.models.encoders import Encoder
@@ -29,6 +29,7 @@ from tests.conftest import VOCABULARY, random_merged
 from tests.distributed import ranks
 from tests.flips import flips
 from tests.runs.test_run import command
+from tests.tokens import stored
 
 HERE = ParallelContext(device=torch.device("cpu"))
 SPECIALS = SpecialTokens(1, 2)
@@ -47,8 +48,7 @@ def make_store(folder, count: int = 23, seed: int = 0) -> TokenStore:
         )
         for i in range(count)
     ]
-    token_folder(folder).make(token_parts("train", count)[0], lambda: content_of(made))
-    return TokenStore(folder, "train", count)
+    return stored(folder, made)
 
 
 @pytest.fixture

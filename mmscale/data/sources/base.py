@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmscale.data.records import Record
 from mmscale.data.sources.hub import local_folder, on_hub
+from mmscale.data.sources.pieces import Row
 from mmscale.errors import NotHereYet, UserError
 from mmscale.languages import LANGUAGES, language
 from mmscale.storage.reading import is_file
 
-Rows = Iterator[tuple[str, Any]]
-"""(origin "file:line", raw row) of every row of a file; a raw row may be a BadRow or a LeftOut, which are counted."""
+Rows = Iterable[Row]
+"""(origin "file:line", raw row) of every row of a file; processes share them where they are Pieces, or Mapped ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,21 +28,20 @@ _PROMPT = re.compile(r"answer in (\w+)\.\s*### Instruction:\n(.*)\n\n### Respons
 
 def _rows(request: SourceRequest) -> Rows:
     file = request.file(*_LAYOUTS, of_many=True)
-    return of_language(lambda: map(_unpacked, file_rows(file)), request, request.shares(*_LAYOUTS))
+    return of_language(file_rows(file).mapped(_unpacked), request, request.shares(*_LAYOUTS))
 
 
-def _unpacked(origin_and_row: tuple[str, Any]) -> tuple[str, Any]:
+def _unpacked(origin: str, row: Any) -> Any:
     """A row of MathOctopus' form as {lang, question, answer}."""
-    origin, row = origin_and_row
     if not isinstance(row, dict) or "chosen" not in row:
-        return origin_and_row
+        return row
     try:
         match = _PROMPT.search(plain_text(row.get("prompt"), "prompt"))
         if match is None:
             raise BadRow('its prompt does not say "Please answer in …" and "### Instruction:"')
-        return origin, {"lang": match[1], "question": match[2], "answer": row["chosen"]}
+        return {"lang": match[1], "question": match[2], "answer": row["chosen"]}
     except BadRow as error:
-        return origin, error
+        return error
 
 
 def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:

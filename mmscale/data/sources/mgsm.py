@@ -34,7 +34,7 @@ _LAYOUTS = (
 def _rows(request: SourceRequest) -> Rows:
     file = request.file(*_LAYOUTS, of_many=True)
     rows = text_rows if file.suffix == ".tsv" else file_rows
-    return of_language(lambda: rows(file), request, request.shares(*_LAYOUTS))
+    return of_language(rows(file), request, request.shares(*_LAYOUTS))
 
 
 def parse(raw: Any, request: SourceRequest, origin: str) -> Record:

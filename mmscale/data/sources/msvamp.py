@@ -31,7 +31,7 @@ def _rows(request: SourceRequest) -> Rows:
     if not isinstance(request.options.get("published", False), bool):
         raise UserError("msvamp: options.published must be true or false")
     file = request.file(*_LAYOUTS, of_many=True)
-    return of_language(lambda: file_rows(file), request, request.shares(*_LAYOUTS))
+    return of_language(file_rows(file), request, request.shares(*_LAYOUTS))
 
 
 def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:

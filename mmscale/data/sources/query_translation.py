@@ -27,7 +27,7 @@ _LAYOUTS = (
 
 def _rows(request: SourceRequest) -> Rows:
     file = request.file(*_LAYOUTS, of_many=True)
-    return of_language(lambda: file_rows(file), request, request.shares(*_LAYOUTS))
+    return of_language(file_rows(file), request, request.shares(*_LAYOUTS))
 
 
 def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:

@@ -6,46 +6,40 @@ Nothing is passed over: an empty line is a LeftOut, so that records, bad rows an
 from __future__ import annotations
 
 import csv
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmscale.data.sources.base import Rows, SourceRequest
+from mmscale.data.sources.pieces import EMPTY, Lines, Mapped, Parquet, Pieces, Row, Stream
 from mmscale.errors import BadRow, LeftOut, UserError
 from mmscale.languages import find_code
-from mmscale.storage.reading import NotJson, existing_file, numbered_lines, parse_json, read_text
+from mmscale.storage.reading import NotJson, count_lines, numbered_lines, parse_json, read_text
 
 LANGUAGE_KEYS = ("lang-id", "lang_id", "lang", "language")
 """mCoT-MATH; MindMerger's math.json and X-CSR; XNLI"""
-_EMPTY = "empty line"
 _FIELD_CHARACTERS = 1 << 27
 """Most characters of a CSV field; Python's own limit of 131,072 is less than a long document."""
 
 
-def text_rows(path: Path) -> Rows:
+def text_rows(path: Path) -> Lines:
     """Lines of a text file."""
-    for number, text in numbered_lines(path):
-        origin = f"{path}:{number}"
-        if "\0" in text:
-            yield origin, BadRow("holds NUL bytes, as a power failure leaves them")
-        else:
-            yield origin, text if text.strip() else LeftOut(_EMPTY)
+    return Lines(path)
 
 
-def file_rows(path: Path) -> Rows:
+def file_rows(path: Path) -> Pieces:
     """Objects of a parquet file, of JSONL, or of one JSON array."""
-    return parquet_rows(path) if path.suffix == ".parquet" else json_rows(path)
+    return Parquet(path) if path.suffix == ".parquet" else json_rows(path)
 
 
-def json_rows(path: Path) -> Rows:
+def json_rows(path: Path) -> Pieces:
     """Objects of a JSONL file, of one JSON array, or of an array under the key `data`, whatever the suffix says."""
     first = next((text.strip() for _, text in numbered_lines(path) if text.strip()), "")
     if first.startswith("[") or first == "{" or (first.startswith("{") and _wrapped(first) is not None):
-        yield from _array_rows(path)
-        return
-    for origin, text in text_rows(path):
-        yield origin, text if isinstance(text, Exception) else _object(text)
+        return Stream(lambda: _array_rows(path), f"array {path}")
+    return Lines(path, _object)
 
 
 def _wrapped(text: str) -> list[Any] | None:
@@ -66,7 +60,7 @@ def _object(text: str) -> Any:
     return value if isinstance(value, dict) else BadRow("not a JSON object")
 
 
-def _array_rows(path: Path) -> Rows:
+def _array_rows(path: Path) -> Iterator[Row]:
     try:
         value = parse_json(read_text(path))
     except NotJson as error:
@@ -82,24 +76,13 @@ def _said(error: NotJson) -> str:
     return f"{'' if str(error).startswith('holds') else 'is '}{error}"
 
 
-def parquet_rows(path: Path) -> Rows:
-    """Rows of a parquet file, as the Hugging Face hub converts data sets."""
-    import pyarrow  # imports slowly
-    import pyarrow.parquet
-
-    index = 0
-    try:
-        for batch in pyarrow.parquet.ParquetFile(existing_file(path, "data file")).iter_batches():
-            for row in batch.to_pylist():
-                yield f"{path}:row {index}", row
-                index += 1
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"cannot read {path} as parquet: {str(error).splitlines()[0]}") from error
-
-
-def csv_rows(path: Path, quoted: bool = False) -> Rows:
+def csv_rows(path: Path, quoted: bool = False) -> Stream:
     """Rows of a CSV file with a header, or of a TSV file, in which no quotes count unless it is `quoted`: every value is the
     text in the file."""
+    return Stream(lambda: _csv_rows(path, quoted), f"table {path}")
+
+
+def _csv_rows(path: Path, quoted: bool) -> Iterator[Row]:
     tabs = path.suffix == ".tsv"
     csv.field_size_limit(_FIELD_CHARACTERS)
     lines = (text + "\n" for _, text in numbered_lines(path))
@@ -144,18 +127,22 @@ def _csv_records(path: Path, reader: Any) -> Iterator[tuple[str, Any]]:
         if any("\0" in field for field in fields):
             yield origin, BadRow("holds NUL bytes, as a power failure leaves them")
         else:
-            yield origin, fields if fields else LeftOut(_EMPTY)
+            yield origin, fields if fields else LeftOut(EMPTY)
 
 
 def line_pairs(left: Path, right: Path) -> Rows:
     """Lines of two aligned files, paired; UserError when one is longer."""
-    a, b = list(text_rows(left)), list(text_rows(right))
-    if len(a) != len(b):
-        raise UserError(f"{left} has {len(a)} lines but {right} has {len(b)}: they must be aligned line by line")
-    for (origin, x), (_, y) in zip(a, b, strict=True):
-        damaged = next((side for side in (x, y) if isinstance(side, BadRow)), None)
-        empty = isinstance(x, LeftOut) or isinstance(y, LeftOut)
-        yield origin, damaged or (BadRow("one side is empty") if empty else (x, y))
+    counts = count_lines(left), count_lines(right)
+    if counts[0] != counts[1]:
+        raise UserError(f"{left} has {counts[0]} lines but {right} has {counts[1]}: they must be aligned line by line")
+    for (origin, x), (_, y) in zip(text_rows(left), text_rows(right), strict=True):
+        yield origin, _pair(x, y)
+
+
+def _pair(x: Any, y: Any) -> Any:
+    damaged = next((side for side in (x, y) if isinstance(side, BadRow)), None)
+    empty = isinstance(x, LeftOut) or isinstance(y, LeftOut)
+    return damaged or (BadRow("one side is empty") if empty else (x, y))
 
 
 def row_language(row: Any) -> str | None:
@@ -172,20 +159,26 @@ def row_language(row: Any) -> str | None:
     return code
 
 
-def of_language(rows: Callable[[], Rows], request: SourceRequest, shared: bool) -> Rows:
+def of_language(rows: Pieces | Mapped, request: SourceRequest, shared: bool) -> Mapped:
     """Rows that name the language asked for; those of others are left out.
 
     In a file of several languages (`shared`) a row that names none is bad; a file that names none at all serves one
     language alone.
     """
-    named = shared and any(isinstance(row, dict) and set(LANGUAGE_KEYS) & set(row) for _, row in rows())
-    for origin, row in rows():
-        if shared and not named and not request.alone:
+
+    @functools.cache
+    def named() -> bool:
+        return shared and any(isinstance(row, dict) and set(LANGUAGE_KEYS) & set(row) for _, row in rows)
+
+    def each(origin: str, row: Any) -> Any:
+        if shared and not request.alone and not named():
             raise UserError(
                 f"{origin}: the file is one for several languages, but its rows name none: add a key lang, or give "
                 f"data.path as a pattern with {{language}}"
             )
-        yield origin, _of_language(row, request.language, named)
+        return _of_language(row, request.language, named())
+
+    return rows.mapped(each)
 
 
 def _of_language(row: Any, wanted: str, has_to_name: bool) -> Any:

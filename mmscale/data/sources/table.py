@@ -9,11 +9,13 @@ split, `subset` its configuration. Cells of CSV and TSV files are the text that 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmscale.data.records import Entailment, MultipleChoice, ParallelSentence, Problem, Record, Translation
 from mmscale.data.sources.base import Rows, Source, SourceRequest
+from mmscale.data.sources.pieces import Pieces, Row, Stream
 from mmscale.data.sources.rows import csv_rows, file_rows, plain_text
 from mmscale.data.sources.xcsqa import choices_of
 from mmscale.errors import BadRow, LeftOut, UserError, unknown_name
@@ -56,11 +58,11 @@ def _rows(request: SourceRequest) -> Rows:
     wanted = request.options.get("language_column")
     if wanted is not None and not isinstance(wanted, str):
         raise UserError("table: options.language_column must be the name of a column")
-    for origin, row in _all_rows(request, wanted is not None):
-        yield (
-            origin,
-            row if wanted is None or isinstance(row, Exception) else _of_language(row, wanted, request.language),
-        )
+    rows = _all_rows(request, wanted is not None)
+    if wanted is None:
+        return rows
+    code = request.language
+    return rows.mapped(lambda origin, row: row if isinstance(row, Exception) else _of_language(row, wanted, code))
 
 
 def _of_language(row: dict[str, Any], column: str, code: str) -> Any:
@@ -70,28 +72,31 @@ def _of_language(row: dict[str, Any], column: str, code: str) -> Any:
     return row if find_code(name) == code else LeftOut(f"language {find_code(name) or name.strip():.40}")
 
 
-def _all_rows(request: SourceRequest, of_many: bool) -> Rows:
+def _all_rows(request: SourceRequest, of_many: bool) -> Pieces:
     looks_like_file = Path(request.path).suffix in _FILES or "{" in request.path
     if not looks_like_file and not Path(request.path).expanduser().exists():
-        yield from _hub_rows(request, of_many)
-        return
+        subset = _subset(request, of_many)
+        return Stream(lambda: _hub_rows(request, subset), f"hub {request.path} {subset} {request.split}")
     file = request.file(*_LAYOUTS, of_many=of_many)
-    yield from csv_rows(file) if file.suffix in (".csv", ".tsv") else file_rows(file)
+    return csv_rows(file) if file.suffix in (".csv", ".tsv") else file_rows(file)
 
 
-def _hub_rows(request: SourceRequest, of_many: bool) -> Rows:
-    import datasets  # imports slowly
-
+def _subset(request: SourceRequest, of_many: bool) -> str | None:
+    """The configuration of a data set of the hub."""
     subset = request.options.get("subset")
     if not of_many and not request.alone and "{language}" not in str(subset):
         raise UserError(
             f"data set {request.path} would be read as every language that is asked for: set options.language_column, or "
             f"options.subset with {{language}}"
         )
+    return str(subset).replace("{language}", request.language) if subset else None
+
+
+def _hub_rows(request: SourceRequest, subset: str | None) -> Iterator[Row]:
+    import datasets  # imports slowly
+
     try:
-        rows = datasets.load_dataset(
-            request.path, subset and str(subset).replace("{language}", request.language), split=request.split
-        )
+        rows = datasets.load_dataset(request.path, subset, split=request.split)
     except Exception as error:  # network, permission, unknown id: all kinds
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot load data set '{request.path}' (no such file, and as a hub id: {reason})") from error

@@ -42,7 +42,7 @@ def _rows(request: SourceRequest) -> Rows:
     hub = _VALIDATION if request.split == "dev" else ()
     layouts = (*_LAYOUTS, *hub, *(_ENGLISH if request.language == "en" else ()), "{split}.jsonl")
     file = request.file(*layouts, of_many=True)
-    rows = of_language(lambda: file_rows(file), request, request.shares(*layouts))
+    rows = of_language(file_rows(file), request, request.shares(*layouts))
     return rows if _form(request) == "choice" else _beside_english(rows, request)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from mmscale.data.records import ENTAILMENT_LABELS, Entailment, Record
 from mmscale.data.sources.base import Rows, Source, SourceRequest
+from mmscale.data.sources.pieces import Pieces
 from mmscale.data.sources.rows import csv_rows, file_rows, of_language, optional_text, text_field, text_rows
 from mmscale.errors import BadRow
 from mmscale.storage.reading import numbered_lines
@@ -34,7 +35,7 @@ _LAYOUTS = (
 )
 
 
-def _reader(file: Path) -> Callable[[Path], Rows]:
+def _reader(file: Path) -> Callable[[Path], Pieces]:
     if file.suffix != ".tsv":
         return file_rows
     _, first = next(numbered_lines(file), (0, ""))
@@ -43,8 +44,7 @@ def _reader(file: Path) -> Callable[[Path], Rows]:
 
 def _rows(request: SourceRequest) -> Rows:
     file = request.file(*_LAYOUTS, of_many=True)
-    read = _reader(file)
-    return of_language(lambda: read(file), request, request.shares(*_LAYOUTS))
+    return of_language(_reader(file)(file), request, request.shares(*_LAYOUTS))
 
 
 def _label(text: str) -> str:
