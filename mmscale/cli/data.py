@@ -157,21 +157,23 @@ def overlap(
     """
     from dataclasses import asdict
 
-    from mmscale.data.loading import load_records
+    from mmscale.data.loading import DataAccount, load_records, stream_records
     from mmscale.data.overlap import find_overlaps
     from mmscale.languages import MGSM_LANGUAGES
 
     sides = []
     for text, split in ((train, train_split), (test, test_split)):
         source, _, path = text.partition("=")
-        sides.append(load_records(_config(source, path, languages, split, None, None), MGSM_LANGUAGES)[0])
-    exact, near = find_overlaps(sides[0], sides[1], threshold)
+        sides.append(_config(source, path, languages, split, None, None))
+    questions, _ = load_records(sides[1], MGSM_LANGUAGES, pointing=())
+    account = DataAccount(source=sides[0].source, path=sides[0].path)
+    exact, near = find_overlaps(stream_records(sides[0], MGSM_LANGUAGES, account), questions, threshold)
     if as_json:
         print(
             json.dumps(
                 {
-                    "train": len(sides[0]),
-                    "test": len(sides[1]),
+                    "train": account.kept,
+                    "test": len(questions),
                     "exact": [asdict(o) for o in exact],
                     "near": [asdict(o) for o in near],
                 },
@@ -180,7 +182,7 @@ def overlap(
             )
         )
         return
-    print(f"{len(sides[1])} test rows against {len(sides[0])} training rows: {len(exact)} the same, {len(near)} nearly")
+    print(f"{len(questions)} test rows against {account.kept} training rows: {len(exact)} the same, {len(near)} nearly")
     for pair in (*exact[:10], *near[:10]):
         print(f"{pair.similarity:.2f}  {pair.test}  ~  {pair.train}  {pair.question[:80]}")
 

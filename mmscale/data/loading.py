@@ -173,6 +173,18 @@ def load_records(
     return [turned_round(record, config) for record in kept] if config.reversed else kept, account
 
 
+def stream_records(config: DataConfig, run_languages: Sequence[str], account: DataAccount) -> Iterator[Record]:
+    """The records of `load_records` one after another, none of them held, and no filter run; told to an account of no rows.
+
+    UserError, at the end, where the data is unusable.
+    """
+    for code in wanted_languages(config, run_languages):
+        for piece in DataReading(config, run_languages, only=code).pieces(lambda base, number: True):
+            account.add(piece.account)
+            yield from piece.records[code]
+    account.require_usable(config)
+
+
 def filtered(
     records: Sequence[Record], config: DataConfig, account: DataAccount, flags: Mapping[str, set[int]]
 ) -> list[Record]:

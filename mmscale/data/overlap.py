@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mmscale.data.records import Record
 from mmscale.errors import UserError
@@ -87,15 +88,65 @@ class TextIndex:
         return (similarity, self._first[match]) if similar and similarity >= self._threshold else None
 
 
+class _Questions:
+    """Test questions, to be met by training texts one after another."""
+
+    def __init__(self, test: Sequence[Record], threshold: float) -> None:
+        from datasketch import MinHash, MinHashLSH  # imports slowly
+
+        self.threshold, self._sketch_of = threshold, MinHash
+        self.shingles = {text: shingles(text) for text in (normalised(record.text) for record in test)}
+        self._all = set[str]().union(*self.shingles.values())
+        self._index = MinHashLSH(num_perm=PERMUTATIONS, params=bands(threshold))
+        for text, pieces in self.shingles.items():
+            self._index.insert(text, self._sketch(pieces))
+        self.same: dict[str, str] = {}
+        """Text of a question -> origin of the first training row that holds it."""
+        self.most_like: dict[str, tuple[float, str, str]] = {}
+        """Text of a question -> (similarity, text, origin) of the nearest training text."""
+
+    def _sketch(self, pieces: set[str]) -> Any:
+        sketch = self._sketch_of(num_perm=PERMUTATIONS)
+        sketch.update_batch([one.encode() for one in pieces])
+        return sketch
+
+    def meet(self, text: str, origin: str) -> None:
+        """Hold a training text against all of them.
+
+        Of a text with a Jaccard similarity t to a question at least the share t is in that question: most texts have less in
+        all of them together, and no sketch is made of them.
+        """
+        if text in self.shingles:
+            self.same.setdefault(text, origin)
+        pieces = shingles(text)
+        if len(pieces & self._all) < self.threshold * len(pieces):
+            return
+        for question in self._index.query(self._sketch(pieces)):
+            similarity = _jaccard(self.shingles[question], pieces)
+            if similarity >= self.threshold and (similarity, text) > self.most_like.get(question, _LEAST_LIKE)[:2]:
+                self.most_like[question] = (similarity, text, origin)
+
+
+_LEAST_LIKE = (-1.0, "", "")
+
+
 def find_overlaps(
-    train: Sequence[Record], test: Sequence[Record], threshold: float = 0.8
+    train: Iterable[Record], test: Sequence[Record], threshold: float = 0.8
 ) -> tuple[list[Overlap], list[Overlap]]:
     """(exact, near) overlaps with any side of a training row, its translation included; near ones have a Jaccard similarity
-    of at least `threshold`, verified on the texts."""
-    index = TextIndex(((side, record.origin) for record in train for side in record.sides), threshold)
-    overlaps = [
-        Overlap(record.origin, match[1], match[0], record.text)
-        for record in test
-        if (match := index.nearest(record.text)) is not None
-    ]
-    return [one for one in overlaps if one.similarity == 1], [one for one in overlaps if one.similarity < 1]
+    of at least `threshold`, verified on the texts. Training rows are looked at one after another, and none is kept."""
+    if not LEAST <= threshold <= 1:
+        raise UserError(f"the threshold of similarity is a number from {LEAST} to 1, not {threshold}")
+    questions = _Questions(test, threshold)
+    for record in train:
+        for side in record.sides:
+            questions.meet(normalised(side), record.origin)
+    exact, near = [], []
+    for record in test:
+        text = normalised(record.text)
+        if text in questions.same:
+            exact.append(Overlap(record.origin, questions.same[text], 1.0, record.text))
+        elif text in questions.most_like:
+            similarity, _, origin = questions.most_like[text]
+            near.append(Overlap(record.origin, origin, similarity, record.text))
+    return exact, near
