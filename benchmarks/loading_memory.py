@@ -27,7 +27,7 @@ from mmscale.config.model import LanguageModelConfig
 from mmscale.config.parallel import ParallelConfig, ZeroConfig
 from mmscale.config.training import StageConfig
 from mmscale.models.language_model import load_language_model
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 from mmscale.parallel.world import free_port, leave
 from mmscale.parallel.zero import partitioned_loading
 

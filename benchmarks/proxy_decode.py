@@ -44,9 +44,9 @@ from mmscale.decoding.stop_criteria import StopCriteria
 from mmscale.methods import method
 from mmscale.models.assembly import read_parts
 from mmscale.models.language_model import LanguageModel
-from mmscale.models.loading import resolve_path
 from mmscale.models.merge import MergedModel
 from mmscale.models.packed_linear import pack_linears
+from mmscale.models.places import resolve_path
 from mmscale.parallel.context import ParallelContext
 from mmscale.runs.run import train_method
 

@@ -113,7 +113,7 @@ def test_answers_are_those_of_the_command_line_in_the_order_of_the_questions(cap
 def test_log_likelihoods_are_those_of_transformers():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from mmscale.models.loading import resolve_path
+    from mmscale.models.places import resolve_path
 
     large, small = "tinyworld:large_llm", "tinyworld:llm"
     tokenizer = AutoTokenizer.from_pretrained(resolve_path(small))

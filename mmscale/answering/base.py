@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from mmscale.config.evaluation import GenerationConfig
 from mmscale.data.prompts import template
 from mmscale.data.records import Record
 from mmscale.errors import UserError
-from mmscale.models.assembly import ModelParts
-from mmscale.parallel.context import ParallelContext
+
+if TYPE_CHECKING:  # files are scored without torch
+    from mmscale.models.assembly import ModelParts
+    from mmscale.parallel.context import ParallelContext
 
 
 @dataclass(frozen=True)
@@ -81,5 +84,5 @@ class Answerer(ABC):
         return [one.log_likelihood for one in self.likelihoods(records)]
 
 
-AnswererFactory = Callable[[str, ModelParts, str | None, ParallelContext], Answerer]
+AnswererFactory = Callable[[str, "ModelParts", "str | None", "ParallelContext"], Answerer]
 """(title, parts of the model, template or None for the one it was trained with, ranks) -> what answers for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,28 +99,18 @@ def stats(
 
     Example: `mmscale data stats tinyworld --languages en,sw --limit 200 --png lengths.png`
     """
-    from mmscale.config.model import LanguageModelConfig
     from mmscale.data import filters
-    from mmscale.data.loading import load_records
+    from mmscale.data.statistics import flagged_rows, statistics
     from mmscale.languages import MGSM_LANGUAGES
-    from mmscale.models.language_model import load_tokenizer
     from mmscale.reporting.lengths import picture, text_histogram
 
-    pointed = filters.get(list_rows) if list_rows is not None else None
     wanted = _config(source, path, languages, split, limit, option)
-    records, account = load_records(wanted, MGSM_LANGUAGES)
-    if pointed is not None:
-        print("\n".join(records[i].origin for i in sorted(pointed(records, source))))
+    if list_rows is not None:
+        filters.get(list_rows)
+        print("\n".join(flagged_rows(wanted, MGSM_LANGUAGES, list_rows)))
         return
-    texts = [record.text for record in records]
-    counts = [
-        len(ids)
-        for ids in load_tokenizer(LanguageModelConfig(path=tokenizer))(texts, add_special_tokens=False)["input_ids"]
-    ]
-    lengths: dict[str, list[int]] = {code: [] for code in sorted(account.read)}
-    for record, count in zip(records, counts, strict=True):
-        lengths[record.language].append(count)
-    lengths = {code: values for code, values in lengths.items() if values}
+    of_data = statistics(wanted, MGSM_LANGUAGES, _counter(tokenizer))
+    account, lengths = of_data.account, {code: values for code, values in of_data.lengths.items() if values}
     if png is not None:
         picture(lengths, png, f"questions of {source}")
     if as_json:
@@ -137,6 +128,24 @@ def stats(
         print(f"left out: {reason}, {number} rows")
     for row in account.bad[:5]:
         print(f"unreadable: {row}")
+
+
+def _counter(tokenizer: str) -> Callable[[Sequence[str]], list[int]]:
+    """Texts -> tokens of each. The embedded models' tokenizers are read without transformers, which imports torch."""
+    from mmscale.models.places import EMBEDDED, resolve_path
+
+    if tokenizer.startswith(EMBEDDED):
+        from tokenizers import Tokenizer
+
+        own = Tokenizer.from_file(str(Path(resolve_path(tokenizer)) / "tokenizer.json"))
+        return lambda texts: [len(one) for one in own.encode_batch_fast(list(texts), add_special_tokens=False)]
+    from mmscale.config.model import LanguageModelConfig
+    from mmscale.models.language_model import load_tokenizer
+
+    loaded = load_tokenizer(LanguageModelConfig(path=tokenizer))
+    return lambda texts: (
+        [len(ids) for ids in loaded(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
+    )
 
 
 @app.command()

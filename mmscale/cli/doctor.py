@@ -17,7 +17,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON object
     from mmscale.decoding.graphs import recorder
     from mmscale.execution.pool import why_not
     from mmscale.models.attention import choose
-    from mmscale.models.loading import resolve_path
+    from mmscale.models.places import resolve_path
     from mmscale.runs.environment import describe_environment
     from mmscale.versions import untried
 

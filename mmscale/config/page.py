@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from mmscale import registry
 from mmscale.config.base import Named
 from mmscale.config.cluster import ClusterConfig
+from mmscale.config.connector_settings import SETTINGS
 from mmscale.config.corpus import CorpusConfig
 from mmscale.config.fields import inside, walk
 from mmscale.config.resolved import flow
@@ -79,9 +80,8 @@ def _sections(root: type[BaseModel]) -> Iterator[str]:
 def _of_connectors() -> Iterator[str]:
     """The settings of each connector of ours that has any."""
     for name in registry.kind_of("connectors").built_in:
-        settings = type(registry.get("connectors", name).usual)
-        if settings.model_fields:
-            yield _section(f"`connector` of kind `{name}`", settings)
+        if name in SETTINGS:
+            yield _section(f"`connector` of kind `{name}`", SETTINGS[name])
 
 
 def _section(title: str, section: type[BaseModel]) -> str:

@@ -21,7 +21,7 @@ from mmscale.models.assembly import (
 )
 from mmscale.models.connectors import connector
 from mmscale.models.export import ShardWriter
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 from mmscale.models.seal import hashes, write_seal
 from mmscale.models.weights import checkpoint_files
 from mmscale.parallel.context import ParallelContext

@@ -112,10 +112,14 @@ class DataAccount:
                 self.flags.setdefault(name, {}).setdefault(code, []).extend(of_language)
         self.dropped += more.dropped
 
-    def require_usable(self, config: DataConfig) -> None:
-        """UserError when more than `max_bad_share` of the rows are unreadable, a language has none, or filters left none."""
+    def refuse_unreadable(self, config: DataConfig) -> None:
+        """UserError when more than `max_bad_share` of the rows are unreadable, or a language has none."""
         _refuse_too_many_bad(config, self)
         _refuse_empty(config, self)
+
+    def require_usable(self, config: DataConfig) -> None:
+        """The same where filters left none as well."""
+        self.refuse_unreadable(config)
         if not self.kept:
             raise UserError(
                 f"data set {config.source} at '{config.path}' has no rows left after drop: {', '.join(config.drop)}"
@@ -163,8 +167,7 @@ def load_records(
         account.add(piece.account)
         for code, of_language in piece.records.items():
             records[code] += of_language
-    _refuse_too_many_bad(config, account)
-    _refuse_empty(config, account)
+    account.refuse_unreadable(config)
     if pointing is None:
         pointing = () if reading.source.generated and not config.drop else filters.built_in()
     together = [record for of_language in records.values() for record in of_language]

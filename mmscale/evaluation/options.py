@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmscale.answering.base import Answerer
 from mmscale.config.evaluation import NORMALIZATIONS
 from mmscale.data.records import Record
 from mmscale.errors import BadRow, UserError
-from mmscale.parallel.context import ParallelContext
+
+if TYPE_CHECKING:
+    from mmscale.parallel.context import ParallelContext
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmscale.data.sources.rows import json_rows, row_language
 from mmscale.errors import BadRow, LeftOut, UserError
@@ -14,9 +14,11 @@ from mmscale.evaluation.answers import Rule
 from mmscale.evaluation.options import Option, likeliest, option_of
 from mmscale.evaluation.prediction_forms import identifier, language_of_name, parts_of
 from mmscale.evaluation.statistics import wilson_interval
-from mmscale.parallel.context import ParallelContext
 from mmscale.storage.reading import parse_json
 from mmscale.storage.row_log import RowForm, RowLog, WorkIdentity, whole_rows
+
+if TYPE_CHECKING:
+    from mmscale.parallel.context import ParallelContext
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from statistics import NormalDist
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a share (Wilson 1927); (0, 1) of nothing."""
-    from scipy.stats import binomtest  # imports slowly
-
+    """Wilson score interval of a share p of n (Wilson 1927), of quantile z; (0, 1) of nothing:
+    (p + z^2 / 2n ± z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)."""
     if n == 0:
         return 0.0, 1.0
-    interval = binomtest(correct, n).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    z, share = NormalDist().inv_cdf(0.5 + confidence / 2), correct / n
+    centre, width = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = ((centre + sign * width) / (1 + z * z / n) for sign in (-1, 1))
+    return (0.0 if correct == 0 else low), (1.0 if correct == n else high)
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ def paired_bootstrap(
     a: Sequence[bool], b: Sequence[bool], confidence: float = 0.95, samples: int = 10_000, seed: int = 0
 ) -> PairedDifference:
     """Percentile interval of mean(b) - mean(a) by resampling rows with both verdicts (Koehn 2004)."""
+    import numpy as np  # scoring needs none
+
     if len(a) != len(b) or not a:
         raise ValueError(f"paired samples must have the same rows: {len(a)} and {len(b)}")
     differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
@@ -64,6 +67,8 @@ def gap_closed(
     seed: int = 0,
 ) -> GapClosed | None:
     """Percentile interval by resampling rows with all three verdicts; None where c has no gain over a."""
+    import numpy as np
+
     verdicts = np.asarray([a, b, c], dtype=float)
     if verdicts[2].mean() <= verdicts[0].mean():
         return None

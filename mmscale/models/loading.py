@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from transformers.utils import cached_file
 
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.errors import NotHereYet, UserError
+from mmscale.models.places import resolve_path
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 _ADAPTER = "adapter_config.json"
@@ -27,32 +27,6 @@ _BESIDE = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-
-
-def resolve_path(path: str) -> str:
-    """A path or hub id that transformers understands; `tinyworld:NAME` is an embedded model."""
-    if path.startswith("tinyworld:"):
-        folder = Path(str(resources.files("mmscale.tinyworld"))) / "artifacts" / path.removeprefix("tinyworld:")
-        if not folder.is_dir():
-            have = sorted(p.name for p in folder.parent.glob("*")) if folder.parent.is_dir() else []
-            raise UserError(
-                f"there is no embedded model '{path}': have {', '.join(have) or 'none; run mmscale tinyworld'}"
-            )
-        return str(folder)
-    expanded = Path(path).expanduser()
-    if expanded.is_dir():
-        return str(expanded)
-    if expanded.is_file():
-        raise UserError(f"{path} is a file: name the folder of the model")
-    if _looks_local(path, expanded):
-        raise NotHereYet(f"model folder not found: {path}; check the path")
-    return path
-
-
-def _looks_local(path: str, expanded: Path) -> bool:
-    """Whether a path that is not there cannot be meant for a hub id (NAME or OWNER/NAME)."""
-    beside = "/" in path and expanded.parent.is_dir()
-    return path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith("/") or "\\" in path or beside
 
 
 def loading_arguments(config: LanguageModelConfig | EncoderConfig) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from mmscale.models.connectors import Depths, connector
 from mmscale.models.counting import empty_language_model, encoder_depth, encoder_width
 from mmscale.models.language_model import load_model_config
 from mmscale.models.layer_fusion import require_fusable
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 from mmscale.models.seal import is_sealed
 from mmscale.training.components import Component, ConnectorComponent, components
 

@@ -6,18 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mmscale.errors import unknown_name
-from mmscale.models.assembly import FOLDER, ModelParts, make_trainable
-from mmscale.models.connectors import Connector, ConnectorKind, connector
-from mmscale.models.encoders.export import ENCODER_FOLDER, ENCODER_PREFIX, export_encoder
-from mmscale.models.export import TRUNK_PREFIX, export
-from mmscale.models.merge import MergedModel
-from mmscale.parallel.context import ParallelContext
 from mmscale.storage.files import cannot_write, sync_tree
-from mmscale.training.fragments import SavedState
+
+if TYPE_CHECKING:  # a configuration asks what a component needs: torch is imported where one is trained
+    from torch import Tensor
+
+    from mmscale.models.assembly import ModelParts
+    from mmscale.models.connectors import Connector, ConnectorKind
+    from mmscale.models.merge import MergedModel
+    from mmscale.parallel.context import ParallelContext
+    from mmscale.training.fragments import SavedState
 
 CONNECTOR_PREFIX = "connector."
 """What stands before a connector's parameter names inside a MergedModel."""
@@ -60,11 +61,15 @@ class LanguageModelComponent(Component):
     changes_language_model = True
 
     def make_trainable(self, model: MergedModel) -> None:
+        from mmscale.models.assembly import make_trainable
+
         make_trainable(model.language_model, gradient_checkpointing=False, frozen=False)
 
     def hand_on(
         self, model: MergedModel, parts: ModelParts, trained: SavedState, folder: Path, context: ParallelContext
     ) -> HandedOn:
+        from mmscale.models.export import TRUNK_PREFIX, export
+
         files = export(model.language_model, lambda name: trained.parameter(TRUNK_PREFIX + name), folder, context)
         own = parts.language_model.model_copy(update={"path": ".", "revision": None})
         # the folder's own hashes name this LLM from here on
@@ -86,6 +91,9 @@ class EncoderComponent(Component):
     def hand_on(
         self, model: MergedModel, parts: ModelParts, trained: SavedState, folder: Path, context: ParallelContext
     ) -> HandedOn:
+        from mmscale.models.assembly import FOLDER
+        from mmscale.models.encoders.export import ENCODER_FOLDER, ENCODER_PREFIX, export_encoder
+
         assert parts.encoder is not None
         came_from = parts.encoder
 
@@ -125,6 +133,8 @@ class ConnectorComponent(Component):
     def hand_on(
         self, model: MergedModel, parts: ModelParts, trained: SavedState, folder: Path, context: ParallelContext
     ) -> HandedOn:
+        from mmscale.models.connectors import connector
+
         assert model.connector is not None
         kind, held = connector(parts.connector), model.connector
         context.on_first(lambda: _write(kind, held, trained, folder))
@@ -133,6 +143,8 @@ class ConnectorComponent(Component):
 
 def carry_on_connector(parts: ModelParts, folder: Path, context: ParallelContext) -> HandedOn:
     """The connector of a stage that trained none, copied beside what it did train, so that the folder is whole."""
+    from mmscale.models.connectors import connector
+
     kind = connector(parts.connector)
     context.on_first(lambda: _save(kind, kind.read(Path(parts.mapping or "")), folder))
     return HandedOn((kind.file,), replace(parts, mapping=kind.file))

@@ -8,15 +8,18 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmscale import registry
 from mmscale.errors import UserError
-from mmscale.parallel.context import ParallelContext
 from mmscale.progress import say
 from mmscale.storage.files import atomic_write, cannot_write
 from mmscale.storage.reading import parse_json
 from mmscale.storage.row_log import whole_rows
 from mmscale.training.training_run import TrainingRun
+
+if TYPE_CHECKING:
+    from mmscale.parallel.context import ParallelContext
 
 ALWAYS, USUAL = "jsonl", "tensorboard"
 

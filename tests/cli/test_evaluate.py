@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mmscale.cli.main import main
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 
 ROWS = [("The answer is 18.", "18"), ("7", "8"), ("so 70,000", "70000"), ("It is 4.", "4.0")]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mmscale.cli.main import main
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 from tests.distributed.ranks import ROOT, environment
 
 ANTI, BASE = "tinyworld:llm", "tinyworld:large_llm"

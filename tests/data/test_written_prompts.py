@@ -17,7 +17,7 @@ from mmscale.config.training import StageConfig
 from mmscale.data.prompts import identity, require_readable, template
 from mmscale.data.records import Entailment, MultipleChoice, Problem
 from mmscale.errors import UserError
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 
 CHOICE = MultipleChoice(
     question="Wapi?", choices=(("A", "benki"), ("B", "mji")), language="sw", answer="B", origin="a:1"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 from tests.distributed import ranks
 
 SLOW = pytest.mark.slow

@@ -22,7 +22,7 @@ from mmscale.cli.main import main
 from mmscale.config.model import LanguageModelConfig
 from mmscale.errors import UserError
 from mmscale.models.language_model import load_model_config
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 from mmscale.parallel.tensor import require_divisible
 from tests.distributed import ranks
 

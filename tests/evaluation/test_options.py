@@ -15,7 +15,7 @@ from mmscale.data.records import Entailment
 from mmscale.errors import UserError
 from mmscale.evaluation import solving
 from mmscale.evaluation.options import NORMALIZATIONS
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 from mmscale.parallel.context import ParallelContext
 from tests.distributed import ranks
 

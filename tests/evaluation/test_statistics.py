@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from scipy.stats import binomtest
 
 from mmscale.errors import UserError
 from mmscale.evaluation.answers import rule
@@ -15,6 +16,13 @@ def test_wilson_interval_by_hand():
     low, high = wilson_interval(8, 10)
     assert (low, high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.999])
+def test_wilson_interval_is_scipys(confidence):
+    for correct, n in ((0, 1), (1, 1), (0, 250), (3, 250), (249, 250), (250, 250), (1, 10**6), (527, 1319)):
+        theirs = binomtest(correct, n).proportion_ci(confidence, method="wilson")
+        assert wilson_interval(correct, n, confidence) == pytest.approx((theirs.low, theirs.high), rel=1e-12, abs=1e-15)
 
 
 def test_paired_bootstrap_sees_a_real_gain_and_no_false_one():

@@ -16,9 +16,9 @@ from mmscale.config.model import LanguageModelConfig
 from mmscale.errors import UserError
 from mmscale.models import head, self_check
 from mmscale.models.language_model import bare, context_length, load_language_model
-from mmscale.models.loading import resolve_path
 from mmscale.models.packed_layout import PackedLayout
 from mmscale.models.packed_linear import pack_linears
+from mmscale.models.places import resolve_path
 from mmscale.models.self_check import require_known_right
 from mmscale.models.small_config import small_config
 from mmscale.parallel.context import ParallelContext

@@ -9,7 +9,7 @@ import pytest
 
 from mmscale.config.model import EncoderConfig, LanguageModelConfig
 from mmscale.models.assembly import ModelParts, answering_files
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 
 
 @pytest.fixture

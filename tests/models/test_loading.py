@@ -28,7 +28,7 @@ from mmscale.errors import UserError
 from mmscale.models.encoders import load_encoder, load_encoder_tokenizer
 from mmscale.models.encoders.base import family_of
 from mmscale.models.language_model import load_language_model
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 from mmscale.parallel.context import ParallelContext
 from tests.conftest import VOCABULARY, random_causal_lm
 

@@ -19,8 +19,8 @@ from mmscale.data.segments import TokenizedExample
 from mmscale.models.assembly import assemble, read_parts
 from mmscale.models.counting import empty_language_model
 from mmscale.models.language_model import load_language_model
-from mmscale.models.loading import resolve_path
 from mmscale.models.merge import MergedInputs, MergedModel
+from mmscale.models.places import resolve_path
 from mmscale.models.quantization import largest_layer, weight_bytes
 from mmscale.parallel.context import ParallelContext
 from mmscale.training.objective import CausalObjective

@@ -16,8 +16,8 @@ from mmscale.config.training import StageConfig
 from mmscale.data.packing import PackedRow
 from mmscale.models.assembly import make_trainable
 from mmscale.models.language_model import load_language_model
-from mmscale.models.loading import resolve_path
 from mmscale.models.merge import MergedModel
+from mmscale.models.places import resolve_path
 from mmscale.parallel.context import ParallelContext
 from mmscale.parallel.world import leave
 from mmscale.parallel.zero import partitioned_loading

@@ -14,7 +14,7 @@ from mmscale.config.run import load_run
 from mmscale.errors import UserError
 from mmscale.models.assembly import ModelParts, read_parts
 from mmscale.models.connectors import mlp
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 from mmscale.models.seal import require_unchanged
 from mmscale.parallel.context import ParallelContext
 from mmscale.runs.run import stages_up_to

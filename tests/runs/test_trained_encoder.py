@@ -15,7 +15,7 @@ from mmscale.cli.main import main
 from mmscale.config.run import load_run
 from mmscale.errors import UserError
 from mmscale.models.assembly import read_parts, require_sealed_unchanged
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 from mmscale.models.seal import hashes, read_seal, write_seal
 from mmscale.parallel.context import ParallelContext
 from mmscale.runs.run import check

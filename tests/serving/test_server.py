@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mmscale.cli.main import main
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 from tests.cli.test_generate import ANTI, BASE, expert  # noqa: F401
 
 QUESTION = "Anna has 12 apples. Anna buys 5 apples. How many apples does Anna have now?"

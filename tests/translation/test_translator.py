@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig,
 
 from mmscale.config.translation import TranslationConfig
 from mmscale.errors import UserError
-from mmscale.models.loading import resolve_path
+from mmscale.models.places import resolve_path
 from mmscale.translation.questions import require_languages
 from mmscale.translation.translator import TranslatorTokenizer, load_translator
 from tests.translation.tiny import LANGUAGES, TEXTS, m2m100, m2m100_tokenizer, nllb, t5

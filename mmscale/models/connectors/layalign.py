@@ -13,29 +13,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from mmscale.config.connector import ConnectorSettings
+from mmscale.config.connector_settings import LayAlignSettings
 from mmscale.errors import UserError
 from mmscale.models.connectors.base import Connected, Connector, ConnectorKind, Depths, load
 from mmscale.models.connectors.mlp import MLPConnector
 from mmscale.models.loading import load_tensors
 from mmscale.models.tensor_files import require_content
-
-
-class LayAlignSettings(ConnectorSettings):
-    """LayAlign's; the authors train it with all layers and a linear projection."""
-
-    projection: Literal["linear", "mlp"] = "linear"
-    """What leads from the mix to the LLM's width: a linear layer, or two with a ReLU between them."""
-    encoder_layers: tuple[int, ...] | None = Field(default=None, min_length=1)
-    """Numbers of the states that are mixed: 0 are the embeddings, n is what layer n makes; null is all but the last layer's."""
-    language_layers: tuple[int, ...] | None = Field(default=None, min_length=1)
-    """Numbers of the LLM's layers that read, from 0; null is all."""
 
 
 class LayerMixer(nn.Module):

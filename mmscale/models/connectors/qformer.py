@@ -14,10 +14,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from mmscale.config.connector import ConnectorSettings
+from mmscale.config.connector_settings import QFormerSettings
 from mmscale.errors import UserError
 from mmscale.models.connectors.base import Connector, ConnectorKind
 from mmscale.models.cross_attention import cross_attention
@@ -26,30 +25,6 @@ from mmscale.models.packed_layout import PackedLayout
 _EPSILON = 1e-12
 _DEVIATION = 0.02
 """Standard deviation of matrices and queries at first, as BERT's."""
-
-
-class QFormerSettings(ConnectorSettings):
-    """A QFormer; BLIP-2's has 32 queries, 12 layers, 12 heads, width 768, and cross_attention_every 2."""
-
-    queries: int = Field(default=32, ge=1, le=1024)
-    """Rows of the LLM's input that every text becomes, however long it is."""
-    layers: int = Field(default=2, ge=1, le=48)
-    """Its layers."""
-    heads: int = Field(default=8, ge=1, le=256)
-    """Attention heads of each; they share the width evenly."""
-    width: int | None = Field(default=None, ge=1)
-    """Width of its layers, at most the encoder's; null is the encoder's."""
-    cross_attention_every: int = Field(default=1, ge=1)
-    """Every how many layers, from the first on, the queries read the encoder's states."""
-
-    @model_validator(mode="after")
-    def _divides(self) -> QFormerSettings:
-        if self.width is not None and self.width % self.heads:
-            raise ValueError(f"heads={self.heads} do not share width={self.width} evenly: choose a divisor of it")
-        return self
-
-    def prefix_length(self, encoder_length: int) -> int:
-        return self.queries + 1
 
 
 class _Attention(nn.Module):
