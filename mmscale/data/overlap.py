@@ -119,7 +119,7 @@ class _Questions:
         if text in self.shingles:
             self.same.setdefault(text, origin)
         pieces = shingles(text)
-        if len(pieces & self._all) < self.threshold * len(pieces):
+        if len(pieces & self._all) / len(pieces) < self.threshold:
             return
         for question in self._index.query(self._sketch(pieces)):
             similarity = _jaccard(self.shingles[question], pieces)
