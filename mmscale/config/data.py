@@ -27,7 +27,8 @@ class DataConfig(Config):
     reversed: bool = False
     """Sentence pairs the other way round: English is what is translated, and the target is in the language (En to X)."""
     drop: tuple[FilterName, ...] = ()
-    """Filters whose flagged rows are left out (`mmscale list filters`); the other built-in ones only count."""
+    """Filters whose flagged rows are left out (`mmscale list filters`); training data is looked at by these alone, the rows of
+    a task by every built-in one, which only count."""
     max_bad_share: float = Field(default=0.01, ge=0, le=1)
     """More unreadable rows than this share stops the run."""
     options: dict[str, Any] = {}
