@@ -27,6 +27,7 @@ from mmscale.models.merge import MergedModel
 from mmscale.training.objective import CausalObjective
 from tests.conftest import VOCABULARY, random_causal_lm, random_encoder, random_merged
 from tests.decoding.test_generate import END, SAMPLED, alone, last_logits, naive, prompts
+from tests.models.joined import examples, merged_model
 
 SPECIALS = SpecialTokens(1, 2)
 RELATIVE = 1e-5
@@ -37,31 +38,6 @@ DEEP = '{"kind": "layalign", "projection": "mlp"}'
 def several_grids(monkeypatch):
     """A grid for each of the short texts of these tests, which would share one."""
     monkeypatch.setitem(packed_layout._GRID, "cpu", 16)
-
-
-def merged_model(
-    text: str = "layalign", language_model: str = "llama", encoder: str = "t5", dtype: torch.dtype = torch.float64
-) -> MergedModel:
-    model = random_merged(language_model, encoder, joined_by=text)
-    torch.manual_seed(3)
-    for parameter in model.connector.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model.to(dtype)
-
-
-def examples(model: MergedModel) -> list[TokenizedExample]:
-    generator = torch.Generator().manual_seed(0)
-
-    def ids(count: int) -> tuple[int, ...]:
-        return tuple(torch.randint(4, VOCABULARY, (count,), generator=generator).tolist())
-
-    shapes = ((5, 3, 9), (0, 12, 1), (11, 1, 4), (2, 7, 17), (0, 1, 1))
-    return [
-        TokenizedExample(
-            prompt_ids=ids(p), target_ids=(*ids(t), 2), encoder_ids=ids(e), prefix_length=model.prefix_length(e)
-        )
-        for p, t, e in shapes
-    ]
 
 
 @contextmanager
@@ -169,7 +145,7 @@ def test_the_states_of_all_layers_are_what_each_layer_makes(encoder):
 @pytest.mark.parametrize("prefill_tokens", [8, 8192])
 def test_decoding_token_by_token_equals_the_whole_row(prefill_tokens):
     """Prefilled whole and in pieces, one at a time and together; one that leaves gives its slot to the last."""
-    model = merged_model()
+    model = merged_model("layalign")
     prompts = [replace(one, target_ids=()) for one in examples(model)]
     more = torch.arange(5, 5 + 4 * len(prompts)).view(len(prompts), 4)
     stepper = ModelStepper(model, prefill_tokens)
@@ -196,7 +172,7 @@ def test_decoding_token_by_token_equals_the_whole_row(prefill_tokens):
 
 
 def test_a_slot_that_is_taken_again_reads_its_own_text_and_longer_texts_make_room():
-    model = merged_model()
+    model = merged_model("layalign")
     prompts = sorted((replace(one, target_ids=()) for one in examples(model)), key=lambda one: len(one.encoder_ids))
     stepper = ModelStepper(model)
     with torch.no_grad():
@@ -212,7 +188,7 @@ def test_a_slot_that_is_taken_again_reads_its_own_text_and_longer_texts_make_roo
 
 @pytest.mark.parametrize("slots", [1, 2, 5])
 def test_a_stream_whose_slots_are_filled_again_gives_what_the_whole_rows_do(slots):
-    model, asked = merged_model(), prompts(True, 9)
+    model, asked = merged_model("layalign"), prompts(True, 9)
     config = SAMPLED.model_copy(update={"batch_size": slots})
     with torch.inference_mode():
         right = [naive(lambda ids, p=p: last_logits(model, p, ids), i, config) for i, p in enumerate(asked)]
@@ -223,7 +199,7 @@ def test_a_stream_whose_slots_are_filled_again_gives_what_the_whole_rows_do(slot
 
 
 def test_what_prompts_begin_with_is_computed_once_with_what_its_layers_read():
-    model = merged_model()
+    model = merged_model("layalign")
     first = examples(model)[0]
     long = tuple(range(4, 24)) * 4
     prompts = [replace(first, prompt_ids=(*long, tail), target_ids=()) for tail in (30, 31)]
@@ -243,7 +219,7 @@ def test_what_prompts_begin_with_is_computed_once_with_what_its_layers_read():
 def test_gradients_are_the_same_where_activations_are_computed_again():
     found = []
     for again in (False, True):
-        model = merged_model()
+        model = merged_model("layalign")
         model.connector.requires_grad_(True)
         if again:
             from mmscale.models.assembly import checkpoint_activations
@@ -315,7 +291,7 @@ def test_a_checkpoint_of_the_authors_is_read_whole_or_refused(tmp_path):
 
 
 def test_models_of_other_layers_are_refused():
-    model = merged_model()
+    model = merged_model("layalign")
     joins = connector("layalign").build(24, 32, Depths(3, 2))
     with pytest.raises(UserError, match="for an encoder of 3 layers and an LLM of 2, but they have 2 and 2"):
         MergedModel(model.language_model, model.encoder, joins)
@@ -373,4 +349,4 @@ def test_settings_that_cannot_be_are_refused_with_the_key(chosen, said):
 
 def test_steps_that_read_encoder_texts_are_not_recorded():
     with pytest.raises(ValueError, match="fixed memory"):
-        ModelStepper(merged_model(), recorder=object())
+        ModelStepper(merged_model("layalign"), recorder=object())

@@ -12,15 +12,14 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from mmscale.config.run import RunConfig, dump_run, parse_run
 from mmscale.data.packing import pack
-from mmscale.data.segments import SpecialTokens, TokenizedExample
+from mmscale.data.segments import SpecialTokens
 from mmscale.decoding.ensemble import ModelStepper
 from mmscale.errors import UserError
 from mmscale.models import packed_layout
 from mmscale.models.connectors import connector, kind_of
-from mmscale.models.merge import MergedModel
 from mmscale.runs.run import stages_of
 from mmscale.storage.reading import parse_yaml
-from tests.conftest import VOCABULARY, random_merged
+from tests.models.joined import examples, merged_model
 from tests.tokens import stored
 
 WRITTEN = '{"cross_attention_every": 2, "heads": 4, "kind": "qformer", "layers": 3, "queries": 5, "width": 16}'
@@ -113,31 +112,8 @@ def test_outputs_and_gradients_are_those_of_transformers_module_on_the_same_weig
         assert far < RELATIVE, name
 
 
-def merged_model() -> MergedModel:
-    model = random_merged("llama", "t5", joined_by=WRITTEN)
-    torch.manual_seed(3)
-    for parameter in model.connector.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
-
-
-def examples(model: MergedModel) -> list[TokenizedExample]:
-    generator = torch.Generator().manual_seed(0)
-
-    def ids(count: int) -> tuple[int, ...]:
-        return tuple(torch.randint(4, VOCABULARY, (count,), generator=generator).tolist())
-
-    shapes = ((5, 3, 9), (0, 12, 1), (11, 1, 4), (2, 7, 17), (0, 1, 1))
-    return [
-        TokenizedExample(
-            prompt_ids=ids(p), target_ids=(*ids(t), 2), encoder_ids=ids(e), prefix_length=model.prefix_length(e)
-        )
-        for p, t, e in shapes
-    ]
-
-
 def test_a_text_of_any_length_becomes_as_many_rows_packed_or_alone():
-    model = merged_model()
+    model = merged_model(WRITTEN)
     chosen = examples(model)
     assert {example.prefix_length for example in chosen} == {6}
     row = pack(chosen, SPECIALS)
@@ -149,7 +125,7 @@ def test_a_text_of_any_length_becomes_as_many_rows_packed_or_alone():
 
 
 def test_a_row_packed_for_another_connector_is_refused():
-    model = merged_model()
+    model = merged_model(WRITTEN)
     with pytest.raises(ValueError, match="packed for prefixes of"):
         model.hidden(pack([replace(one, prefix_length=len(one.encoder_ids) + 1) for one in examples(model)], SPECIALS))
 
@@ -157,7 +133,7 @@ def test_a_row_packed_for_another_connector_is_refused():
 @pytest.mark.parametrize("prefill_tokens", [8, 8192])
 def test_decoding_token_by_token_equals_the_whole_row(prefill_tokens):
     """Prefilled whole and in pieces; the prompts are of different lengths, the rows of the encoder as many for each."""
-    model, prompts = merged_model(), None
+    model, prompts = merged_model(WRITTEN), None
     prompts = [replace(one, target_ids=()) for one in examples(model)]
     stepper = ModelStepper(model, prefill_tokens)
     with torch.no_grad():
@@ -172,7 +148,7 @@ def test_decoding_token_by_token_equals_the_whole_row(prefill_tokens):
 
 
 def test_what_prompts_begin_with_is_computed_once_behind_the_queries():
-    model = merged_model()
+    model = merged_model(WRITTEN)
     first = examples(model)[0]
     long = tuple(range(4, 24)) * 4
     prompts = [replace(first, prompt_ids=(*long, tail), target_ids=()) for tail in (30, 31)]
@@ -186,7 +162,7 @@ def test_what_prompts_begin_with_is_computed_once_behind_the_queries():
 
 
 def test_tokens_on_disk_keep_the_rows_that_each_text_becomes(tmp_path):
-    model = merged_model()
+    model = merged_model(WRITTEN)
     chosen = examples(model)
     store = stored(tmp_path / "tokens", chosen)
     assert list(store) == chosen and store.merged_lengths().tolist() == [one.merged_length for one in chosen]
