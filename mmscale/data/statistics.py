@@ -32,7 +32,7 @@ def flagged_rows(config: DataConfig, run_languages: Sequence[str], name: str) ->
 
 
 def statistics(config: DataConfig, run_languages: Sequence[str], count: Lengths) -> DataStatistics:
-    """Of a data set that drops nothing, with what every built-in filter finds; generated rows are looked at by none.
+    """What a data set that drops nothing holds, and what every built-in filter finds; generated rows are looked at by none.
 
     UserError where it is unusable.
     """
