@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from mmscale.data.overlap import TextIndex, find_overlaps, normalised
 from mmscale.data.records import ParallelSentence, Problem
 
-WORDS = st.lists(st.sampled_from(["one", "two", "three", "four", "five", "Six", "seven"]), min_size=1, max_size=8).map(" ".join)
+WORDS = st.lists(st.sampled_from(["one", "two", "three", "four", "five", "Six", "seven"]), min_size=1, max_size=8).map(
+    " ".join
+)
 
 
 @pytest.mark.parametrize("threshold", [0.14, 0.8])

@@ -115,7 +115,7 @@ def test_a_new_one_adds_nothing_to_the_mapping_alone():
 @pytest.mark.parametrize("language_model", ["llama", "mistral", "qwen2"])
 @pytest.mark.parametrize("encoder", ["t5", "m2m100", "xlm_roberta", "decoder"])
 def test_packed_equals_alone(language_model, encoder):
-    model = merged_model(language_model=language_model, encoder=encoder)
+    model = merged_model("layalign", language_model=language_model, encoder=encoder)
     chosen = examples(model)
     row = pack(chosen, SPECIALS)
     together = model.hidden(row).split(row.lengths)
@@ -126,7 +126,7 @@ def test_packed_equals_alone(language_model, encoder):
 @pytest.mark.parametrize("encoder", ["t5", "m2m100", "xlm_roberta", "decoder"])
 def test_the_states_of_all_layers_are_what_each_layer_makes(encoder):
     reads = random_encoder(encoder)
-    chosen = pack(examples(merged_model(encoder=encoder)), SPECIALS).encoder
+    chosen = pack(examples(merged_model("layalign", encoder=encoder)), SPECIALS).encoder
     last = reads.states(chosen)
     blocks = next(m for m in reads.model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == reads.depth)
     seen: list[Tensor] = []

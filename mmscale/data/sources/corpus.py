@@ -1,19 +1,19 @@
 """A corpus that `mmscale corpus compile` made: parquet files with a manifest, whose hashes they have to have.
 
-Splits are train and validation. Rows of other languages than the one asked for are not read.
+Splits are train and validation. Rows of other languages than the one asked for are left out.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmscale.data.records import Problem, Record
 from mmscale.data.sources.base import Rows, Source, SourceRequest
+from mmscale.data.sources.pieces import Parquet, Shards
 from mmscale.data.sources.rows import optional_text, text_field
-from mmscale.errors import NotHereYet, UserError
+from mmscale.errors import LeftOut, NotHereYet, UserError
 from mmscale.storage.files import sha256
 from mmscale.storage.reading import read_json_object
 
@@ -21,7 +21,6 @@ MANIFEST = "manifest.json"
 FORMAT = "mmscale corpus 1"
 LANGUAGE_COLUMN = {"corpus": "language", "mcot": "lang-id"}
 """Form of the rows -> column that names their language."""
-_BATCH = 1000
 _REMEDY = "run mmscale corpus compile again"
 
 
@@ -60,30 +59,10 @@ def verified_files(folder: Path, split: str) -> list[Path]:
 
 
 def _rows(request: SourceRequest) -> Rows:
-    folder = Path(request.path).expanduser()
+    folder, code = Path(request.path).expanduser(), request.language
     column = LANGUAGE_COLUMN[read_manifest(folder)["form"]]
-    for path in verified_files(folder, request.split):
-        yield from _of_language(path, column, request.language)
-
-
-def _of_language(path: Path, column: str, code: str) -> Iterator[tuple[str, Any]]:
-    """Rows of a file that are in a language, one group of rows in memory at a time; the others are passed over in the file."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    file, first = pq.ParquetFile(path), 0
-    for group in range(file.num_row_groups):
-        spoken = file.read_row_group(group, columns=[column]).column(0).to_numpy(zero_copy_only=False)
-        places = np.flatnonzero(spoken == code)
-        if len(places):
-            rows = file.read_row_group(group).take(pa.array(places))
-            for begin in range(0, len(places), _BATCH):
-                for place, row in zip(
-                    places[begin : begin + _BATCH], rows.slice(begin, _BATCH).to_pylist(), strict=True
-                ):
-                    yield f"{path}:row {first + int(place)}", row
-        first += len(spoken)
+    files = Shards([Parquet(path) for path in verified_files(folder, request.split)])
+    return files.mapped(lambda origin, row: row if row[column] == code else LeftOut(f"language {row[column]}"))
 
 
 def _parse(raw: Any, request: SourceRequest, origin: str) -> Record:
