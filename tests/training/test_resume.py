@@ -297,7 +297,7 @@ def test_ten_examples_can_be_overfitted(tmp_path):
         packing=PackingConfig(row_tokens=512, global_batch_size=10),
     )
     trainer.data.train[:] = trainer.data.train[:10]
-    trainer.order.lengths[:] = trainer.order.lengths[:10]
+    trainer.order.lengths = trainer.order.lengths[:10]
     trainer.order._cached, trainer.order._counts = None, {}
     trainer.run()
     assert [row for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row][-1]["loss"] < 0.05
