@@ -34,7 +34,7 @@ from mmscale.corpus.marks import Passage
 from mmscale.corpus.reading import ReadAccount, records, row_of_problem
 from mmscale.corpus.rows import CorpusRow
 from mmscale.corpus.translate import Pair, ShardTranslation, cutter
-from mmscale.corpus.translators.base import encoder_decoder
+from mmscale.corpus.translators.encoder_decoder import encoder_decoder
 from mmscale.translation.translator import Translator, load_translator
 
 from .recording import record

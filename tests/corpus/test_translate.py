@@ -200,6 +200,12 @@ def test_rows_are_translated_from_the_command_line_into_every_language(model, tm
     ]
 
 
+def test_a_translator_names_the_keys_of_a_corpus(model, tmp_path, capsys):
+    config = corpus(tmp_path, {"backend": "transformers", "model": str(model / "nllb")}, languages=["sw"])
+    assert main(["corpus", "translate", config]) == 2
+    assert "translate.max_source_tokens=512 exceeds the 64 positions of" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_kills_and_the_number_of_tasks_change_nothing(shouting, tmp_path):
     config = corpus(tmp_path, {"backend": "shouting", "model": "-"})
     whole = corpus(tmp_path, {"backend": "shouting", "model": "-"}, "whole")

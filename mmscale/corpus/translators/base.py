@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from mmscale.config.corpus_translate import TranslateConfig
-from mmscale.config.translation import TranslationConfig
 from mmscale.translation.translator import Translated
 
 
@@ -48,17 +47,3 @@ class PassageTranslator(ABC):
 def seed_of(config: TranslateConfig, text: str) -> int:
     """What decides the sampling of one text, below 2^31."""
     return int.from_bytes(hashlib.sha256(f"{config.seed} {text}".encode()).digest()[:4], "big") >> 1
-
-
-def encoder_decoder(config: TranslateConfig, path: str, target: str) -> TranslationConfig:
-    """The configuration of an encoder-decoder for one target language."""
-    return TranslationConfig(
-        path=path,
-        dtype="float32" if config.dtype is None or config.dtype == "int8" else config.dtype,
-        target=target,
-        codes=config.codes,
-        prefix=config.prefix,
-        beams=config.beams,
-        max_source_tokens=config.max_source_tokens,
-        max_new_tokens=config.max_new_tokens,
-    )

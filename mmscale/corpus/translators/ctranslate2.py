@@ -10,12 +10,11 @@ from typing import Any
 
 import ctranslate2
 
-from mmscale.config.translation import TranslationConfig
 from mmscale.conversion.ctranslate2 import NOTES, TOKENIZER
-from mmscale.corpus.translators.base import PassageTranslator, encoder_decoder
+from mmscale.corpus.translators.encoder_decoder import EncoderDecoder
 from mmscale.errors import UserError
 from mmscale.storage.reading import read_json_object
-from mmscale.translation.translator import SourceText, Translated, TranslatorTokenizer
+from mmscale.translation.translator import SourceText, Translated
 
 
 @functools.lru_cache(maxsize=1)
@@ -36,15 +35,8 @@ def _loaded(model: str, device: str, compute_type: str) -> Any:
         ) from error
 
 
-class CTranslate2Translator(PassageTranslator):
+class CTranslate2Translator(EncoderDecoder):
     """A model that `mmscale convert MODEL FOLDER --to ctranslate2` made, by CTranslate2."""
-
-    def require(self) -> None:
-        self._tokenizer.require([self.source])
-
-    @property
-    def told(self) -> Any:
-        return self._tokenizer.told(self.source)
 
     @functools.cached_property
     def identity(self) -> Any:
@@ -61,14 +53,10 @@ class CTranslate2Translator(PassageTranslator):
             )
         return read_json_object(file, "convert the model again")
 
-    @functools.cached_property
-    def _own(self) -> TranslationConfig:
+    @property
+    def _path(self) -> str:
         _ = self._notes
-        return encoder_decoder(self.config, str(Path(self.config.model).expanduser() / TOKENIZER), self.target)
-
-    @functools.cached_property
-    def _tokenizer(self) -> TranslatorTokenizer:
-        return TranslatorTokenizer(self._own)
+        return str(Path(self.config.model).expanduser() / TOKENIZER)
 
     @property
     def _device(self) -> str:
@@ -81,12 +69,6 @@ class CTranslate2Translator(PassageTranslator):
     @property
     def _model(self) -> Any:
         return _loaded(self.config.model, self._device, self._compute_type)
-
-    def _encoded(self, texts: Sequence[str]) -> list[SourceText]:
-        return self._tokenizer.encode(texts, [self.source] * len(texts))
-
-    def lengths(self, texts: Sequence[str]) -> list[int]:
-        return [len(one.ids) for one in self._encoded(texts)]
 
     def translate(self, texts: Sequence[str]) -> Iterator[tuple[int, Translated]]:
         named, sources = self._tokenizer.tokenizer, self._encoded(texts)

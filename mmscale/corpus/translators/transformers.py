@@ -10,10 +10,10 @@ import torch
 
 from mmscale.config.corpus_translate import TranslateConfig
 from mmscale.config.translation import TranslationConfig
-from mmscale.corpus.translators.base import PassageTranslator, encoder_decoder
+from mmscale.corpus.translators.encoder_decoder import EncoderDecoder, encoder_decoder, keys_of_a_corpus
 from mmscale.errors import UserError
 from mmscale.translation.questions import translator_files
-from mmscale.translation.translator import Translated, Translator, TranslatorTokenizer, load_translator
+from mmscale.translation.translator import Translated, Translator, load_translator
 
 
 @functools.lru_cache(maxsize=1)
@@ -23,7 +23,7 @@ def _loaded(config: str) -> Translator:
     return load_translator(TranslationConfig.model_validate_json(config), device)
 
 
-class TransformersTranslator(PassageTranslator):
+class TransformersTranslator(EncoderDecoder):
     """An encoder-decoder in transformers: NLLB, M2M100, T5, MADLAD."""
 
     def __init__(self, config: TranslateConfig, source: str, target: str) -> None:
@@ -31,33 +31,20 @@ class TransformersTranslator(PassageTranslator):
         if config.dtype == "int8":
             raise UserError("translate.dtype=int8 is of backend ctranslate2: set float32, bfloat16 or float16")
 
-    def require(self) -> None:
-        self._tokenizer.require([self.source])
-
     @property
-    def told(self) -> Any:
-        return self._tokenizer.told(self.source)
+    def _path(self) -> str:
+        return self.config.model
 
     @functools.cached_property
     def identity(self) -> Any:
         return translator_files(self._own)
 
     @functools.cached_property
-    def _own(self) -> Any:
-        return encoder_decoder(self.config, self.config.model, self.target)
-
-    @functools.cached_property
-    def _tokenizer(self) -> TranslatorTokenizer:
-        return TranslatorTokenizer(self._own)
-
-    @functools.cached_property
     def _translator(self) -> Translator:
-        alike = encoder_decoder(self.config, self.config.model, self.source)
-        loaded = _loaded(alike.model_dump_json())
+        alike = encoder_decoder(self.config, self._path, self.source)
+        with keys_of_a_corpus():
+            loaded = _loaded(alike.model_dump_json())
         return Translator(self._tokenizer, loaded.model, loaded.device)
-
-    def lengths(self, texts: Sequence[str]) -> list[int]:
-        return [len(one.ids) for one in self._tokenizer.encode(texts, [self.source] * len(texts))]
 
     def translate(self, texts: Sequence[str]) -> Iterator[tuple[int, Translated]]:
         yield from enumerate(self._translator.translate(texts, [self.source] * len(texts)))
