@@ -227,10 +227,13 @@ def test_a_signal_ends_a_command_in_one_sentence():
     command = [sys.executable, "-m", "mmscale", "generate", "tinyworld:llm"]
     pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
     wanted = [("SIGINT", "1", 130), ("SIGTERM", "1", 143), ("SIGHUP", "1", 129), ("SIGTERM", "2", -signal.SIGTERM)]
+    # a job in the background ignores it, and so do its children
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     started = [
         subprocess.Popen(command, env={**os.environ, "WORLD_SIZE": ranks, "RANK": "0"}, **pipes)  # type: ignore[call-overload]
         for _, ranks, _ in wanted
     ]
+    signal.signal(signal.SIGINT, before)
     for (name, _, code), process in zip(wanted, started, strict=True):
         with process:
             process.stdin.write(b"x" * (1 << 20))  # more than a pipe holds
