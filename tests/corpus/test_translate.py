@@ -55,6 +55,11 @@ def test_a_translator_that_is_not_told_the_language_is_refused_where_there_are_t
     assert "m would be asked the same for 'sw' and 'ko': its prompt or prefix has to name the language" in said
 
 
+def test_a_model_of_ours_that_is_not_there_is_told_by_its_folder(tmp_path, capsys):
+    assert main(["corpus", "translate", corpus(tmp_path, {"backend": "model", "model": "nowhere/model"})]) == 2
+    assert "translate.model=nowhere/model is no folder of a model of ours" in capsys.readouterr().err.replace("\n", " ")
+
+
 class Killed(Exception):
     """What ends a command in the middle."""
 

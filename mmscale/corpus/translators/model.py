@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from mmscale.data.prompts import require_readable, template
 from mmscale.data.records import ParallelSentence
 from mmscale.decoding.generate import Generation, PromptDecoder
 from mmscale.decoding.speculation import DraftLengthController
+from mmscale.errors import UserError
 from mmscale.models.assembly import read_parts
 from mmscale.parallel.context import ParallelContext
 from mmscale.translation.translator import Translated
@@ -37,6 +39,11 @@ class ModelTranslator(PassageTranslator):
         return _answerer(self.config.model, self.config.prompt)
 
     def require(self) -> None:
+        if self.config.prompt is None and not Path(self.config.model).expanduser().is_dir():
+            raise UserError(
+                f"translate.model={self.config.model} is no folder of a model of ours: train it first or correct the path; another "
+                f"model needs translate.prompt"
+            )
         require_readable(template(self._asked.prompt), [self._record("", 0)])
 
     @property
