@@ -69,6 +69,7 @@ def test_a_benchmark_is_started_as_a_module_wherever_one_stands(tmp_path):
     assert done.returncode == 0 and "--kills" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_for_every_gpu_and_fits(tmp_path, capfd):
     pytest.importorskip("triton", reason="Triton is made for Linux")
     assert main(["bench", "kernels", "--output", str(tmp_path), "--compile-only", "--dtypes", "bf16"]) == 0
