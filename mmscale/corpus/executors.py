@@ -25,6 +25,8 @@ from mmscale.storage.reading import read_json_object
 
 _JOB = "job.json"
 _ERROR = re.compile(r"^mmscale\.errors\.\w+: (.+)$", re.MULTILINE)
+_FORGOTTEN = 24
+"""Times in a row that a controller has to know nothing of a job before it is taken for ended: one that restarts answers nothing."""
 _LONGEST_ARRAY = 1001
 """Slurm's own limit, MaxArraySize, where nobody has raised it; datatrove submits more tasks than that in several arrays."""
 
@@ -91,13 +93,13 @@ class OnRay:
                 ) from error
             after.callback(ray.shutdown)
             _emptied(tasks.logs)
-            free = {"memory": 0, "num_gpus": int(tasks.gpu and ray.cluster_resources().get("GPU", 0) > 0)}
+            on_gpu = tasks.gpu and ray.cluster_resources().get("GPU", 0) > 0
             executor = RayPipelineExecutor(
                 [tasks.step],
                 tasks=tasks.count,
                 logging_dir=str(tasks.logs),
                 skip_completed=False,
-                ray_remote_kwargs={key: value for key, value in free.items() if value},
+                gpus_per_task=int(on_gpu),
             )
             executor.run()
         _require_all(executor, tasks, "logs/task_{:05d}.log")
@@ -194,9 +196,10 @@ class OnSlurm:
         return number
 
     def _wait(self, executor: _Array, tasks: Tasks, number: str) -> None:
-        done = 0
+        done = unknown = 0
         with bar(executor.job_name, tasks.count) as progress:
-            while (state := slurm.state(number)) not in slurm.FINAL_STATES | {"UNKNOWN"}:
+            while (state := slurm.state(number)) not in slurm.FINAL_STATES and unknown < _FORGOTTEN:
+                unknown = unknown + 1 if state == "UNKNOWN" else 0
                 ended = tasks.count - len(_open(executor))
                 progress.advance(ended - done, note=state)
                 done = ended
